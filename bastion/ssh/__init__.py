@@ -1,0 +1,1 @@
+"""The SSH door, and the only place that imports asyncio or asyncssh."""

@@ -1,0 +1,1 @@
+"""The auditor's tool: lists, plays, exports and verifies recordings."""
