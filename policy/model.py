@@ -1,0 +1,60 @@
+"""The nouns of a decision: persons, targets, accounts, channel kinds, settings. No I/O."""
+
+from enum import StrEnum
+from typing import Final, NewType
+
+import msgspec
+
+PersonName = NewType("PersonName", str)
+TargetName = NewType("TargetName", str)
+SessionId = NewType("SessionId", str)
+"""UUIDv7 as 32 lower-case hexadecimal digits; also the id of the recording."""
+
+
+class ChannelKind(StrEnum):
+    """Everything a person can open on a target. One word each; the words of `allow` in policy.toml."""
+
+    SHELL = "shell"
+    EXEC = "exec"
+    SUBSYSTEM = "subsystem"  # any subsystem but sftp
+    SFTP = "sftp"
+    SCP = "scp"  # exec of a file transfer program: scp -t/-f, rsync --server
+    FORWARD_LOCAL = "forward-local"  # direct-tcpip
+    FORWARD_REMOTE = "forward-remote"  # tcpip-forward
+    FORWARD_SOCKET = "forward-socket"  # streamlocal, both directions
+    AGENT = "agent"
+    X11 = "x11"
+
+
+class Method(StrEnum):
+    """Ways to prove a person, by the names of RFC 4252 and RFC 4256."""
+
+    PUBLIC_KEY = "publickey"
+    PASSWORD = "password"
+    CODE = "keyboard-interactive"
+
+
+class Outcome(StrEnum):
+    """What one authentication attempt led to."""
+
+    REFUSED = "refused"
+    MORE = "more"  # this factor was right, another one is needed: partial success
+    DONE = "done"
+    DISCONNECT = "disconnect"  # locked out or out of order: say nothing more
+
+
+MAX_LOGIN: Final = 256
+"""Characters in a login string; sshd takes fewer."""
+
+
+class PolicySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `[policy]` table of bastion.toml."""
+
+    database: str = "sqlite:///bastion.db"  # relative to [bastion] state
+    rules: str = "policy.toml"  # relative to bastion.toml
+    master_key: str = "file:master.key"  # or "credential:NAME" for $CREDENTIALS_DIRECTORY/NAME
+    certificate_minutes: int = 5  # life of a certificate that dials a target
+    host_certificate_hours: int = 24  # life of a certificate that a client of `ssh -J` sees
+    lock_after: int = 5  # failed factors per person ...
+    lock_minutes: int = 15  # ... within, and for, this long
+    source_failures: int = 20  # failed attempts per source address within the same time
