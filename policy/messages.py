@@ -20,7 +20,7 @@ from policy.model import Method, Outcome
 MAX_MESSAGE: Final = 64 * 1024
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
+class _Message(msgspec.Struct, kw_only=True, tag=True, forbid_unknown_fields=True):
     """A msgpack map tagged with its class name. Its repr shows no field: some carry secrets."""
 
     def __repr__(self) -> str:
@@ -428,8 +428,8 @@ Reply = (
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
-_requests = msgspec.msgpack.Decoder(tuple[int, Request])
-_replies = msgspec.msgpack.Decoder(tuple[int, Reply])
+_requests: msgspec.msgpack.Decoder[tuple[int, Request]] = msgspec.msgpack.Decoder(tuple[int, Request])
+_replies: msgspec.msgpack.Decoder[tuple[int, Reply]] = msgspec.msgpack.Decoder(tuple[int, Reply])
 
 
 def encode(ident: int, body: Request | Reply) -> bytes:

@@ -77,8 +77,8 @@ Request = Open | Append | End | Status
 Reply = Opened | Ack | Ended | Refused | Health
 
 _encoder = msgspec.msgpack.Encoder()
-_requests = msgspec.msgpack.Decoder(Request)
-_replies = msgspec.msgpack.Decoder(Reply)
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 encode = _encoder.encode
 """message -> bytes."""
