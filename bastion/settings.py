@@ -8,9 +8,11 @@ import msgspec
 class SshSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the SSH gateway listens and what it bears before it knows who is there."""
 
-    listen: list[str] = ["0.0.0.0:2222"]  # HOST:PORT or [HOST]:PORT; sockets passed by systemd replace them
+    # HOST:PORT or [HOST]:PORT; sockets passed by systemd replace them
+    listen: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0:2222"])
     workers: int = 1  # processes that share the listen addresses (SO_REUSEPORT)
-    host_keys: list[str] = ["ssh_host_ed25519_key", "ssh_host_rsa_key"]  # relative to [bastion] state
+    # relative to [bastion] state
+    host_keys: list[str] = msgspec.field(default_factory=lambda: ["ssh_host_ed25519_key", "ssh_host_rsa_key"])
     profile: Literal["compat", "modern"] = "compat"  # modern: encrypt-then-MAC and AEAD alone
     grace: float = 30.0  # seconds from connection to login, as LoginGraceTime of sshd
     tries: int = 6  # authentication attempts per connection
