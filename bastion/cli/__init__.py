@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _complain(error: BastionError) -> None:
-    from bastion.cli.common import neutral
+    from bastion.text import neutral
 
     for line in error.lines():
         print(neutral(line), file=sys.stderr)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
-from bastion.cli.common import JSON, config_option, found_config, neutral
+from bastion.cli.common import JSON, config_option, found_config
 from bastion.errors import ExitCode
+from bastion.text import neutral
 
 
 @click.command("check-config")

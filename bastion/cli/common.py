@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -11,6 +10,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from bastion.errors import MisuseError
+from bastion.text import neutral
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -90,19 +90,6 @@ def _show_rows(columns: list[str], rows: list[list[str]], note: str, as_json: bo
         Console(width=None if sys.stdout.isatty() else 1000, highlight=False).print(table)
     if note or not rows:
         print(neutral(note or "nothing to show"), file=sys.stderr)
-
-
-def neutral(text: str, *, keep_lines: bool = False) -> str:
-    """Text from targets, users and files, safe on a terminal: control and format characters become escapes.
-
-    A host name with `ESC ] 52` would otherwise write the operator's clipboard, U+202E would turn a line around.
-    """
-    return "".join(
-        char
-        if unicodedata.category(char)[0] != "C" or (keep_lines and char == "\n")
-        else char.encode("unicode_escape", "backslashreplace").decode()
-        for char in text
-    )
 
 
 def read_secret(prompt: str) -> str:
