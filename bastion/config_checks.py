@@ -115,12 +115,15 @@ def _host_keys(settings: Settings) -> Iterator[Trouble]:
         kinds[kind] = name
 
 
-_RANGES: Final[dict[str, tuple[float, float]]] = {
+RANGES: Final[dict[str, tuple[float, float]]] = {
     "ssh.workers": (1, 64),
     "ssh.grace": (1, 600),
     "ssh.tries": (1, 20),
     "ssh.startups": (1, 10_000),
     "ssh.startups_per_source": (1, 10_000),
+    "ssh.startups_begin": (1, 10_000),
+    "ssh.startups_rate": (0, 100),
+    "ssh.dial": (1, 600),
     "ssh.channels": (1, 1000),
     "ssh.keepalive": (1, 3600),
     "policy.certificate_minutes": (1, 24 * 60),
@@ -137,7 +140,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
 
 
 def _numbers(settings: Settings) -> Iterator[Trouble]:
-    for key, (low, high) in _RANGES.items():
+    for key, (low, high) in RANGES.items():
         table, name = key.split(".")
         value = getattr(getattr(settings, table), name, None)
         if value is not None and not low <= value <= high:
