@@ -15,7 +15,9 @@ SEEN_FROM = {  # package -> what it may import of the others
     "policy": {"bastion": set(), "recorder": set(), "replay": set()},
 }
 LONGEST = 400
-LONGER: dict[str, str] = {}  # module -> the reason why it may be longer
+LONGER = {  # module -> the reason why it may be longer
+    "policy/messages.py": "the closed set of messages is one list, read as one",
+}
 
 
 def modules(package: str) -> Iterator[Path]:
