@@ -65,6 +65,14 @@ def test_any_bytes_are_a_message_or_a_declared_error(data: bytes) -> None:
             pass
 
 
+def test_text_that_is_no_utf8_is_a_declared_error() -> None:
+    """An undeclared exception would end the daemon's task for everybody, not the one socket."""
+    with pytest.raises(msgspec.DecodeError):
+        recorder.decode_reply(b"\x92\xa2no\xa1\xff")
+    with pytest.raises(msgspec.DecodeError):
+        policy.decode_request(b"\x92\x01\x82\xa4type\xab" + b"PersonShow" + b"\xff\xa4name\xa1\xff")
+
+
 def test_a_full_append_fits_a_message() -> None:
     data = bytes(30 * 1024)
     full = recorder.encode(recorder.Append(2**63, [(0, 1, 2**40, data), (0, 1, 2**40, data)]))
