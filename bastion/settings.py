@@ -12,9 +12,11 @@ quantum computer does not open either."""
 class SshSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the SSH gateway listens and what it bears before it knows who is there."""
 
-    listen: list[str] = ["0.0.0.0:2222"]  # HOST:PORT or [HOST]:PORT; sockets passed by systemd replace them
+    # HOST:PORT or [HOST]:PORT; sockets passed by systemd replace them
+    listen: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0:2222"])
     workers: int = 1  # processes that share the listen addresses (SO_REUSEPORT)
-    host_keys: list[str] = ["ssh_host_ed25519_key", "ssh_host_rsa_key"]  # relative to [bastion] state
+    # relative to [bastion] state
+    host_keys: list[str] = msgspec.field(default_factory=lambda: ["ssh_host_ed25519_key", "ssh_host_rsa_key"])
     profile: Profile = "compat"
     address: str = ""  # HOST[:PORT] by which people reach this bastion, for the client lines that it prints
     banner: str = ""  # shown before login, for a legal notice
@@ -25,7 +27,8 @@ class SshSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     startups: int = 200  # ... at this many, per worker (MaxStartups of sshd)
     startups_per_source: int = 10  # of those, from one address
     penalties: bool = True  # refuse a source for a while after failed logins (PerSourcePenalties of sshd)
-    penalty_exempt: list[str] = ["127.0.0.0/8", "::1/128"]  # networks without penalties
+    # networks without penalties
+    penalty_exempt: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.0/8", "::1/128"])
     channels: int = 20  # open at once on one connection
     keepalive: float = 30.0  # seconds of silence before asking the peer whether it lives; three silent answers end it
     dial: float = 15.0  # seconds to reach and log in to a target

@@ -1,0 +1,173 @@
+"""What the groups share: options, asking policyd, showing answers, reading secrets."""
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from bastion.errors import MisuseError
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+MAX_SECRET: Final = 1024
+"""Characters of a password; the limit of the login itself."""
+
+MAX_KEY_FILE: Final = 64 * 1024
+"""Bytes of a key file; what policyd takes in one message."""
+
+DEFAULT_CONFIGS: Final = ("bastion.toml", "/etc/bastion/bastion.toml")
+
+JSON: Final = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+PASSWORD_STDIN: Final = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+
+
+def config_option(function: Decorated) -> Decorated:
+    """`-c FILE`, else $BASTION_CONFIG, else ./bastion.toml, else /etc/bastion/bastion.toml."""
+    return click.option(
+        "-c", "--config", "config", type=click.Path(path_type=Path), envvar="BASTION_CONFIG", metavar="FILE",
+        default=None, help="bastion.toml  [$BASTION_CONFIG, ./bastion.toml, /etc/bastion/bastion.toml]",
+    )(function)  # fmt: skip
+
+
+def found_config(config: Path | None) -> Path:
+    """The file that is meant; MisuseError when there is none."""
+    if config is not None:
+        return config
+    for name in DEFAULT_CONFIGS:
+        if os.path.exists(name):
+            return Path(name)
+    raise MisuseError("no bastion.toml here", "name one with -c FILE, or make one: bastion init DIR")
+
+
+def ask(config: Path | None, command: Any) -> Any:
+    """Send one command to policyd; its Rows or Done."""
+    from bastion import config as configuration
+    from bastion import control
+
+    settings = configuration.load(found_config(config))
+    start = f"bastion run -c {settings.path}"
+    if settings.path.is_relative_to("/etc"):
+        start = "systemctl start bastion.target"
+    return control.ask(settings.run, command, " ".join(["bastion", *sys.argv[1:]]), start=start)
+
+
+def show(answer: Any, as_json: bool) -> None:
+    """Rows as a table, Done as a sentence; JSON has the same facts."""
+    from policy.messages import Rows
+
+    if isinstance(answer, Rows):
+        _show_rows(answer.columns, answer.rows, answer.note, as_json)
+    elif as_json:
+        print(json.dumps({"text": answer.text, **answer.data}))
+    else:
+        print(neutral(answer.text, keep_lines=True))
+        for name, value in answer.data.items():
+            if value not in answer.text:
+                print(f"  {neutral(name)}: {neutral(value)}")
+
+
+def _show_rows(columns: list[str], rows: list[list[str]], note: str, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([dict(zip(columns, row, strict=False)) for row in rows]))
+        return
+    if rows:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for column in columns:
+            table.add_column(neutral(column), overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(neutral(cell)) for cell in row))
+        # a pipe gets whole lines: folding at 80 columns would cut what `grep` and `awk` look for
+        Console(width=None if sys.stdout.isatty() else 1000, highlight=False).print(table)
+    if note or not rows:
+        print(neutral(note or "nothing to show"), file=sys.stderr)
+
+
+def neutral(text: str, *, keep_lines: bool = False) -> str:
+    """Text from targets, users and files, safe on a terminal: control and format characters become escapes.
+
+    A host name with `ESC ] 52` would otherwise write the operator's clipboard, U+202E would turn a line around.
+    """
+    return "".join(
+        char
+        if unicodedata.category(char)[0] != "C" or (keep_lines and char == "\n")
+        else char.encode("unicode_escape", "backslashreplace").decode()
+        for char in text
+    )
+
+
+def read_secret(prompt: str) -> str:
+    """One line from standard input, or typed twice at a terminal. Never from argv: `ps` shows that to everyone."""
+    if sys.stdin.isatty():
+        secret = str(click.prompt(prompt, hide_input=True, confirmation_prompt=True, err=True))
+    else:
+        secret = sys.stdin.readline(MAX_SECRET + 2).rstrip("\r\n")
+    if not secret:
+        raise MisuseError("the password is empty", "give it on standard input: --password-stdin < FILE")
+    if len(secret) > MAX_SECRET:
+        raise MisuseError(f"the password is longer than {MAX_SECRET} characters")
+    return secret
+
+
+def read_file(name: str) -> str:
+    """A small text file, or standard input for `-`."""
+    try:
+        if name == "-":
+            data = sys.stdin.buffer.read(MAX_KEY_FILE + 1)
+        else:
+            with open(name, "rb") as file:
+                data = file.read(MAX_KEY_FILE + 1)
+        text = data.decode()
+    except OSError as error:
+        raise MisuseError(f"cannot read `{name}`: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError:
+        raise MisuseError(f"`{name}` is not text") from None
+    if len(data) > MAX_KEY_FILE:
+        raise MisuseError(f"`{name}` is larger than {MAX_KEY_FILE // 1024} KiB")
+    return text
+
+
+def key_lines(names: tuple[str, ...]) -> list[str]:
+    """Public keys, one authorized_keys line each, from files as `ssh-keygen` and `authorized_keys` have them."""
+    lines: list[str] = []
+    for name in names:
+        text = read_file(name)
+        if "PRIVATE KEY" in text:
+            raise MisuseError(f"`{name}` is a private key", f"give the public one: --key {name}.pub")
+        found = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        if not found:
+            raise MisuseError(f"no public key in `{name}`", "make one: ssh-keygen -t ed25519")
+        lines += found
+    return lines
+
+
+def labels(pairs: tuple[str, ...]) -> dict[str, str]:
+    """`("env=prod", ...)` -> a map; MisuseError for a pair without `=` or a name given twice."""
+    result: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise MisuseError(f"`{pair}` is not a label", "write it as --label env=prod")
+        if name in result:
+            raise MisuseError(f"label `{name}` is given twice")
+        result[name] = value
+    return result
+
+
+def account_at(text: str) -> tuple[str, str]:
+    """`root@web1` -> account and target; the account may hold `@` itself."""
+    account, _, target = text.rpartition("@")
+    if not account or not target:
+        raise MisuseError(
+            f"`{text}` does not name an account on a target", "write it as ACCOUNT@TARGET, like root@web1"
+        )
+    return account, target

@@ -1,0 +1,100 @@
+"""An operator's side of policyd's admin socket: say who asks, ask one command, read one answer."""
+
+import errno
+import socket
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bastion.errors import Denied, ExitCode, PeerError
+from policy.messages import MAX_MESSAGE, Admin, Command, Done, Refused, Rows, decode_reply, encode
+
+ADMIN_SOCKET: Final = "policyd-admin.sock"
+
+PATIENCE: Final = 60.0
+"""Seconds to wait for an answer: a scan of a target that does not answer takes policyd 30."""
+
+_ADMIN_ID, _COMMAND_ID = 1, 2
+
+
+def ask(
+    run: Path, command: Command, said: str, *, start: str = "bastion run", patience: float = PATIENCE
+) -> Rows | Done:
+    """The answer to one command.
+
+    `run` is the folder of the sockets, `said` the operator's words for the audit trail (never a secret), `start`
+    the command that starts policyd. Denied when policyd says no, PeerError when it does not answer.
+    """
+    path = run / ADMIN_SOCKET
+    message = encode(_COMMAND_ID, command)
+    if len(message) > MAX_MESSAGE:
+        raise Denied(f"the request is too large: {len(message)} bytes, at most {MAX_MESSAGE}", code=ExitCode.USAGE)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(patience)
+        _connect(sock, path, start)
+        try:
+            sock.send(encode(_ADMIN_ID, Admin(command=said[:1000])))
+            sock.send(message)
+            return _answer(sock)
+        except TimeoutError:
+            raise PeerError(
+                f"policyd did not answer within {patience:g} seconds", "see its log: journalctl -u bastion-policyd"
+            ) from None
+        except OSError as error:
+            raise PeerError(
+                f"policyd closed the connection: {(error.strerror or '').lower()}",
+                "see its log: journalctl -u bastion-policyd",
+            ) from None
+
+
+def is_answering(path: Path) -> bool:
+    """True if something accepts connections at this socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(1.0)
+        try:
+            sock.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _connect(sock: socket.socket, path: Path, start: str) -> None:
+    try:
+        sock.connect(str(path))
+    except PermissionError:
+        raise PeerError(f"you may not talk to policyd at `{path}`", "run the command with sudo") from None
+    except OSError as error:
+        why = "" if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR) else f": {error.strerror or error}"
+        raise PeerError(f"policyd is not running at `{path}`{why}", f"start it with: {start}") from None
+
+
+def _answer(sock: socket.socket) -> Rows | Done:
+    while True:
+        data = sock.recv(MAX_MESSAGE + 1)
+        if not data:
+            raise PeerError(
+                "policyd closed the connection without an answer", "see its log: journalctl -u bastion-policyd"
+            )
+        try:
+            ident, reply = decode_reply(data)
+        except msgspec.MsgspecError:
+            raise PeerError(
+                "policyd answered something else than a reply", "check that both have the same version"
+            ) from None
+        match reply:
+            case Refused():
+                raise Denied(reply.cause, reply.hint, ref=reply.ref, code=_exit_code(reply.code))
+            case Rows() | Done() if ident == _COMMAND_ID:
+                return reply
+            case _ if ident != _COMMAND_ID:
+                continue  # the greeting's own answer, or a push
+            case _:
+                raise PeerError(f"policyd answered with {type(reply).__name__}, not with a result")
+
+
+def _exit_code(code: int) -> ExitCode:
+    try:
+        return ExitCode(code)
+    except ValueError:
+        return ExitCode.DENIED
