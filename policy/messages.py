@@ -439,9 +439,15 @@ def encode(ident: int, body: Request | Reply) -> bytes:
 
 def decode_request(data: bytes) -> tuple[int, Request]:
     """Id and body of a request; msgspec.MsgspecError if it is none."""
-    return _requests.decode(data)
+    try:
+        return _requests.decode(data)
+    except UnicodeDecodeError as exc:  # msgspec lets this one through for a string that is not UTF-8
+        raise msgspec.DecodeError(str(exc)) from None
 
 
 def decode_reply(data: bytes) -> tuple[int, Reply]:
     """Id and body of a reply or push; msgspec.MsgspecError if it is none."""
-    return _replies.decode(data)
+    try:
+        return _replies.decode(data)
+    except UnicodeDecodeError as exc:  # msgspec lets this one through for a string that is not UTF-8
+        raise msgspec.DecodeError(str(exc)) from None

@@ -86,9 +86,15 @@ encode = _encoder.encode
 
 def decode_request(data: bytes) -> Request:
     """Bytes from a gateway; msgspec.MsgspecError if they are no request."""
-    return _requests.decode(data)
+    try:
+        return _requests.decode(data)
+    except UnicodeDecodeError as exc:  # msgspec lets this one through for a string that is not UTF-8
+        raise msgspec.DecodeError(str(exc)) from None
 
 
 def decode_reply(data: bytes) -> Reply:
     """Bytes from recorderd; msgspec.MsgspecError if they are no reply."""
-    return _replies.decode(data)
+    try:
+        return _replies.decode(data)
+    except UnicodeDecodeError as exc:  # msgspec lets this one through for a string that is not UTF-8
+        raise msgspec.DecodeError(str(exc)) from None

@@ -1,0 +1,214 @@
+"""The audit trail: who did what, when, why and from where, in a hash chain.
+
+    hash(0) = 32 zero bytes        hash(n) = SHA-256(hash(n-1) | body(n))
+
+`body` is canonical JSON: keys sorted, no spaces, ASCII only, strings and integers only, `seq` and `at`
+(nanoseconds) inside. The newest `seq` and hash, the *head*, are also kept outside the database, authenticated with a
+key from the vault: a chain cut at its end, or computed anew from some row on, still looks whole, but does not
+reach the head.
+"""
+
+import contextlib
+import hmac
+import json
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from policy.store.records import AuditRow
+
+GENESIS: Final = bytes(32)
+MAX_TEXT: Final = 1024
+"""Characters of one field; a longer command line is cut, the recording has the whole."""
+MAX_DETAIL: Final = 32
+"""Entries of `detail`; the widest event of ours has nine."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that happened. Every text may come from outside; `canonical` escapes and limits it."""
+
+    event: str
+    who: str = ""  # a person, or the operator behind the admin socket
+    what: str = ""  # what it was done to
+    why: str = ""  # rule, or reason
+    source: str = ""  # address, or `uid 0 pid 17`
+    session: str = ""
+    ref: str = ""  # also in the message to the person and in the log
+    detail: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    seq: int
+    hash: bytes
+
+
+START: Final = Head(seq=0, hash=GENESIS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """`ok`, or the first row that is wrong and how."""
+
+    ok: bool
+    rows: int
+    head: Head = START
+    seq: int = 0
+    problem: str = ""
+
+
+def canonical(seq: int, at: int, event: Event) -> str:
+    """The text that is stored and hashed."""
+    fields: dict[str, object] = {"seq": seq, "at": at}
+    for name in ("event", "who", "what", "why", "source", "session", "ref"):
+        if text := getattr(event, name):
+            fields[name] = clean(text)
+    if event.detail:
+        fields["detail"] = {clean(key, 64): clean(value) for key, value in [*event.detail.items()][:MAX_DETAIL]}
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def clean(text: str, limit: int = MAX_TEXT) -> str:
+    """One printable line: control, format and unassigned characters become `\\u{…}`, the rest is cut at `limit`.
+
+    A name or command in the trail is read on auditors' terminals; it must not move their cursor, nor turn the
+    reading direction, nor start a line of its own.
+    """
+    cut = text[:limit]
+    shown = cut if cut.isprintable() else "".join(c if c.isprintable() else f"\\u{{{ord(c):x}}}" for c in cut)
+    return shown if len(text) <= limit else f"{shown}… ({len(text)} characters)"
+
+
+def chain(head: Head, entries: Iterable[tuple[int, Event]]) -> list[AuditRow]:
+    """Rows that continue `head`, for (when, event) pairs."""
+    rows = []
+    for at, event in entries:
+        body = canonical(head.seq + 1, at, event)
+        head = Head(seq=head.seq + 1, hash=_link(head.hash, body))
+        rows.append(AuditRow(seq=head.seq, at=at, event=clean(event.event, 64), body=body, hash=head.hash))
+    return rows
+
+
+def verify(rows: Iterable[AuditRow], kept: Head | None) -> Finding:
+    """Walk the whole chain; `kept` is the head from outside the database, None if that is lost."""
+    head, met_kept = START, kept is not None and kept.seq == 0
+    for row in rows:
+        problem = _problem(head, row)
+        if problem:
+            return Finding(ok=False, rows=head.seq, head=head, seq=head.seq + 1, problem=problem)
+        head = Head(seq=row.seq, hash=row.hash)
+        if kept is not None and kept.seq == row.seq:
+            if not hmac.compare_digest(kept.hash, row.hash):
+                problem = "altered: the chain was computed anew, its hash is not the one that was kept"
+                return Finding(ok=False, rows=head.seq, head=head, seq=row.seq, problem=problem)
+            met_kept = True
+    if kept is None:
+        return Finding(ok=False, rows=head.seq, head=head, seq=head.seq, problem="the kept head is missing or forged")
+    if not met_kept:
+        problem = f"cut: rows up to {kept.seq} were written, {head.seq} are left"
+        return Finding(ok=False, rows=head.seq, head=head, seq=head.seq + 1, problem=problem)
+    return Finding(ok=True, rows=head.seq, head=head)
+
+
+def recover(kept: Head | None, rows: Iterable[AuditRow]) -> Head | None:
+    """The head to go on from, given the rows from `kept.seq` on; None if the trail was cut, altered, or `kept` is lost.
+
+    A crash between the commit of a batch and the write of its head leaves rows past the kept head; they are taken
+    when they continue it.
+    """
+    if kept is None:
+        return None
+    head, anchored = kept, kept.seq == 0
+    for row in rows:
+        if row.seq == kept.seq:
+            anchored = hmac.compare_digest(row.hash, kept.hash)
+        elif _problem(head, row):
+            return None
+        else:
+            head = Head(seq=row.seq, hash=row.hash)
+    return head if anchored else None
+
+
+def _problem(head: Head, row: AuditRow) -> str:
+    if row.seq != head.seq + 1:
+        return f"deleted: row {head.seq + 1} is missing, {row.seq} follows"
+    if not hmac.compare_digest(row.hash, _link(head.hash, row.body)):
+        return "altered: the row does not fit its hash"
+    try:
+        fields = json.loads(row.body)
+        if (fields["seq"], fields["at"], fields["event"]) == (row.seq, row.at, row.event):
+            return ""
+    except (ValueError, KeyError, TypeError):
+        pass
+    return "altered: the columns do not say what the hashed text says"
+
+
+def _link(previous: bytes, body: str) -> bytes:
+    return sha256(previous + body.encode()).digest()
+
+
+_SLOT: Final = struct.Struct(">Q32s32s")
+_SLOT_AT: Final = 512
+"""Slots are a disk sector apart: a torn write of one leaves the other."""
+
+
+class HeadFile:
+    """The head outside the database: two slots written in turn, each with a MAC, each write on disk on return."""
+
+    def __init__(self, path: Path, key: bytes) -> None:
+        self._path = path
+        self._key = key
+
+    def load(self) -> Head | None:
+        """The newest genuine slot; None if there is none."""
+        try:
+            data = self._path.read_bytes()[: 2 * _SLOT_AT]
+        except FileNotFoundError:
+            return None
+        return max(self._slots(data), key=lambda head: head.seq, default=None)
+
+    def make(self) -> None:
+        """A new file that says the chain is empty. FileExistsError if there is one."""
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.close(handle)
+        self.save(START)
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def save(self, head: Head) -> None:
+        """Never overwrites the slot that `load` would choose."""
+        turn = self._stale_slot()
+        handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.pwrite(handle, _SLOT.pack(head.seq, head.hash, self._mac(head)), turn * _SLOT_AT)
+            os.fdatasync(handle)
+        finally:
+            os.close(handle)
+
+    def _stale_slot(self) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            data = self._path.read_bytes()[: 2 * _SLOT_AT]
+            first = next(iter(self._slots(data[:_SLOT_AT])), None)
+            second = next(iter(self._slots(data[_SLOT_AT:])), None)
+            if first is not None and (second is None or first.seq >= second.seq):
+                return 1
+        return 0
+
+    def _slots(self, data: bytes) -> Iterator[Head]:
+        for at in range(0, len(data) - _SLOT.size + 1, _SLOT_AT):
+            seq, digest, mac = _SLOT.unpack_from(data, at)
+            head = Head(seq=seq, hash=digest)
+            if hmac.compare_digest(mac, self._mac(head)):
+                yield head
+
+    def _mac(self, head: Head) -> bytes:
+        return hmac.digest(self._key, struct.pack(">Q", head.seq) + head.hash, "sha256")

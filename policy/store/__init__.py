@@ -1,0 +1,148 @@
+"""The database: the only place that knows SQL. Everything here is synchronous; callers use threads.
+
+One writer, many readers: `Store.write` takes `BEGIN IMMEDIATE`, so a change that waits for nobody is either
+whole or absent. SQLite runs in WAL mode with `synchronous=FULL`: what was committed survives power loss.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DatabaseError, DBAPIError
+from sqlalchemy.pool import QueuePool
+
+from policy.store import migrate
+from policy.store.tables import Conflict, Tables
+
+__all__ = ["Conflict", "Store", "StoreError", "Tables", "create", "open_store", "status"]
+
+BUSY_SECONDS = 5.0
+"""How long a statement waits for another process's lock; a decision that takes longer is denied anyway."""
+
+
+class StoreError(Exception):
+    """The database cannot be used. `hint` is the command that helps, or empty."""
+
+    def __init__(self, cause: str, hint: str = "") -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.hint = hint
+
+
+class Store:
+    """An open database whose schema fits this program."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @contextmanager
+    def write(self) -> Iterator[Tables]:
+        """One transaction that may change things; committed at the end of the block, undone by an exception.
+
+        StoreError if the database does not do it: disk full, locked for too long, damaged.
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield Tables(connection)
+        except DBAPIError as error:
+            raise StoreError(f"database: {error.orig}") from None
+
+    @contextmanager
+    def read(self) -> Iterator[Tables]:
+        """One consistent view."""
+        try:
+            with self._engine.connect().execution_options(bastion_read=True) as connection, connection.begin():
+                yield Tables(connection)
+        except DBAPIError as error:
+            raise StoreError(f"database: {error.orig}") from None
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def create(url: str, base: Path) -> Store:
+    """Make the database, or bring an older one up to date; a file of ours is 0600. StoreError if it cannot be."""
+    engine = _engine(url, base, make=True)
+    try:
+        with engine.begin() as connection:
+            migrate.upgrade(connection)
+    except DatabaseError as error:
+        raise StoreError(f"database `{url}`: {error.orig}") from None
+    return Store(engine)
+
+
+def open_store(url: str, base: Path) -> Store:
+    """Open a database that `create` made. StoreError if it is missing, damaged, or of another version."""
+    engine = _engine(url, base, make=False)
+    found, wanted = _revision(engine, url), migrate.wanted()
+    if found == wanted:
+        return Store(engine)
+    engine.dispose()
+    if found is None:
+        raise StoreError(f"database `{url}` is empty", "run `bastion-policyd init`")
+    if migrate.known(found):
+        raise StoreError(
+            f"database `{url}` has schema {found}, this program needs {wanted}", "run `bastion-policyd db upgrade`"
+        )
+    raise StoreError(
+        f"database `{url}` has schema {found}, which a newer program made (this one needs {wanted})",
+        "start the newer version, or restore the backup made before it",
+    )
+
+
+def status(url: str, base: Path) -> tuple[str | None, str]:
+    """Revision of the database, and the revision this program needs."""
+    engine = _engine(url, base, make=False)
+    try:
+        return _revision(engine, url), migrate.wanted()
+    finally:
+        engine.dispose()
+
+
+def _revision(engine: Engine, url: str) -> str | None:
+    try:
+        return migrate.current(engine)
+    except DatabaseError as error:
+        engine.dispose()
+        raise StoreError(f"database `{url}`: {error.orig}", "restore it from a backup") from None
+
+
+def _engine(url: str, base: Path, *, make: bool) -> Engine:
+    parsed = make_url(url)
+    if parsed.drivername != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        raise StoreError(f"database `{parsed.render_as_string()}`: only sqlite:///FILE is supported")
+    path = base / parsed.database
+    if make:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Made here and not by SQLite, so that the file is never readable by others, whatever the umask.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    elif not path.exists():
+        raise StoreError(f"database `{path}` does not exist", "run `bastion-policyd init`")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise StoreError(f"database `{path}` is not a regular file")
+    engine = create_engine(
+        f"sqlite:///{path}",
+        poolclass=QueuePool,
+        pool_size=4,  # one writer, a few readers
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        hide_parameters=True,  # password hashes and sealed secrets stay out of error texts
+    )
+    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "begin", _on_begin)
+    return engine
+
+
+def _on_connect(raw: Any, _record: object) -> None:
+    # The driver's own transaction handling neither takes the write lock at BEGIN nor covers DDL; ours does.
+    raw.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+        raw.execute(f"PRAGMA {pragma}")
+
+
+def _on_begin(connection: Connection) -> None:
+    reads = connection.get_execution_options().get("bastion_read", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -1,0 +1,192 @@
+"""Tables of policyd's database. Times are integers: nanoseconds since the epoch, UTC."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+# Named constraints, so that a later migration can drop one on any database.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_ON_PERSON = {"ondelete": "CASCADE", "onupdate": "CASCADE"}
+
+
+def _person() -> Column[str]:
+    return Column("person", String(64), ForeignKey("person.name", **_ON_PERSON), nullable=False)  # type: ignore[arg-type]
+
+
+def _target() -> Column[str]:
+    return Column("target", String(253), ForeignKey("target.name", **_ON_PERSON), nullable=False)  # type: ignore[arg-type]
+
+
+person = Table(
+    "person",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("disabled", Boolean, nullable=False, default=False),
+    Column("offboarded", BigInteger),  # when; a name is never given to another person
+    Column("created", BigInteger, nullable=False),
+)
+
+role = Table(
+    "role", metadata, _person(), Column("role", String(64), nullable=False), UniqueConstraint("person", "role")
+)
+
+key = Table(
+    "key",
+    metadata,
+    # A key names one person and no other: identity comes from the key that was proven.
+    Column("fingerprint", String(64), primary_key=True),
+    _person(),
+    Column("line", Text, nullable=False),  # one authorized_keys line, options kept
+    Column("created", BigInteger, nullable=False),
+    Index("ix_key_person", "person"),
+)
+
+password = Table(
+    "password",
+    metadata,
+    Column("person", String(64), ForeignKey("person.name", **_ON_PERSON), primary_key=True),  # type: ignore[arg-type]
+    Column("phc", Text, nullable=False),  # argon2id, PHC string
+    Column("changed", BigInteger, nullable=False),
+)
+
+authenticator = Table(
+    "authenticator",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    _person(),
+    Column("kind", String(16), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Index("ix_authenticator_person", "person"),
+)
+
+step = Table(
+    "authenticator_step",
+    metadata,
+    # One row per accepted time step: the unique key is what makes a code good for one use even for two writers.
+    Column("authenticator", String(32), ForeignKey("authenticator.id", ondelete="CASCADE"), nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    UniqueConstraint("authenticator", "last_step"),
+)
+
+failure = Table(
+    "failure",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("kind", String(8), nullable=False),  # person | source
+    Column("subject", String(256), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("ix_failure_subject", "kind", "subject", "at"),
+)
+
+target = Table(
+    "target",
+    metadata,
+    Column("name", String(253), primary_key=True),
+    Column("address", String(253), nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("protocol", String(8), nullable=False),
+    Column("created", BigInteger, nullable=False),
+)
+
+host_key = Table(
+    "host_key",
+    metadata,
+    _target(),
+    Column("fingerprint", String(64), nullable=False),
+    Column("blob", LargeBinary, nullable=False),
+    Column("pinned", BigInteger, nullable=False),
+    UniqueConstraint("target", "fingerprint"),
+)
+
+label = Table(
+    "label",
+    metadata,
+    _target(),
+    Column("key", String(64), nullable=False),
+    Column("value", String(256), nullable=False),
+    UniqueConstraint("target", "key"),
+)
+
+account = Table(
+    "account",
+    metadata,
+    _target(),
+    Column("name", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),  # password | key | user-ca
+    Column("secret", String(32), ForeignKey("secret.id")),
+    Column("public", LargeBinary),  # SSH blob of a key, so that a decision needs no vault
+    Column("created", BigInteger, nullable=False),
+    UniqueConstraint("target", "name"),
+)
+
+secret = Table(
+    "secret",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("purpose", String(32), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created", BigInteger, nullable=False),
+)
+
+session = Table(
+    "session",
+    metadata,
+    # Names, not foreign keys: who used what outlives both the person and the target.
+    Column("id", String(32), primary_key=True),
+    Column("person", String(64), nullable=False),
+    Column("account", String(64), nullable=False),
+    Column("target", String(253), nullable=False),
+    Column("source", String(64), nullable=False),
+    Column("via", String(8), nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("granted", BigInteger, nullable=False),
+    Column("expires", BigInteger),
+    Column("started", BigInteger),
+    Column("recording", Text, nullable=False, default=""),
+    Column("ended", BigInteger),
+    Column("reason", Text, nullable=False, default=""),
+    Column("ended_by", Text, nullable=False, default=""),
+    Column("bytes_in", BigInteger, nullable=False, default=0),
+    Column("bytes_out", BigInteger, nullable=False, default=0),
+    Index("ix_session_ended", "ended"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("event", String(64), nullable=False),
+    Column("body", Text, nullable=False),  # canonical JSON, the bytes that are hashed
+    Column("hash", LargeBinary, nullable=False),
+    Index("ix_audit_event", "event"),
+)
+
+setting = Table(
+    "setting",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)

@@ -1,0 +1,302 @@
+"""Reads and changes, each on the connection of one transaction."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Table, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from policy.store import schema as s
+from policy.store.records import (
+    Account,
+    AuditRow,
+    Authenticator,
+    Person,
+    PersonKey,
+    SealedSecret,
+    Session,
+    Target,
+)
+
+
+class Conflict(Exception):
+    """The change collides with what is there: a name, a fingerprint, or a used-up time step."""
+
+
+class Tables:
+    """One transaction's view. Nothing here commits; `Store.write` does."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def nested(self) -> AbstractContextManager[object]:
+        """A part of the transaction that is undone alone if its block raises."""
+        return self._db.begin_nested()
+
+    # --- settings -----------------------------------------------------------------------------------
+
+    def setting(self, name: str) -> bytes | None:
+        return self._db.execute(select(s.setting.c.value).where(s.setting.c.name == name)).scalar()
+
+    def put_setting(self, name: str, value: bytes) -> None:
+        if not self._db.execute(update(s.setting).where(s.setting.c.name == name).values(value=value)).rowcount:
+            self._insert(s.setting, name=name, value=value)
+
+    # --- persons ------------------------------------------------------------------------------------
+
+    def persons(self, only: str | None = None) -> list[Person]:
+        """All persons by name, or the one named `only`."""
+        roles: dict[str, set[str]] = defaultdict(set)
+        keys: dict[str, list[PersonKey]] = defaultdict(list)
+        totp: dict[str, list[Authenticator]] = defaultdict(list)
+        for row in self._of(s.role, only):
+            roles[row.person].add(row.role)
+        for row in self._of(s.key, only):
+            keys[row.person].append(PersonKey(fingerprint=row.fingerprint, line=row.line))
+        for row in self._of(s.authenticator, only):
+            totp[row.person].append(Authenticator(id=row.id, kind=row.kind, sealed=row.sealed, created=row.created))
+        phc = {row.person: row.phc for row in self._of(s.password, only)}
+        query = select(s.person).order_by(s.person.c.name)
+        if only is not None:
+            query = query.where(s.person.c.name == only)
+        return [
+            Person(
+                name=row.name,
+                roles=frozenset(roles[row.name]),
+                keys=tuple(sorted(keys[row.name], key=lambda key: key.fingerprint)),
+                disabled=row.disabled,
+                offboarded=row.offboarded,
+                phc=phc.get(row.name, ""),
+                totp=tuple(totp[row.name]),
+                created=row.created,
+            )
+            for row in self._db.execute(query)
+        ]
+
+    def add_person(self, name: str, now: int) -> None:
+        self._insert(s.person, name=name, disabled=False, offboarded=None, created=now)
+
+    def set_disabled(self, name: str, disabled: bool) -> None:
+        self._db.execute(update(s.person).where(s.person.c.name == name).values(disabled=disabled))
+
+    def offboard(self, name: str, now: int) -> None:
+        """Keep the name, so that nobody inherits its history; drop every way to prove it."""
+        self._db.execute(update(s.person).where(s.person.c.name == name).values(disabled=True, offboarded=now))
+        for table in (s.role, s.key, s.password, s.authenticator):
+            self._db.execute(delete(table).where(table.c.person == name))
+
+    def add_role(self, person: str, role: str) -> None:
+        self._insert(s.role, person=person, role=role)
+
+    def remove_role(self, person: str, role: str) -> bool:
+        return self._gone(delete(s.role).where(s.role.c.person == person, s.role.c.role == role))
+
+    def add_key(self, person: str, fingerprint: str, line: str, now: int) -> None:
+        self._insert(s.key, person=person, fingerprint=fingerprint, line=line, created=now)
+
+    def remove_key(self, person: str, fingerprint: str) -> bool:
+        return self._gone(delete(s.key).where(s.key.c.person == person, s.key.c.fingerprint == fingerprint))
+
+    def put_password(self, person: str, phc: str, now: int) -> None:
+        self._db.execute(delete(s.password).where(s.password.c.person == person))
+        self._insert(s.password, person=person, phc=phc, changed=now)
+
+    # --- second factors -----------------------------------------------------------------------------
+
+    def add_authenticator(self, person: str, ident: str, kind: str, sealed: bytes, now: int) -> None:
+        self._insert(s.authenticator, person=person, id=ident, kind=kind, sealed=sealed, created=now)
+
+    def remove_authenticators(self, person: str) -> int:
+        return self._db.execute(delete(s.authenticator).where(s.authenticator.c.person == person)).rowcount
+
+    def last_step(self, authenticator: str) -> int:
+        """The newest accepted time step; -1 before the first."""
+        query = select(func.max(s.step.c.last_step)).where(s.step.c.authenticator == authenticator)
+        found: int | None = self._db.execute(query).scalar()
+        return -1 if found is None else found
+
+    def use_step(self, authenticator: str, step: int, now: int) -> bool:
+        """Compare and set: true for the first use of a step later than all used ones, false for any other."""
+        if step <= self.last_step(authenticator):
+            return False
+        try:
+            with self._db.begin_nested():
+                self._db.execute(insert(s.step).values(authenticator=authenticator, last_step=step, used=now))
+        except IntegrityError:
+            return False
+        self._db.execute(delete(s.step).where(s.step.c.authenticator == authenticator, s.step.c.last_step < step))
+        return True
+
+    # --- failed attempts ----------------------------------------------------------------------------
+
+    def add_failure(self, kind: str, subject: str, now: int) -> None:
+        self._insert(s.failure, kind=kind, subject=subject, at=now)
+
+    def failures(self, since: int) -> list[tuple[str, str, int]]:
+        """(kind, subject, when) of every failure after `since`, oldest first."""
+        query = select(s.failure.c.kind, s.failure.c.subject, s.failure.c.at).where(s.failure.c.at > since)
+        return [(row.kind, row.subject, row.at) for row in self._db.execute(query.order_by(s.failure.c.at))]
+
+    def clear_failures(self, kind: str, subject: str) -> None:
+        self._db.execute(delete(s.failure).where(s.failure.c.kind == kind, s.failure.c.subject == subject))
+
+    def forget_failures(self, before: int) -> None:
+        self._db.execute(delete(s.failure).where(s.failure.c.at <= before))
+
+    # --- targets ------------------------------------------------------------------------------------
+
+    def targets(self, only: str | None = None) -> list[Target]:
+        labels: dict[str, dict[str, str]] = defaultdict(dict)
+        pins: dict[str, list[bytes]] = defaultdict(list)
+        for row in self._of(s.label, only, column="target"):
+            labels[row.target][row.key] = row.value
+        for row in self._of(s.host_key, only, column="target"):
+            pins[row.target].append(row.blob)
+        query = select(s.target).order_by(s.target.c.name)
+        if only is not None:
+            query = query.where(s.target.c.name == only)
+        return [
+            Target(
+                name=row.name,
+                address=row.address,
+                port=row.port,
+                protocol=row.protocol,
+                labels=labels[row.name],
+                host_keys=tuple(pins[row.name]),
+                created=row.created,
+            )
+            for row in self._db.execute(query)
+        ]
+
+    def add_target(self, target: Target) -> None:
+        """The record and its labels; pins are added by `pin`."""
+        self._insert(
+            s.target,
+            name=target.name,
+            address=target.address,
+            port=target.port,
+            protocol=target.protocol,
+            created=target.created,
+        )
+        for key, value in target.labels.items():
+            self._insert(s.label, target=target.name, key=key, value=value)
+
+    def remove_target(self, name: str) -> bool:
+        for account in self.accounts(name):
+            self.remove_account(name, account.name)
+        return self._gone(delete(s.target).where(s.target.c.name == name))
+
+    def pin(self, target: str, fingerprint: str, blob: bytes, now: int) -> None:
+        self._insert(s.host_key, target=target, fingerprint=fingerprint, blob=blob, pinned=now)
+
+    def unpin(self, target: str, fingerprint: str) -> bool:
+        return self._gone(
+            delete(s.host_key).where(s.host_key.c.target == target, s.host_key.c.fingerprint == fingerprint)
+        )
+
+    # --- accounts and secrets -----------------------------------------------------------------------
+
+    def accounts(self, target: str | None = None) -> list[Account]:
+        query = select(s.account).order_by(s.account.c.target, s.account.c.name)
+        if target is not None:
+            query = query.where(s.account.c.target == target)
+        return [Account(**row._mapping) for row in self._db.execute(query)]
+
+    def add_account(self, account: Account) -> None:
+        self._insert(s.account, **asdict(account))
+
+    def remove_account(self, target: str, name: str) -> bool:
+        """The account and its secret."""
+        mine = (s.account.c.target == target, s.account.c.name == name)
+        secret = self._db.execute(select(s.account.c.secret).where(*mine)).scalar()
+        gone = self._gone(delete(s.account).where(*mine))
+        if secret is not None:
+            self._db.execute(delete(s.secret).where(s.secret.c.id == secret))
+        return gone
+
+    def secret(self, ident: str) -> SealedSecret | None:
+        row = self._db.execute(select(s.secret).where(s.secret.c.id == ident)).one_or_none()
+        if row is None:
+            return None
+        return SealedSecret(id=row.id, purpose=row.purpose, version=row.version, sealed=row.sealed)
+
+    def add_secret(self, secret: SealedSecret, now: int) -> None:
+        self._insert(
+            s.secret, id=secret.id, purpose=secret.purpose, version=secret.version, sealed=secret.sealed, created=now
+        )
+
+    # --- sessions -----------------------------------------------------------------------------------
+
+    def add_session(self, session: Session) -> None:
+        self._insert(s.session, **asdict(session))
+
+    def start_session(self, ident: str, recording: str, now: int) -> None:
+        self._db.execute(update(s.session).where(s.session.c.id == ident).values(started=now, recording=recording))
+
+    def end_session(
+        self, ident: str, now: int, *, reason: str, by: str = "", bytes_in: int = 0, bytes_out: int = 0
+    ) -> bool:
+        """False if it had ended before: the first reason stands."""
+        return self._gone(
+            update(s.session)
+            .where(s.session.c.id == ident, s.session.c.ended.is_(None))
+            .values(ended=now, reason=reason, ended_by=by, bytes_in=bytes_in, bytes_out=bytes_out)
+        )
+
+    def sessions(self, *, all: bool = False, limit: int = 1000) -> list[Session]:  # noqa: A002 - the word of the command
+        """Newest first; without `all` only those that have not ended."""
+        query = select(s.session).order_by(s.session.c.granted.desc(), s.session.c.id.desc()).limit(limit)
+        if not all:
+            query = query.where(s.session.c.ended.is_(None))
+        return [Session(**row._mapping) for row in self._db.execute(query)]
+
+    # --- audit --------------------------------------------------------------------------------------
+
+    def audit_tail(self) -> AuditRow | None:
+        """The newest row."""
+        return next(iter(self._audit_rows(select(s.audit).order_by(s.audit.c.seq.desc()).limit(1))), None)
+
+    def add_audit(self, rows: Sequence[AuditRow]) -> None:
+        if rows:
+            self._db.execute(insert(s.audit), [asdict(row) for row in rows])
+
+    def audit_from(self, seq: int, limit: int) -> list[AuditRow]:
+        """Rows from `seq` on, in order."""
+        return self._audit_rows(select(s.audit).where(s.audit.c.seq >= seq).order_by(s.audit.c.seq).limit(limit))
+
+    def audit_newest(self, *, since: int = 0, event: str = "", limit: int = 100) -> list[AuditRow]:
+        """The newest rows that fit, oldest of them first."""
+        query = select(s.audit).where(s.audit.c.at >= since).order_by(s.audit.c.seq.desc()).limit(limit)
+        if event:
+            query = query.where(s.audit.c.event == event)
+        return self._audit_rows(query)[::-1]
+
+    # --- how ----------------------------------------------------------------------------------------
+
+    def _audit_rows(self, query: Any) -> list[AuditRow]:
+        return [AuditRow(**row._mapping) for row in self._db.execute(query)]
+
+    def _of(self, table: Table, only: str | None, *, column: str = "person") -> Iterable[Any]:
+        query = select(table)
+        return self._db.execute(query if only is None else query.where(table.c[column] == only))
+
+    def _insert(self, table: Table, **values: object) -> None:
+        try:
+            with self._db.begin_nested():
+                self._db.execute(insert(table).values(**values))
+        except IntegrityError as error:
+            raise Conflict(f"{table.name}: {error.orig}") from None
+
+    def _gone(self, statement: Any) -> bool:
+        return bool(self._db.execute(statement).rowcount)
+
+
+def in_batches(tables: Tables, size: int = 1000) -> Iterator[AuditRow]:
+    """Every audit row in order, `size` at a time in memory."""
+    seq = 0
+    while rows := tables.audit_from(seq, size):
+        yield from rows
+        seq = rows[-1].seq + 1
