@@ -1,6 +1,6 @@
 """What bastion.toml says against what is there: files, modes, keys, addresses, room.
 
-Run before a start (`ExecStartPre=bastion check-config`), so that a wrong file stops a restart and not the night.
+`bastion run` runs it before it starts anything and before each reload; `bastion check-config` shows it to people.
 """
 
 import ipaddress
