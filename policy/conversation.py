@@ -1,4 +1,4 @@
-"""One connection to policyd, from its first word to its end: its state, who it speaks for, and what it may still use."""
+"""One connection to policyd, from first word to end: its state, who it speaks for, and what it may still use."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

@@ -246,6 +246,14 @@ class Tables:
             .values(ended=now, reason=reason, ended_by=by, bytes_in=bytes_in, bytes_out=bytes_out)
         )
 
+    def count_bytes(self, ident: str, bytes_in: int, bytes_out: int) -> None:
+        """What an ended session moved; only the first count is taken."""
+        self._db.execute(
+            update(s.session)
+            .where(s.session.c.id == ident, s.session.c.bytes_in == 0, s.session.c.bytes_out == 0)
+            .values(bytes_in=bytes_in, bytes_out=bytes_out)
+        )
+
     def sessions(self, *, all: bool = False, limit: int = 1000) -> list[Session]:  # noqa: A002 - the word of the command
         """Newest first; without `all` only those that have not ended."""
         query = select(s.session).order_by(s.session.c.granted.desc(), s.session.c.id.desc()).limit(limit)
