@@ -7,6 +7,7 @@ from typing import Any, Final
 import structlog
 import trio
 
+from policy.audit import Event
 from policy.messages import MAX_MESSAGE, Hello, Refused, Reply, Rows, encode
 from policy.peers import Peer
 
@@ -57,6 +58,11 @@ class Conversation:
     @property
     def who(self) -> str:
         return self.person or self.operator
+
+    def event(self, event: str, what: str = "", detail: dict[str, str] | None = None, *, why: str = "") -> Event:
+        """An audit event about something that was asked for here; empty details are left out."""
+        shown = {key: value for key, value in (detail or {}).items() if value}
+        return Event(event=event, who=self.who, what=what, why=why, source=self.source, detail=shown)
 
     async def reply(self, ident: int, body: Reply) -> None:
         """Answer a request; a peer that does not read for SEND_SECONDS loses the connection."""

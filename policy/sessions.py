@@ -69,6 +69,9 @@ class Sessions:
     def get(self, session: str) -> Live | None:
         return self._live.get(session)
 
+    def all(self) -> list[Live]:
+        return list(self._live.values())
+
     def of_person(self, person: str) -> list[Live]:
         return [live for live in self._live.values() if live.person == person]
 

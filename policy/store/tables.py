@@ -254,6 +254,14 @@ class Tables:
             .values(bytes_in=bytes_in, bytes_out=bytes_out)
         )
 
+    def last_use(self, target: str, account: str) -> int | None:
+        """When a session on this account was granted last."""
+        query = select(func.max(s.session.c.granted))
+        found: int | None = self._db.execute(
+            query.where(s.session.c.target == target, s.session.c.account == account)
+        ).scalar()
+        return found
+
     def sessions(self, *, all: bool = False, limit: int = 1000) -> list[Session]:  # noqa: A002 - the word of the command
         """Newest first; without `all` only those that have not ended."""
         query = select(s.session).order_by(s.session.c.granted.desc(), s.session.c.id.desc()).limit(limit)

@@ -1,0 +1,87 @@
+"""What every handler works with, and the ways to say no."""
+
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from policy.audit import Event, clean
+from policy.conversation import Conversation
+from policy.ledger import Ledger
+from policy.lockouts import Lockouts
+from policy.messages import Refused
+from policy.model import PolicySettings
+from policy.naming import counted, password
+from policy.passwords import Passwords
+from policy.roster import Roster
+from policy.rules import Rules
+from policy.sessions import Live, Sessions
+from policy.sshkeys import PrivateKey
+from policy.vault import Secret, Vault
+from policy.workers import Workers
+
+NO_ACCESS: Final = "no access to this account on this target"
+"""The same words for a target that does not exist, an account that does not, and one that is not allowed."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Authority:
+    """One policyd. `rules` is replaced as a whole when the file is read again."""
+
+    settings: PolicySettings
+    rules_path: Path
+    rules: Rules
+    ledger: Ledger
+    roster: Roster
+    vault: Vault
+    host_ca: PrivateKey = field(repr=False)
+    user_ca: PrivateKey = field(repr=False)
+    trusted_cas: frozenset[bytes]  # public key blobs whose user certificates prove a person
+    sessions: Sessions
+    lockouts: Lockouts
+    workers: Workers = field(default_factory=Workers)
+    passwords: Passwords = field(default_factory=Passwords)
+
+    async def refuse(
+        self, talk: Conversation, event: str, why: str, cause: str, hint: str = "",
+        *, code: int = 77, what: str = "", session: str = "",
+    ) -> Refused:  # fmt: skip
+        """Say no: `cause` and `hint` to the person, `why` to the audit trail and the log, one `ref` to all three."""
+        ref = secrets.token_hex(4)
+        structlog.get_logger().warning(
+            event, who=talk.who, what=clean(what), why=clean(why), source=talk.source, session=session, ref=ref
+        )
+        await self.ledger.note(
+            Event(event=event, who=talk.who, what=what, why=why, source=talk.source, session=session, ref=ref)
+        )
+        return Refused(code=code, cause=cause, hint=hint, ref=ref)
+
+    async def refuse_access(self, talk: Conversation, what: str, why: str) -> Refused:
+        """Say no to a name or a right, in words that do not tell which."""
+        return await self.refuse(
+            talk, "access-refused", why, NO_ACCESS, "see what you may use: `ssh BASTION ls`", what=what
+        )
+
+    async def hashed(self, text: str) -> str:
+        """The PHC string of a new password; empty for none."""
+        return await self.passwords.hash(Secret(password(text))) if text else ""
+
+    async def end_person(self, person: str, by: str, reason: str) -> int:
+        """End what a person has open; how many sessions that were."""
+        return await self._end(self.sessions.of_person(person), by, reason)
+
+    async def end_target(self, target: str, by: str, reason: str, *, account: str = "") -> int:
+        """End what is open on a target, or on one account of it."""
+        open_there = [live for live in self.sessions.all() if live.target == target]
+        return await self._end([live for live in open_there if account in ("", live.account)], by, reason)
+
+    async def _end(self, lives: list[Live], by: str, reason: str) -> int:
+        for live in lives:
+            await self.sessions.end(live, reason=reason, by=by, event="session-kill")
+        return len(lives)
+
+
+def ended_note(sessions: int) -> str:
+    return f"; ended {counted(sessions, 'live session')}" if sessions else ""
