@@ -1,11 +1,14 @@
 """What every handler works with, and the ways to say no."""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
+import trio
 
 from policy.audit import Event, clean
 from policy.conversation import Conversation
@@ -16,9 +19,11 @@ from policy.model import PolicySettings
 from policy.naming import counted, password
 from policy.passwords import Passwords
 from policy.roster import Roster
-from policy.rules import Rules
+from policy.rules import RuleSet
 from policy.sessions import Live, Sessions
 from policy.sshkeys import PrivateKey
+from policy.store import Tables
+from policy.store.records import Account, Person, Target
 from policy.vault import Secret, Vault
 from policy.workers import Workers
 
@@ -32,7 +37,7 @@ class Authority:
 
     settings: PolicySettings
     rules_path: Path
-    rules: Rules
+    rules: RuleSet
     ledger: Ledger
     roster: Roster
     vault: Vault
@@ -43,6 +48,7 @@ class Authority:
     lockouts: Lockouts
     workers: Workers = field(default_factory=Workers)
     passwords: Passwords = field(default_factory=Passwords)
+    _changing: trio.Lock = field(default_factory=trio.Lock)  # memory follows the database in the same order
 
     async def refuse(
         self, talk: Conversation, event: str, why: str, cause: str, hint: str = "",
@@ -64,6 +70,26 @@ class Authority:
             talk, "access-refused", why, NO_ACCESS, "see what you may use: `ssh BASTION ls`", what=what
         )
 
+    async def change_person(self, name: str, change: Callable[[Tables], object], event: Event) -> None:
+        """Change a person in the database and in memory, one change after the other. Conflict, or LedgerError."""
+
+        def run(t: Tables) -> Person | None:
+            change(t)
+            return next(iter(t.persons(name)), None)
+
+        async with self._changing:
+            self.roster.put_person(name, await self.ledger.write(run, event))
+
+    async def change_target(self, name: str, change: Callable[[Tables], object], event: Event) -> None:
+        """The same for a target with its accounts."""
+
+        def run(t: Tables) -> tuple[Target | None, list[Account]]:
+            change(t)
+            return next(iter(t.targets(name)), None), t.accounts(name)
+
+        async with self._changing:
+            self.roster.put_target(name, *await self.ledger.write(run, event))
+
     async def hashed(self, text: str) -> str:
         """The PHC string of a new password; empty for none."""
         return await self.passwords.hash(Secret(password(text))) if text else ""
@@ -78,8 +104,9 @@ class Authority:
         return await self._end([live for live in open_there if account in ("", live.account)], by, reason)
 
     async def _end(self, lives: list[Live], by: str, reason: str) -> int:
-        for live in lives:
-            await self.sessions.end(live, reason=reason, by=by, event="session-kill")
+        async with trio.open_nursery() as nursery:  # a gateway that does not read must not save the others' sessions
+            for live in lives:
+                nursery.start_soon(partial(self.sessions.end, live, reason=reason, by=by, event="session-kill"))
         return len(lives)
 
 

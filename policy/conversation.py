@@ -9,6 +9,7 @@ import trio
 
 from policy.audit import Event
 from policy.messages import MAX_MESSAGE, Hello, Refused, Reply, Rows, encode
+from policy.model import ChannelKind
 from policy.peers import Peer
 
 SEND_SECONDS: Final = 10.0
@@ -45,6 +46,7 @@ class Conversation:
     hello: Hello | None = None
     person: str = ""  # set once, when the login is done
     operator: str = ""  # who stands behind the admin socket, and with what words
+    withheld: frozenset[ChannelKind] = frozenset()  # kinds that the certificate of the login does not permit
     login: Any = None  # the login under way, owned by policy.authenticate
     used: set[type] = field(default_factory=set)  # requests that are accepted once
     sessions: set[str] = field(default_factory=set)

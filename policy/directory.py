@@ -7,7 +7,6 @@ from policy.authority import Authority, ended_note
 from policy.conversation import Conversation
 from policy.messages import Done, PersonAdd, PersonList, PersonOffboard, PersonSet, PersonShow, Rows
 from policy.naming import CommandRefused, counted
-from policy.roster import load_person
 from policy.store import Conflict, Tables
 from policy.store.records import Person
 
@@ -19,7 +18,7 @@ async def person_add(desk: Authority, talk: Conversation, request: PersonAdd) ->
     phc = await desk.hashed(request.password)
     now = time.time_ns()
 
-    def change(t: Tables) -> Person | None:
+    def change(t: Tables) -> None:
         t.add_person(name, now)
         for role in roles:
             t.add_role(name, role)
@@ -27,14 +26,12 @@ async def person_add(desk: Authority, talk: Conversation, request: PersonAdd) ->
             t.add_key(name, fingerprint, line, now)
         if phc:
             t.put_password(name, phc, now)
-        return load_person(t, name)
 
     detail = {"roles": " ".join(roles), "keys": " ".join(keys), "password": "set" if phc else ""}
     try:
-        person = await desk.ledger.write(change, talk.event("person-add", name, detail))
+        await desk.change_person(name, change, talk.event("person-add", name, detail))
     except Conflict as error:
         raise _taken(name, error) from None
-    desk.roster.put_person(name, person)
     return Done(
         text=f"added person `{name}`: {counted(len(roles), 'role')}, {counted(len(keys), 'key')}"
         + (", a password" if phc else ""),
@@ -64,7 +61,7 @@ async def person_set(desk: Authority, talk: Conversation, request: PersonSet) ->
     phc = await desk.hashed(request.password)
     now = time.time_ns()
 
-    def change(t: Tables) -> Person | None:
+    def change(t: Tables) -> None:
         for role in sorted(add):
             t.add_role(person.name, role)
         for role in sorted(remove):
@@ -80,7 +77,6 @@ async def person_set(desk: Authority, talk: Conversation, request: PersonSet) ->
             t.set_disabled(person.name, request.disabled)
             if not request.disabled:
                 t.clear_failures("person", person.name)
-        return load_person(t, person.name)
 
     changes = {
         "roles added": " ".join(sorted(add)),
@@ -94,10 +90,9 @@ async def person_set(desk: Authority, talk: Conversation, request: PersonSet) ->
     if not changes:
         raise CommandRefused(f"nothing to change about person `{person.name}`")
     try:
-        found = await desk.ledger.write(change, talk.event("person-set", person.name, changes))
+        await desk.change_person(person.name, change, talk.event("person-set", person.name, changes))
     except Conflict as error:
         raise _taken(person.name, error) from None
-    desk.roster.put_person(person.name, found)
     if phc or request.disabled is False:
         desk.lockouts.clear(person.name)
     ended = await desk.end_person(person.name, talk.who, "disabled") if request.disabled else 0
@@ -113,18 +108,15 @@ async def person_offboard(desk: Authority, talk: Conversation, request: PersonOf
         raise CommandRefused(f"person `{person.name}` is offboarded already")
     now = time.time_ns()
 
-    def change(t: Tables) -> Person | None:
-        t.offboard(person.name, now)
-        return load_person(t, person.name)
-
-    desk.roster.put_person(person.name, await desk.ledger.write(change, talk.event("person-offboard", person.name, {})))
+    event = talk.event("person-offboard", person.name)
+    await desk.change_person(person.name, lambda t: t.offboard(person.name, now), event)
     ended = await desk.end_person(person.name, talk.who, "offboarded")
     text = f"offboarded person `{person.name}`: roles, keys, password and second factors are gone{ended_note(ended)}"
     return Done(text=text, data={"person": person.name, "sessions_ended": str(ended)})
 
 
 async def person_list(desk: Authority, talk: Conversation, _: PersonList) -> Rows:
-    await desk.ledger.note(talk.event("view", "persons", {}))
+    await desk.ledger.note(talk.event("view", "persons"))
     return Rows(
         columns=["person", "roles", "keys", "password", "second factor", "state"],
         rows=[

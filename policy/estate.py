@@ -22,7 +22,6 @@ from policy.messages import (
     TargetShow,
 )
 from policy.naming import CommandRefused, counted, shown_time
-from policy.roster import load_target
 from policy.sshkeys import PrivateKey
 from policy.sshwire import BadKey
 from policy.store import Conflict, Tables
@@ -53,19 +52,17 @@ async def target_add(desk: Authority, talk: Conversation, request: TargetAdd) ->
         name=name, address=host, port=port, protocol="ssh", labels=naming.labels(request.labels), created=now
     )
 
-    def change(t: Tables) -> Target | None:
+    def change(t: Tables) -> None:
         t.add_target(target)
         for fingerprint, blob in pins.items():
             t.pin(name, fingerprint, blob, now)
-        return load_target(t, name)
 
     detail = {"address": f"{host}:{port}", "host_keys": " ".join(pins), "pinned": "scan" if request.scan else "given"}
     detail |= {f"label {key}": value for key, value in target.labels.items()}
     try:
-        found = await desk.ledger.write(change, talk.event("target-add", name, detail))
+        await desk.change_target(name, change, talk.event("target-add", name, detail))
     except Conflict:
         raise _taken(f"target `{name}`", f"see `bastion target show {name}`") from None
-    desk.roster.put_target(name, found, [])
     how = "found by a scan, compare them" if request.scan else "pinned"
     lines = "".join(f"\n  {naming.key_type(blob)} {fingerprint}" for fingerprint, blob in pins.items())
     return Done(
@@ -77,10 +74,11 @@ async def target_add(desk: Authority, talk: Conversation, request: TargetAdd) ->
 async def target_remove(desk: Authority, talk: Conversation, request: TargetRemove) -> Done:
     target = _target(desk, request.name)
     accounts = len(desk.roster.accounts(target.name))
-    await desk.ledger.write(
-        lambda t: t.remove_target(target.name), talk.event("target-remove", target.name, {"accounts": str(accounts)})
+    await desk.change_target(
+        target.name,
+        lambda t: t.remove_target(target.name),
+        talk.event("target-remove", target.name, {"accounts": str(accounts)}),
     )
-    desk.roster.put_target(target.name, None, [])
     ended = await desk.end_target(target.name, talk.who, "target removed")
     text = f"removed target `{target.name}` and {counted(accounts, 'account')}{ended_note(ended)}"
     return Done(text=text, data={"target": target.name, "accounts": str(accounts), "sessions_ended": str(ended)})
@@ -135,19 +133,17 @@ async def target_hostkey(desk: Authority, talk: Conversation, request: TargetHos
         blob = found[request.accept]
     now = time.time_ns()
 
-    def change(t: Tables) -> Target | None:
+    def change(t: Tables) -> None:
         if blob:
             t.pin(target.name, request.accept, blob, now)
         if request.forget:
             t.unpin(target.name, request.forget)
-        return load_target(t, target.name)
 
     detail = {"accepted": request.accept, "forgotten": request.forget, "before": " ".join(pinned)}
     try:
-        changed = await desk.ledger.write(change, talk.event("target-hostkey", target.name, detail))
+        await desk.change_target(target.name, change, talk.event("target-hostkey", target.name, detail))
     except Conflict:
         raise _taken("this host key", f"see `bastion target show {target.name}`") from None
-    desk.roster.put_target(target.name, changed, desk.roster.accounts(target.name))
     said = [f"accepted {request.accept}"] * bool(request.accept) + [f"forgot {request.forget}"] * bool(request.forget)
     return Done(text=f"target `{target.name}`: {', '.join(said)}", data={"target": target.name} | detail)
 
@@ -183,10 +179,9 @@ async def account_add(desk: Authority, talk: Conversation, request: AccountAdd) 
     place = f"{name}@{target.name}"
     detail = {"kind": account.kind, "key": sshkeys.fingerprint(account.public) if account.public else ""}
     try:
-        await desk.ledger.write(change, talk.event("account-add", place, detail))
+        await desk.change_target(target.name, change, talk.event("account-add", place, detail))
     except Conflict:
         raise _taken(f"account `{place}`", f"remove it first: `bastion account remove {place}`") from None
-    desk.roster.put_target(target.name, target, [*desk.roster.accounts(target.name), account])
     data = {"account": name, "target": target.name, **detail}
     return Done(text=f"added account `{place}`, opened by {_opened_by(account)}", data=data)
 
@@ -194,11 +189,11 @@ async def account_add(desk: Authority, talk: Conversation, request: AccountAdd) 
 async def account_remove(desk: Authority, talk: Conversation, request: AccountRemove) -> Done:
     account = _account(desk, request.account, request.target)
     place = f"{account.name}@{account.target}"
-    await desk.ledger.write(
-        lambda t: t.remove_account(account.target, account.name), talk.event("account-remove", place, {})
+    await desk.change_target(
+        account.target,
+        lambda t: t.remove_account(account.target, account.name),
+        talk.event("account-remove", place, {}),
     )
-    rest = [one for one in desk.roster.accounts(account.target) if one.name != account.name]
-    desk.roster.put_target(account.target, desk.roster.target(account.target), rest)
     ended = await desk.end_target(account.target, talk.who, "account removed", account=account.name)
     return Done(
         text=f"removed account `{place}` and its credential{ended_note(ended)}",

@@ -79,13 +79,3 @@ class Roster:
 def load(tables: Tables) -> Roster:
     """Everything, at start."""
     return Roster(tables.persons(), tables.targets(), tables.accounts())
-
-
-def load_person(tables: Tables, name: str) -> Person | None:
-    """One person, read in the transaction that changed it."""
-    return next(iter(tables.persons(name)), None)
-
-
-def load_target(tables: Tables, name: str) -> Target | None:
-    """One target, read in the transaction that changed it."""
-    return next(iter(tables.targets(name)), None)

@@ -37,7 +37,10 @@ class Live:
     via: str
     rule: str
     kinds: frozenset[ChannelKind]
-    deadline: float = math.inf  # trio's clock: the wall clock may jump
+    reason: str
+    ticket: str
+    authorized: float  # trio's clock: the wall clock may jump
+    deadline: float  # the same; infinite without a limit
     leases: int = 0  # credentials handed out
     redials: int = 0  # times the gateway may ask for one again
     signatures: int = 0

@@ -310,9 +310,9 @@ class Tables:
         return bool(self._db.execute(statement).rowcount)
 
 
-def in_batches(tables: Tables, size: int = 1000) -> Iterator[AuditRow]:
-    """Every audit row in order, `size` at a time in memory."""
-    seq = 0
+def in_batches(tables: Tables, *, start: int = 0, size: int = 1000) -> Iterator[AuditRow]:
+    """Every audit row from `start` on, in order, `size` at a time in memory."""
+    seq = start
     while rows := tables.audit_from(seq, size):
         yield from rows
         seq = rows[-1].seq + 1
