@@ -1,0 +1,407 @@
+"""The authentication of one conversation: first factor, then a code, then a person. Pure.
+
+The caller looks up the facts, puts them into an event, and carries out the effects of `step`, in order.
+
+    phase              KeyOffered   KeyProven     PasswordTried  PasswordChecked  CodeAsked  CodeAnswered   CodeChecked
+    FRESH              acceptable?  HALFWAY|DONE  PASSWORD       misuse           refused    refused        misuse
+    CHECKING_PASSWORD  CLOSED       CLOSED        CLOSED         HALFWAY|DONE     CLOSED     CLOSED         misuse
+    HALFWAY            refused      refused       refused        misuse           ASKED      refused        misuse
+    ASKED              HALFWAY      HALFWAY       HALFWAY        misuse           ASKED      CHECKING_CODE  misuse
+    CHECKING_CODE      CLOSED       CLOSED        CLOSED         misuse           CLOSED     CLOSED         DONE|HALFWAY
+    DONE               CLOSED       CLOSED        CLOSED         misuse           CLOSED     CLOSED         misuse
+    CLOSED             CLOSED       CLOSED        CLOSED         CLOSED           CLOSED     CLOSED         CLOSED
+
+Whatever the phase: a source that is locked out, a claim of another person after the first factor, the sixth failure and
+the 64th request lead to CLOSED. A refusal says the same of an unknown person, of a disabled or locked one and of a
+wrong key or password, and a password costs a hash for each of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final, cast
+
+from policy.credentials import Speaker
+from policy.decide import FactorKind
+from policy.messages import Acceptable, Challenge, Verdict
+from policy.model import Method, Outcome
+
+MAX_FAILURES: Final = 6  # per connection, as sshd's MaxAuthTries
+MAX_REQUESTS: Final = 64  # acceptable offers are no failures, but they are not for ever
+MAX_PASSWORD: Final = 1024  # bytes given to argon2; more is no password but an attack
+MAX_CODE: Final = 64  # characters; a one-time password has 6
+
+PROMPT: Final = "one-time code: "
+_FIRST: Final = [Method.PUBLIC_KEY, Method.PASSWORD]
+_SECOND: Final = [Method.CODE]
+
+
+class Phase(Enum):
+    FRESH = "fresh"
+    CHECKING_PASSWORD = "checking password"
+    HALFWAY = "halfway"
+    ASKED = "asked"
+    CHECKING_CODE = "checking code"
+    DONE = "done"
+    CLOSED = "closed"
+
+
+# --- facts and events -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """What the store knows of a person at the time of the event."""
+
+    name: str
+    disabled: bool = False
+    locked: bool = False
+    has_password: bool = False
+    has_code: bool = False  # a second factor is enrolled: it is always asked for
+    needs_code: bool = False  # a second factor is demanded of this person
+
+    @property
+    def usable(self) -> bool:
+        return not (self.disabled or self.locked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """`claim` is the person named in the login string, `claimed` who that is, if anybody."""
+
+    claim: str
+    claimed: Person | None
+    now: float  # Unix seconds
+    source_locked: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyOffered(_Asked):
+    owner: Person | None  # whose key or certificate it is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyProven(_Asked):
+    owner: Person | None
+    valid: bool  # the signature holds, for this session, with the verification that the key demands
+    kind: FactorKind = FactorKind.KEY  # or CERTIFICATE or VERIFIED_KEY
+    flaw: str = ""  # for the audit trail when it is not valid
+    speaker: Speaker | None = None  # limits of a certificate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PasswordTried(_Asked):
+    size: int  # bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PasswordChecked:
+    """Answers VerifyPassword or BurnPassword."""
+
+    ok: bool
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeAsked(_Asked):
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeAnswered(_Asked):
+    person: Person | None  # who is proven so far (`Login.person`), looked up anew
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeChecked:
+    """Answers VerifyCode; `ok` only if the code fitted and its step was stored by compare-and-set."""
+
+    ok: bool
+    now: float
+
+
+Event = KeyOffered | KeyProven | PasswordTried | PasswordChecked | CodeAsked | CodeAnswered | CodeChecked
+
+
+# --- effects ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    message: Acceptable | Challenge | Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyPassword:
+    """Check the password that was tried against this person's hash, then report PasswordChecked."""
+
+    person: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BurnPassword:
+    """Check the password against a dummy hash, so that it takes as long, then report PasswordChecked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyCode:
+    person: str
+    code: str
+
+    def __repr__(self) -> str:
+        return f"VerifyCode({self.person})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """For the audit trail and the lock-outs: each counts for its source, `counts` says whether for the person too.
+
+    Only guesses count for a person. A stranger's key or a code nobody asked for must not lock somebody out.
+    """
+
+    person: str  # as claimed or proven; "" for nobody
+    method: Method
+    reason: str
+    counts: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succeeded:
+    person: str
+    factors: tuple[FactorKind, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Close:
+    """Take nothing more from this conversation."""
+
+
+Effect = Reply | VerifyPassword | BurnPassword | VerifyCode | Failed | Succeeded | Close
+Step = tuple["Login", tuple[Effect, ...]]
+
+
+class OutOfOrder(Exception):
+    """A result was reported that nobody waits for: a bug of the caller's."""
+
+
+# --- the machine ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """State of one conversation. `person` is who is proven so far; trust it for decisions when `done` only."""
+
+    phase: Phase = Phase.FRESH
+    failures: int = 0
+    requests: int = 0
+    person: str = ""
+    claim: str = ""  # of the first factor
+    factors: tuple[tuple[FactorKind, float], ...] = ()  # and when each was proven, Unix seconds
+    speaker: Speaker | None = None  # limits that a certificate brought along
+    trying: Person | None = None  # whose password or code is being checked
+
+    @property
+    def done(self) -> bool:
+        return self.phase is Phase.DONE
+
+
+def step(login: Login, event: Event) -> Step:
+    """The next state and what to do. OutOfOrder if the caller reports a result that was not asked for."""
+    if login.phase is Phase.CLOSED:
+        return _closed(login, event)
+    if isinstance(event, PasswordChecked | CodeChecked):
+        wanted = Phase.CHECKING_PASSWORD if isinstance(event, PasswordChecked) else Phase.CHECKING_CODE
+        if login.phase is not wanted:
+            raise OutOfOrder(f"{type(event).__name__} in phase `{login.phase.value}`")
+        if isinstance(event, PasswordChecked):
+            return _password_checked(login, event)
+        return _code_checked(login, event)
+    login = replace(login, requests=login.requests + 1)
+    if login.phase in (Phase.CHECKING_PASSWORD, Phase.CHECKING_CODE, Phase.DONE):
+        # A request beside another one is how state is confused between awaits (CVE-2023-46446).
+        return _cut(login, event, f"request while `{login.phase.value}`")
+    if event.source_locked:
+        return _cut(login, event, "source is locked out")
+    if login.requests > MAX_REQUESTS:
+        return _cut(login, event, f"more than {MAX_REQUESTS} requests")
+    if login.person and event.claim not in ("", login.claim, login.person):
+        # x/crypto b25012b: a partial success of one person must not be continued by another.
+        return _cut(login, event, "continued as another person")
+    respond = _TABLE.get((login.phase, type(event)), _unasked)
+    return respond(login, event)
+
+
+def _key_offered(login: Login, event: KeyOffered) -> Step:
+    if reason := _objection(event.owner, event):
+        return _fail(login, event, reason)
+    return login, (Reply(message=Acceptable(ok=True)),)
+
+
+def _key_proven(login: Login, event: KeyProven) -> Step:
+    if reason := _objection(event.owner, event):
+        return _fail(login, event, reason)
+    if not event.valid:
+        return _fail(login, event, event.flaw or "signature is wrong")
+    return _first_factor(login, event, cast("Person", event.owner), event.kind, event.speaker)
+
+
+def _objection(owner: Person | None, event: _Asked) -> str:
+    if owner is None:
+        return "key is not known"
+    if event.claimed is not None and event.claimed.name != owner.name:
+        return f"key of `{owner.name}` with the name of another person"
+    return _unusable(owner)
+
+
+def _unusable(person: Person) -> str:
+    return "person is disabled" if person.disabled else "person is locked out" if person.locked else ""
+
+
+def _password_tried(login: Login, event: PasswordTried) -> Step:
+    if not 0 < event.size <= MAX_PASSWORD:
+        return _fail(login, event, f"password of {event.size} bytes")
+    login = replace(login, phase=Phase.CHECKING_PASSWORD, claim=event.claim, trying=event.claimed)
+    person = event.claimed
+    if person is None or not person.has_password or not person.usable:
+        return login, (BurnPassword(),)
+    return login, (VerifyPassword(person=person.name),)
+
+
+def _password_checked(login: Login, event: PasswordChecked) -> Step:
+    person, login = login.trying, replace(login, phase=Phase.FRESH, trying=None)
+    if person is None:
+        return _fail(login, event, "person is not known", name=login.claim)
+    if reason := _unusable(person):
+        return _fail(login, event, reason, name=person.name)
+    if not person.has_password:
+        return _fail(login, event, "person has no password", name=person.name)
+    if not event.ok:
+        return _fail(login, event, "password is wrong", name=person.name, counts=True)
+    return _first_factor(login, event, person, FactorKind.PASSWORD, None)
+
+
+def _first_factor(
+    login: Login, event: KeyProven | PasswordChecked, person: Person, kind: FactorKind, speaker: Speaker | None
+) -> Step:
+    claim = event.claim if isinstance(event, KeyProven) else login.claim
+    proven = replace(login, person=person.name, claim=claim, factors=((kind, event.now),), speaker=speaker)
+    if person.has_code:
+        return replace(proven, phase=Phase.HALFWAY), (_verdict(Outcome.MORE, _SECOND),)
+    if person.needs_code and kind is not FactorKind.VERIFIED_KEY:
+        return _fail(login, event, "second factor is demanded and none is enrolled", name=person.name)
+    return _finish(proven)
+
+
+def _code_asked(login: Login, event: CodeAsked) -> Step:
+    if login.phase is Phase.ASKED:
+        # RFC 4256 section 3.1: a new request abandons the old; it counts, or prompts could go on for ever.
+        login, effects = _fail(login, event, "challenge was abandoned")
+        if login.phase is Phase.CLOSED:
+            return login, effects
+        note = tuple(effect for effect in effects if not isinstance(effect, Reply))
+        return replace(login, phase=Phase.ASKED), (*note, _challenge())
+    return replace(login, phase=Phase.ASKED), (_challenge(),)
+
+
+def _code_answered(login: Login, event: CodeAnswered) -> Step:
+    person = event.person
+    if person is None or person.name != login.person:
+        return _fail(login, event, "person is gone")
+    if reason := _unusable(person):
+        return _fail(login, event, reason)
+    if len(event.answers) != 1:
+        return _fail(login, event, f"{len(event.answers)} answers to one question")
+    code = event.answers[0].strip(" ")
+    if not 0 < len(code) <= MAX_CODE:
+        return _fail(login, event, "answer is empty or too long")
+    login = replace(login, phase=Phase.CHECKING_CODE, trying=person)
+    return login, (VerifyCode(person=person.name, code=code),)
+
+
+def _code_checked(login: Login, event: CodeChecked) -> Step:
+    login = replace(login, phase=Phase.HALFWAY, trying=None)
+    if not event.ok:
+        return _fail(login, event, "code is wrong or used", counts=True)
+    return _finish(replace(login, factors=(*login.factors, (FactorKind.CODE, event.now))))
+
+
+def _unasked(login: Login, event: Event) -> Step:
+    return _fail(login, event, f"{type(event).__name__} while `{login.phase.value}`")
+
+
+def _finish(login: Login) -> Step:
+    factors = tuple(kind for kind, _ in login.factors)
+    return replace(login, phase=Phase.DONE), (
+        Succeeded(person=login.person, factors=factors),
+        Reply(message=Verdict(outcome=Outcome.DONE, person=login.person)),
+    )
+
+
+def _fail(login: Login, event: Event, reason: str, *, name: str = "", counts: bool = False) -> Step:
+    """One failure more, and back to where the next attempt begins; the reply does not depend on the reason."""
+    login = replace(
+        login, failures=login.failures + 1, phase=Phase.HALFWAY if login.person else Phase.FRESH, trying=None
+    )
+    failed = Failed(
+        person=name or login.person or _named(event), method=_METHOD[type(event)], reason=reason, counts=counts
+    )
+    if login.failures >= MAX_FAILURES:
+        login = replace(login, phase=Phase.CLOSED)
+        return login, (failed, _last_word(event), Close())
+    if isinstance(event, KeyOffered):
+        return login, (failed, Reply(message=Acceptable(ok=False)))
+    return login, (failed, _verdict(Outcome.REFUSED, _SECOND if login.person else _FIRST))
+
+
+def _named(event: Event) -> str:
+    """Whom a failure is about: the owner of a key as far as it is known, or the name that was claimed."""
+    if isinstance(event, KeyOffered | KeyProven) and event.owner is not None:
+        return event.owner.name
+    return event.claim if isinstance(event, _Asked) else ""
+
+
+def _cut(login: Login, event: Event, reason: str) -> Step:
+    failed = Failed(person=login.person or _named(event), method=_METHOD[type(event)], reason=reason, counts=False)
+    return replace(login, phase=Phase.CLOSED, trying=None), (failed, _last_word(event), Close())
+
+
+def _closed(login: Login, event: Event) -> Step:
+    return login, (_last_word(event), Close())
+
+
+def _last_word(event: Event) -> Reply:
+    if isinstance(event, KeyOffered):
+        return Reply(message=Acceptable(ok=False))
+    return _verdict(Outcome.DISCONNECT, [])
+
+
+def _verdict(outcome: Outcome, following: list[Method]) -> Reply:
+    return Reply(message=Verdict(outcome=outcome, next=list(following)))
+
+
+def _challenge() -> Reply:
+    return Reply(message=Challenge(name="", instructions="", prompts=[(PROMPT, False)]))
+
+
+_METHOD: Final[dict[type, Method]] = {
+    KeyOffered: Method.PUBLIC_KEY,
+    KeyProven: Method.PUBLIC_KEY,
+    PasswordTried: Method.PASSWORD,
+    PasswordChecked: Method.PASSWORD,
+    CodeAsked: Method.CODE,
+    CodeAnswered: Method.CODE,
+    CodeChecked: Method.CODE,
+}
+
+_TABLE: Final = cast(
+    "dict[tuple[Phase, type], Callable[[Login, Event], Step]]",
+    {
+        (Phase.FRESH, KeyOffered): _key_offered,
+        (Phase.FRESH, KeyProven): _key_proven,
+        (Phase.FRESH, PasswordTried): _password_tried,
+        (Phase.HALFWAY, CodeAsked): _code_asked,
+        (Phase.ASKED, CodeAsked): _code_asked,
+        (Phase.ASKED, CodeAnswered): _code_answered,
+    },
+)

@@ -1,0 +1,1 @@
+"""Second factors. The only folder that imports pyotp."""

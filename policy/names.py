@@ -1,0 +1,75 @@
+"""Names of persons, targets and accounts: what may be stored, so that no two look alike. Pure.
+
+Persons and targets are lower-case ASCII, so Unicode look-alikes, case and normalisation forms cannot make one name
+pass for another. Accounts keep their case, because targets tell it apart.
+"""
+
+import ipaddress
+import re
+import unicodedata
+from typing import Final
+
+from policy.model import PersonName, TargetName
+
+MAX_PERSON: Final = 64
+MAX_TARGET: Final = 128  # one part of a login string
+MAX_ACCOUNT: Final = 64
+
+_PERSON: Final = re.compile(r"[a-z0-9][a-z0-9._-]*(@[a-z0-9][a-z0-9._-]*)?", re.ASCII)
+_TARGET: Final = re.compile(r"[a-z0-9_][a-z0-9._-]*", re.ASCII)
+_ACCOUNT: Final = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.$\\+-]*", re.ASCII)
+
+_COMMON: Final = (
+    "admin administrator almalinux ansible apache azureuser backup bastion bin centos cloud-user core daemon "
+    "debian deploy ec2-user elasticsearch fedora git guest jenkins mariadb mongodb mysql nginx nobody opc "
+    "oracle pi postgres redis rocky root service sshd sys test toor ubuntu user vagrant www-data "
+)
+COMMON_ACCOUNTS: Final = frozenset(_COMMON.split())
+"""A person is one human. `ssh -J` sends the local user name as a claim, so a person named `root` would be claimed by
+everybody who works as root."""
+
+
+class BadName(ValueError):
+    """What is wrong with a name, fit for a person."""
+
+
+def check_person_name(name: str) -> PersonName:
+    """The name itself; BadName otherwise."""
+    _check("person", name, _PERSON, MAX_PERSON, "lower-case letters, digits, `.`, `_`, `-`, one `@`")
+    if name in COMMON_ACCOUNTS:
+        raise BadName(f"person name `{name}` is that of a common account: name the human, not the account")
+    return PersonName(name)
+
+
+def check_target_name(name: str) -> TargetName:
+    """The name itself; BadName otherwise."""
+    _check("target", name, _TARGET, MAX_TARGET, "lower-case letters, digits, `.`, `_`, `-`")
+    return TargetName(name)
+
+
+def check_account_name(name: str) -> str:
+    """The name itself; BadName otherwise. No `@`: the login string is split there."""
+    _check("account", name, _ACCOUNT, MAX_ACCOUNT, "letters, digits, `.`, `_`, `-`, `+`, `$`, `\\`")
+    return name
+
+
+def plain_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address; an IPv4 one that came through an IPv6 socket as what it is, a zone left out. ValueError."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _check(what: str, name: str, wanted: re.Pattern[str], most: int, words: str) -> None:
+    if not name:
+        raise BadName(f"{what} name is empty")
+    if len(name) > most:
+        raise BadName(f"{what} name has {len(name)} characters, want at most {most}")
+    if wanted.fullmatch(name):
+        return
+    if not name.isprintable():
+        raise BadName(f"{what} name holds a character that cannot be printed")
+    plain = unicodedata.normalize("NFKC", name).lower()
+    hint = f"; did you mean `{plain}`" if plain != name and wanted.fullmatch(plain) else ""
+    raise BadName(f"{what} name `{name}` is not made of {words}, beginning with a letter or digit{hint}")

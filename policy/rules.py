@@ -1,0 +1,340 @@
+"""policy.toml: who may do what. Text in, a frozen `RuleSet` or every problem with its line out. Pure.
+
+A file is a list of `[[rule]]`. Within a rule all keys must match; within a key any of its words may:
+
+    name     unique
+    effect   "allow" (default) or "forbid", which wins over every allow
+    who      roles, persons        one of the roles OR one of the persons; "*" is everybody
+    where    labels, targets       all of the labels AND one of the target names; "*" and "?" in names
+    as       accounts              "*" is every account; "$person" is the account named like the person
+    allow    channel kinds         what is allowed, or, in a forbid rule, what is forbidden; "*" is every kind
+    require  mfa, ticket, reason, approval
+    when     days, hours, zone
+    from     networks
+    limits   session, idle
+    record   sync, content
+
+An allow rule has to say who, where, as and allow: nothing widens by being left out. In a forbid rule what is left
+out means everybody, everywhere, every account, every kind.
+"""
+
+import hashlib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from policy.model import ChannelKind
+from policy.names import BadName, check_account_name, check_person_name
+from policy.toml_lines import key_lines, line_of
+from policy.toml_tables import Problem, Reading, Table, show
+from policy.windows import When, parse_days, parse_duration, parse_hours, parse_zone
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MAX_TEXT: Final = 1024 * 1024  # characters; 5000 rules of 200 characters, more than people can review
+MAX_PROBLEMS: Final = 200  # more than a terminal holds; the rest comes with the next run
+MAX_NAME: Final = 100  # characters of a rule's name: it stands in lists, logs and grants
+
+ALL_KINDS: Final = frozenset(ChannelKind)
+OWN_ACCOUNT: Final = "$person"
+
+_GLOB: Final = re.compile(r"[a-z0-9._*?-]+", re.ASCII)
+_ROLE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@/-]*|\*", re.ASCII)
+
+
+class Effect(StrEnum):
+    ALLOW = "allow"
+    FORBID = "forbid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Who:
+    roles: frozenset[str] = frozenset()
+    persons: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    labels: tuple[tuple[str, frozenset[str]], ...] = ()  # name, any of the values; "*": any value
+    targets: tuple[str, ...] = ()  # patterns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mfa:
+    max_age: timedelta | None  # None: proven in this very connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    by: tuple[str, ...]  # roles
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Require:
+    mfa: Mfa | None = None
+    ticket: str = ""  # name of a ticket system
+    reason: bool = False
+    approval: Approval | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """None in `who` ... `kinds` is possible in forbid rules only, and means all."""
+
+    name: str
+    line: int
+    effect: Effect
+    who: Who | None
+    where: Where | None
+    accounts: frozenset[str] | None
+    kinds: frozenset[ChannelKind]
+    require: Require
+    when: When | None
+    networks: tuple[Network, ...]  # empty: from everywhere
+    session: timedelta | None
+    idle: timedelta | None
+    record_sync: bool
+    keep_content: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleSet:
+    rules: tuple[Rule, ...] = ()
+    digest: str = ""  # SHA-256 of the text, hexadecimal: which version of the file decided
+
+
+class BadRules(Exception):
+    """All problems of a file, in the order of its lines."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def parse_rules(text: str, file: str = "policy.toml") -> RuleSet:
+    """Rules from the text of a file; BadRules with every problem at once."""
+    if len(text) > MAX_TEXT:
+        raise BadRules([Problem(file=file, line=1, rule="", key="", text=f"more than {MAX_TEXT} characters")])
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadRules([_syntax(file, error)]) from None
+    except ValueError as error:  # a number of 5000 digits, a date that no calendar has
+        raise BadRules([Problem(file=file, line=1, rule="", key="", text=f"not TOML: {error}")]) from None
+    reading = Reading(file, key_lines(text))
+    rules = _rules(reading, document)
+    if reading.problems:
+        raise BadRules(sorted(reading.problems, key=lambda problem: problem.line)[:MAX_PROBLEMS])
+    return RuleSet(rules=tuple(rules), digest=hashlib.sha256(text.encode()).hexdigest())
+
+
+def _syntax(file: str, error: Exception) -> Problem:
+    match = re.search(r"\(at line (\d+), column \d+\)", str(error))
+    message = re.sub(r" \(at .*\)$", "", str(error)).lower() if not isinstance(error, RecursionError) else "too deep"
+    return Problem(file=file, line=int(match[1]) if match else 1, rule="", key="", text=f"not TOML: {message}")
+
+
+def _rules(reading: Reading, document: dict[str, Any]) -> list[Rule]:
+    Table(reading, document, "").known("rule")
+    entries = document.get("rule", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        reading.problem("rule", f"got {show(entries)}, want tables that begin with `[[rule]]`")
+        return []
+    rules: list[Rule] = []
+    names: dict[str, int] = {}
+    for index, entry in enumerate(entries):
+        reading.at = ("rule", index)
+        reading.rule = str(index + 1)
+        name = _name(reading, entry)
+        reading.rule = name or reading.rule
+        line = line_of(reading.lines, reading.at)
+        if name in names:
+            reading.problem("name", f"stands already on line {names[name]}")
+        elif name:
+            names[name] = line
+        before = len(reading.problems)
+        rule = _rule(reading, entry, name, line)
+        if len(reading.problems) == before:
+            rules.append(rule)
+    return rules
+
+
+def _name(reading: Reading, entry: dict[str, Any]) -> str:
+    name = entry.get("name", "")
+    if not isinstance(name, str) or not name.strip():
+        reading.problem("name", f"got {show(name)}, want a name that people will read in logs")
+        return ""
+    if len(name) > MAX_NAME or not name.isprintable():
+        reading.problem("name", f"want at most {MAX_NAME} printable characters")
+        return ""
+    return name
+
+
+def _rule(reading: Reading, entry: dict[str, Any], name: str, line: int) -> Rule:
+    table = Table(reading, entry, "")
+    table.known(
+        "name", "effect", "who", "where", "as", "allow", "require", "when", "from", "limits", "record"
+    )  # fmt: skip
+    effect = Effect.ALLOW
+    if word := table.text("effect"):
+        effect = table.choice("effect", word, list(Effect)) or Effect.ALLOW
+    if effect is Effect.FORBID:
+        for key in ("require", "limits", "record"):
+            if key in entry:
+                reading.problem(key, "a forbid rule has no such key")
+    else:
+        for key, example in (
+            ("who", '{ roles = ["dba"] }'),
+            ("where", '{ labels = { env = "prod" } }'),
+            ("as", '["postgres"]'),
+            ("allow", '["shell"]'),
+        ):
+            if key not in entry:
+                reading.problem(key, f"missing, want something like `{key} = {example}`")
+    limits, record = table.table("limits"), table.table("record")
+    limits.known("session", "idle")
+    record.known("sync", "content")
+    return Rule(
+        name=name,
+        line=line,
+        effect=effect,
+        who=_who(table.table("who")) if "who" in entry else None,
+        where=_where(table.table("where")) if "where" in entry else None,
+        accounts=frozenset(table.words("as", _account)) if "as" in entry else None,
+        kinds=_kinds(table) if "allow" in entry else ALL_KINDS,
+        require=_require(table.table("require")),
+        when=_when(table.table("when")) if "when" in entry else None,
+        networks=tuple(table.words("from", _network)) if "from" in entry else (),
+        session=limits.parsed("session", parse_duration),
+        idle=limits.parsed("idle", parse_duration),
+        record_sync=record.flag("sync"),
+        keep_content=record.flag("content"),
+    )
+
+
+def _who(table: Table) -> Who:
+    table.known("roles", "persons")
+    table.some("roles", "persons")
+    return Who(
+        roles=frozenset(table.words("roles", _role)) if "roles" in table.entry else frozenset(),
+        persons=frozenset(table.words("persons", _person)) if "persons" in table.entry else frozenset(),
+    )
+
+
+def _where(table: Table) -> Where:
+    table.known("labels", "targets")
+    table.some("labels", "targets")
+    labels: list[tuple[str, frozenset[str]]] = []
+    if "labels" in table.entry:
+        inner = table.table("labels")
+        labels = [(key, frozenset(inner.words(key, _label, one=True))) for key in inner.entry]
+        if not labels:
+            table.problem("labels", "empty, want at least one label")
+    targets = tuple(table.words("targets", _glob)) if "targets" in table.entry else ()
+    return Where(labels=tuple(labels), targets=targets)
+
+
+def _kinds(table: Table) -> frozenset[ChannelKind]:
+    kinds: set[ChannelKind] = set()
+    for word in table.words("allow", str):
+        if word == "*":
+            kinds |= ALL_KINDS
+        elif (kind := table.choice("allow", word, list(ChannelKind))) is not None:
+            kinds.add(kind)
+    return frozenset(kinds)
+
+
+def _require(table: Table) -> Require:
+    table.known("mfa", "ticket", "reason", "approval")
+    mfa: Mfa | None = None
+    if "mfa" in table.entry and (word := table.text("mfa")):
+        age = None if word == "always" else table.parsed("mfa", _mfa_age)
+        mfa = Mfa(max_age=age)
+    approval: Approval | None = None
+    if "approval" in table.entry:
+        inner = table.table("approval")
+        inner.known("by", "count")
+        count = inner.entry.get("count", 1)
+        if type(count) is not int or not 1 <= count <= 10:
+            inner.problem("count", f"got {show(count)}, want 1 to 10")
+            count = 1
+        approval = Approval(by=tuple(inner.words("by", _role)), count=count)
+    ticket = table.text("ticket")
+    return Require(mfa=mfa, ticket=ticket, reason=table.flag("reason"), approval=approval)
+
+
+def _when(table: Table) -> When:
+    table.known("days", "hours", "zone")
+    table.some("days", "hours")
+    default = When()
+    days: frozenset[int] = frozenset().union(*table.words("days", parse_days, one=True)) if "days" in table.entry else (
+        default.days
+    )  # fmt: skip
+    hours = tuple(table.words("hours", parse_hours, one=True)) if "hours" in table.entry else default.hours
+    zone = table.parsed("zone", parse_zone) or default.zone
+    written = ", ".join(f"{key} {_plain(value)}" for key, value in table.entry.items())
+    return When(days=days, hours=hours, zone=zone, text=written)
+
+
+# --- words ------------------------------------------------------------------------------------------
+
+
+def _mfa_age(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError:
+        raise ValueError(f"got `{text[:40]}`, want a duration like `15m`, or `always`") from None
+
+
+def _role(text: str) -> str:
+    if not _ROLE.fullmatch(text):
+        raise ValueError(f"got `{text[:40]}`, want the name of a role")
+    return text
+
+
+def _person(text: str) -> str:
+    try:
+        return text if text == "*" else check_person_name(text)
+    except BadName as error:
+        raise ValueError(str(error)) from None
+
+
+def _account(text: str) -> str:
+    try:
+        return text if text in ("*", OWN_ACCOUNT) else check_account_name(text)
+    except BadName as error:
+        raise ValueError(str(error)) from None
+
+
+def _glob(text: str) -> str:
+    if not _GLOB.fullmatch(text):
+        raise ValueError(f"got `{text[:40]}`, want a target name in lower case; `*` and `?` stand for others")
+    return text
+
+
+def _label(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError("want a printable value; `*` stands for any")
+    return text
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        pass
+    try:
+        hint = f"; did you mean `{ipaddress.ip_network(text, strict=False)}`"
+    except ValueError:
+        hint = ""
+    raise ValueError(f"got `{text[:60]}`, want a network like `10.0.0.0/8`{hint}")
+
+
+def _plain(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
