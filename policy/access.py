@@ -51,7 +51,8 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
     if isinstance(decision, Deny):
         return await _denied(desk, talk, facts, decision, what)
     target, account = desk.roster.target(request.target), desk.roster.account(request.target, request.account)
-    assert target is not None and account is not None, "per invariant: decide denies what has no record"
+    assert target, "decide denies what has no record"
+    assert account, "decide denies what has no record"
     if not target.host_keys:
         return await desk.refuse(
             talk, "access-refused", "target has no pinned host key", *_unpinned(request.target), code=78, what=what
@@ -111,6 +112,10 @@ async def open_channel(desk: Authority, talk: Conversation, request: OpenChannel
     decision = decide(desk.rules, facts)
     if isinstance(decision, Deny):
         return await _denied(desk, talk, facts, decision, what, event="channel-refused", session=live.id)
+    forced = talk.speaker.force_command if talk.speaker else ""
+    if forced and (kind is not ChannelKind.EXEC or request.detail != forced):
+        why = "the certificate forces another command"
+        return await desk.refuse(talk, "channel-refused", why, why, what=what, session=live.id)
     if live.deadline <= trio.current_time():
         return await desk.refuse(talk, "channel-refused", "expired", NOT_LIVE, what=what, session=live.id)
     await desk.ledger.note(
@@ -122,7 +127,7 @@ async def open_channel(desk: Authority, talk: Conversation, request: OpenChannel
             source=live.source,
             session=live.id,
             detail={"kind": kind.value, "detail": request.detail} if request.detail else {"kind": kind.value},
-        )  # fmt: skip
+        )
     )
     return Allowed() if desk.sessions.of(talk, live.id) is live else Refused(code=77, cause=NOT_LIVE)
 
@@ -230,7 +235,7 @@ def facts_of(
         factors=desk.factors(talk, since),
         ticket=ticket,
         reason=reason,
-        withheld=talk.withheld,
+        withheld=talk.speaker.withheld if talk.speaker else frozenset(),
     )
 
 

@@ -4,20 +4,22 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import structlog
 import trio
 
 from policy.audit import Event, clean
+from policy.configuration import BadConfiguration, Configuration, read_all
 from policy.conversation import Conversation
+from policy.decide import Factor
 from policy.ledger import Ledger
 from policy.lockouts import Lockouts
 from policy.messages import Refused
 from policy.model import PolicySettings
 from policy.naming import counted, password
 from policy.passwords import Passwords
+from policy.proofs import Proofs
 from policy.roster import Roster
 from policy.rules import RuleSet
 from policy.sessions import Live, Sessions
@@ -36,7 +38,7 @@ class Authority:
     """One policyd. `rules` is replaced as a whole when the file is read again."""
 
     settings: PolicySettings
-    rules_path: Path
+    config: Configuration
     rules: RuleSet
     ledger: Ledger
     roster: Roster
@@ -44,11 +46,42 @@ class Authority:
     host_ca: PrivateKey = field(repr=False)
     user_ca: PrivateKey = field(repr=False)
     trusted_cas: frozenset[bytes]  # public key blobs whose user certificates prove a person
+    revoked_keys: frozenset[str]  # fingerprints that prove nobody any more
     sessions: Sessions
     lockouts: Lockouts
     workers: Workers = field(default_factory=Workers)
     passwords: Passwords = field(default_factory=Passwords)
+    proofs: Proofs = field(default_factory=Proofs)
     _changing: trio.Lock = field(default_factory=trio.Lock)  # memory follows the database in the same order
+
+    def factors(self, talk: Conversation, since: float | None = None) -> tuple[Factor, ...]:
+        """What proves the person of a conversation, here and remembered; ages count to `since`, or to now."""
+        now = trio.current_time() if since is None else since
+        return self.proofs.factors(talk.person, talk.source, talk.factors, now)
+
+    def revoked(self, ca: str, _serial: int, key: str) -> bool:
+        """Whether a user certificate was revoked, by the key it certifies or by its CA."""
+        return bool({ca, key} & self.revoked_keys)
+
+    async def reload(self, who: str, source: str) -> list[str]:
+        """Read the rules again; the problems that keep the old ones in force."""
+        try:
+            rules, trusted, revoked = await trio.to_thread.run_sync(read_all, self.config)
+        except BadConfiguration as error:
+            structlog.get_logger().error("rules-kept", problems=error.problems[:20])
+            await self.ledger.note(
+                Event(
+                    event="reload-refused", who=who, source=source, why=error.problems[0], what=str(self.config.rules)
+                )
+            )
+            return error.problems
+        detail = {"rules": str(len(rules.rules)), "digest": rules.digest, "before": self.rules.digest}
+        await self.ledger.note(
+            Event(event="reload", who=who, source=source, what=str(self.config.rules), detail=detail)
+        )
+        self.rules, self.trusted_cas, self.revoked_keys = rules, trusted, revoked
+        structlog.get_logger().info("rules", rules=len(rules.rules), digest=rules.digest)
+        return []
 
     async def refuse(
         self, talk: Conversation, event: str, why: str, cause: str, hint: str = "",
@@ -62,7 +95,7 @@ class Authority:
         await self.ledger.note(
             Event(event=event, who=talk.who, what=what, why=why, source=talk.source, session=session, ref=ref)
         )
-        return Refused(code=code, cause=cause, hint=hint, ref=ref)
+        return Refused(code=code, cause=clean(cause, 512), hint=clean(hint, 512), ref=ref)
 
     async def refuse_access(self, talk: Conversation, what: str, why: str) -> Refused:
         """Say no to a name or a right, in words that do not tell which."""

@@ -3,6 +3,7 @@
 `state`, `run` and `rules` count from the file's folder, the database and the master key from `state`.
 """
 
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ import msgspec
 
 from policy.model import PolicySettings
 from policy.rules import BadRules, RuleSet, parse_rules
+from policy.sshkeys import parse_authorized_key
+from policy.sshwire import BadKey
+
+_FINGERPRINT: Final = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 MAX_FILE: Final = 4 * 1024 * 1024
 """Bytes of a configuration file. 5,000 rules are 1 MB; /dev/zero is more."""
@@ -73,6 +78,28 @@ def read_rules(path: Path) -> RuleSet:
         return parse_rules(_text(path), str(path))
     except BadRules as error:
         raise BadConfiguration([str(problem) for problem in error.problems]) from None
+
+
+def read_all(config: Configuration) -> tuple[RuleSet, frozenset[bytes], frozenset[str]]:
+    """Rules, blobs of trusted CAs, revoked fingerprints; BadConfiguration with every problem of the first bad file."""
+    base, settings = config.path.parent, config.policy
+    trusted = _lines(base / settings.trusted_user_cas) if settings.trusted_user_cas else []
+    revoked = _lines(base / settings.revoked_keys) if settings.revoked_keys else []
+    cas = set()
+    for number, line in trusted:
+        try:
+            cas.add(parse_authorized_key(line).key.blob)
+        except BadKey as error:
+            raise BadConfiguration([f"{base / settings.trusted_user_cas}:{number}: {error}"]) from None
+    for number, line in revoked:
+        if not _FINGERPRINT.fullmatch(line):
+            raise BadConfiguration([f"{base / settings.revoked_keys}:{number}: want SHA256:... as of `ssh-keygen -l`"])
+    return read_rules(config.rules), frozenset(cas), frozenset(line for _, line in revoked)
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    lines = enumerate(_text(path).splitlines(), 1)
+    return [(number, line.strip()) for number, line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _text(path: Path) -> str:

@@ -8,8 +8,10 @@ import structlog
 import trio
 
 from policy.audit import Event
+from policy.credentials import Speaker
+from policy.decide import FactorKind
+from policy.login import Login
 from policy.messages import MAX_MESSAGE, Hello, Refused, Reply, Rows, encode
-from policy.model import ChannelKind
 from policy.peers import Peer
 
 SEND_SECONDS: Final = 10.0
@@ -35,6 +37,10 @@ class State(StrEnum):
     OVER = "over"  # nothing is accepted; the socket is closed after the reply
 
 
+class Violation(Exception):
+    """The peer said what it may not say; the text is for the log."""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Conversation:
     """Owned by the task that reads it; others only `push` and `close`."""
@@ -46,8 +52,9 @@ class Conversation:
     hello: Hello | None = None
     person: str = ""  # set once, when the login is done
     operator: str = ""  # who stands behind the admin socket, and with what words
-    withheld: frozenset[ChannelKind] = frozenset()  # kinds that the certificate of the login does not permit
-    login: Any = None  # the login under way, owned by policy.authenticate
+    login: Login = field(default_factory=Login)
+    factors: tuple[tuple[FactorKind, float], ...] = ()  # proven here, and when by trio's clock
+    speaker: Speaker | None = None  # the certificate of the login, with its limits
     used: set[type] = field(default_factory=set)  # requests that are accepted once
     sessions: set[str] = field(default_factory=set)
     _sending: trio.Lock = field(default_factory=trio.Lock)

@@ -20,7 +20,7 @@ import trio
 from policy import access, authenticate, dial, directory, estate, factors, watch
 from policy import messages as m
 from policy.authority import Authority
-from policy.conversation import Conversation, State
+from policy.conversation import Conversation, State, Violation
 from policy.ledger import LedgerError
 from policy.naming import CommandRefused
 from policy.peers import Oversized, receive
@@ -29,6 +29,8 @@ FIRST_WORD_SECONDS: Final = 10.0
 """From connect to the first request; both our clients speak at once."""
 PROVING_SECONDS: Final = 180.0
 """For a whole login. The gateway cuts people off after 30; this ends what a broken gateway forgets."""
+HANG_UP_SECONDS: Final = 5.0
+"""For writing down which sessions were interrupted; what is not written is found at the next start."""
 COMMANDS_AT_ONCE: Final = 4
 """Commands under way in one conversation; some wait 10 s for a scan."""
 
@@ -115,10 +117,6 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
 )
 
 
-class Violation(Exception):
-    """The peer said what it may not say; the text is for the log."""
-
-
 async def converse(desk: Authority, talk: Conversation) -> None:
     """Serve one connection until it ends; what it held is given back."""
     log = talk.log()
@@ -136,15 +134,22 @@ async def converse(desk: Authority, talk: Conversation) -> None:
             except Exception as error:
                 # A fault of ours in one conversation must not end the others; it has had no answer, so it got nothing.
                 log.critical("handler-failed", error=type(error).__name__, where=_frames(error))
-            talk.state = State.OVER
-            talk.close()
-            desk.workers.leave(talk)
-            try:
-                await desk.sessions.end_conversation(talk)
-            except LedgerError as error:
-                log.error("sessions-not-ended", error=str(error))
+            finally:
+                await _hang_up(desk, talk)
     finally:
         talk.close()
+
+
+async def _hang_up(desk: Authority, talk: Conversation) -> None:
+    """Give back what the conversation held, also while policyd stops."""
+    talk.state = State.OVER
+    talk.close()
+    desk.workers.leave(talk)
+    with trio.CancelScope(shield=True), trio.move_on_after(HANG_UP_SECONDS):
+        try:
+            await desk.sessions.end_conversation(talk)
+        except LedgerError as error:
+            talk.log().error("sessions-not-ended", error=str(error))
 
 
 async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery, turns: trio.CapacityLimiter) -> None:

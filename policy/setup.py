@@ -88,7 +88,7 @@ def open_state(config: Configuration) -> State:
         head = audit.recover(kept, store.in_batches(tables, start=max(kept.seq, 1) if kept else 1))
     if head is None:
         raise NotReady(
-            "the audit trail does not reach its kept head: rows were cut off or altered, or an old database was put back",
+            "the audit trail does not reach its kept head: it was cut or altered, or an old database was put back",
             "find out why; then accept the trail as it is with `bastion-policyd db accept-trail`",
         )
     return State(store=database, vault=vault, host_ca=host_ca, user_ca=user_ca, head_file=head_file, head=head)

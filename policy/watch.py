@@ -88,6 +88,6 @@ async def reload(desk: Authority, talk: Conversation, _: Reload) -> Done:
     problems = await desk.reload(talk.who, talk.source)
     if problems:
         raise CommandRefused(
-            "the old rules stay in force:\n" + "\n".join(problems), f"correct {desk.rules_path}", code=78
+            "the old rules stay in force:\n" + "\n".join(problems), f"correct {desk.config.rules}", code=78
         )
     return Done(text=f"{counted(len(desk.rules.rules), 'rule')} in force", data={"rules": str(len(desk.rules.rules))})
