@@ -15,6 +15,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -83,6 +84,18 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
     cut = text[:limit]
     shown = cut if cut.isprintable() else "".join(c if c.isprintable() else f"\\u{{{ord(c):x}}}" for c in cut)
     return shown if len(text) <= limit else f"{shown}… ({len(text)} characters)"
+
+
+def columns(row: AuditRow) -> list[str]:
+    """A row for people: seq, at, event, who, what, why, source, session, ref, detail."""
+    try:
+        fields = msgspec.json.decode(row.body, type=Event)
+    except msgspec.MsgspecError:
+        return [str(row.seq), "", row.event, *[""] * 6, "this row is damaged: run `bastion audit verify`"]
+    at = datetime.fromtimestamp(row.at // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    detail = "; ".join(f"{key}={value}" for key, value in fields.detail.items())
+    names = ("event", "who", "what", "why", "source", "session", "ref")
+    return [str(row.seq), at, *(clean(getattr(fields, name)) for name in names), clean(detail, 4 * MAX_TEXT)]
 
 
 def chain(head: Head, entries: Iterable[tuple[int, Event]]) -> list[AuditRow]:
@@ -186,7 +199,14 @@ class HeadFile:
 
     def save(self, head: Head) -> None:
         """Never overwrites the slot that `load` would choose."""
-        turn = self._stale_slot()
+        self._write(head, self._stale_slot())
+
+    def force(self, head: Head) -> None:
+        """In both slots: an operator accepts a trail that is shorter than what was kept."""
+        self._write(head, 0)
+        self._write(head, 1)
+
+    def _write(self, head: Head, turn: int) -> None:
         handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             os.pwrite(handle, _SLOT.pack(head.seq, head.hash, self._mac(head)), turn * _SLOT_AT)

@@ -79,6 +79,10 @@ class Ledger:
         except StoreError as error:
             raise LedgerError(str(error)) from None
 
+    def kept_head(self) -> Head | None:
+        """The head as it stands outside the database."""
+        return self._head_file.load()
+
     async def run(self) -> None:
         """Write batches until cancelled; what was taken from the queue is finished first."""
         async with self._receive:
@@ -106,11 +110,14 @@ class Ledger:
             # Here the rows are on disk. If we die before the head is, `audit.recover` takes them at the next start.
             if rows:
                 self._head = Head(seq=rows[-1].seq, hash=rows[-1].hash)
-                self._head_file.save(self._head)
-        except (StoreError, OSError) as error:
+        except StoreError as error:
             log.error("audit-write-failed", error=str(error), changes=len(jobs))
             for job in jobs:
                 job.error = LedgerError("the database cannot be written")
+            return
+        # An error here ends policyd: what was committed cannot be taken back, and a trail without its head is not
+        # protected against being cut.
+        self._head_file.save(self._head)
 
     def _apply(self, tables: Tables, job: _Job) -> bool:
         try:

@@ -16,9 +16,9 @@ from sqlalchemy.exc import DatabaseError, DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from policy.store import migrate
-from policy.store.tables import Conflict, Tables
+from policy.store.tables import Conflict, Tables, in_batches
 
-__all__ = ["Conflict", "Store", "StoreError", "Tables", "create", "open_store", "status"]
+__all__ = ["Conflict", "Store", "StoreError", "Tables", "create", "in_batches", "open_store", "status"]
 
 BUSY_SECONDS = 5.0
 """How long a statement waits for another process's lock; a decision that takes longer is denied anyway."""

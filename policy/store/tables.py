@@ -246,6 +246,22 @@ class Tables:
             .values(ended=now, reason=reason, ended_by=by, bytes_in=bytes_in, bytes_out=bytes_out)
         )
 
+    def count_bytes(self, ident: str, bytes_in: int, bytes_out: int) -> None:
+        """What an ended session moved; only the first count is taken."""
+        self._db.execute(
+            update(s.session)
+            .where(s.session.c.id == ident, s.session.c.bytes_in == 0, s.session.c.bytes_out == 0)
+            .values(bytes_in=bytes_in, bytes_out=bytes_out)
+        )
+
+    def last_use(self, target: str, account: str) -> int | None:
+        """When a session on this account was granted last."""
+        query = select(func.max(s.session.c.granted))
+        found: int | None = self._db.execute(
+            query.where(s.session.c.target == target, s.session.c.account == account)
+        ).scalar()
+        return found
+
     def sessions(self, *, all: bool = False, limit: int = 1000) -> list[Session]:  # noqa: A002 - the word of the command
         """Newest first; without `all` only those that have not ended."""
         query = select(s.session).order_by(s.session.c.granted.desc(), s.session.c.id.desc()).limit(limit)
@@ -294,9 +310,9 @@ class Tables:
         return bool(self._db.execute(statement).rowcount)
 
 
-def in_batches(tables: Tables, size: int = 1000) -> Iterator[AuditRow]:
-    """Every audit row in order, `size` at a time in memory."""
-    seq = 0
+def in_batches(tables: Tables, *, start: int = 0, size: int = 1000) -> Iterator[AuditRow]:
+    """Every audit row from `start` on, in order, `size` at a time in memory."""
+    seq = start
     while rows := tables.audit_from(seq, size):
         yield from rows
         seq = rows[-1].seq + 1

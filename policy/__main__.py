@@ -1,0 +1,138 @@
+"""`bastion-policyd`: the policy authority of a bastion."""
+
+import argparse
+import ctypes
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Final, NoReturn
+
+import structlog
+
+_PR_SET_DUMPABLE: Final = 4
+EXIT_USAGE: Final = 64
+EXIT_MISCONFIGURED: Final = 78
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one of `serve`, `init`, `db upgrade`, `db status`, `db accept-trail`."""
+    _hide_memory()
+    arguments = _parser().parse_args(argv)
+    _log_json()
+    from policy.configuration import BadConfiguration
+    from policy.naming import CommandRefused
+    from policy.peers import SocketError
+    from policy.setup import NotReady
+    from policy.store import StoreError
+    from policy.vault import VaultError
+
+    try:
+        arguments.run(arguments)
+    except BadConfiguration as error:
+        _fail("\n".join(error.problems), "")
+    except (NotReady, StoreError, VaultError, CommandRefused) as error:
+        _fail(error.cause, error.hint)
+    except SocketError as error:
+        _fail(str(error), "")
+    except OSError as error:
+        _fail(f"{error.filename or 'system'}: {(error.strerror or str(error)).lower()}", "")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bastion-policyd", description="The policy authority of a bastion.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="decide, until SIGTERM")
+    serve.set_defaults(run=_serve)
+    init = commands.add_parser("init", help="make the database, the master key, the CAs and the first administrator")
+    init.add_argument("--admin", default="", metavar="NAME")
+    init.add_argument("--admin-key", action="append", default=[], metavar="LINE", help="authorized_keys line")
+    init.set_defaults(run=_init)
+    database = commands.add_parser("db", help="the database").add_subparsers(required=True, metavar="COMMAND")
+    upgrade = database.add_parser("upgrade", help="bring it to the version of this program")
+    upgrade.set_defaults(run=_upgrade)
+    status = database.add_parser("status", help="show its version")
+    status.set_defaults(run=_status)
+    accept = database.add_parser("accept-trail", help="go on from a damaged audit trail; keeps that as an event")
+    accept.set_defaults(run=_accept)
+    for command in (serve, init, upgrade, status, accept):
+        command.add_argument("--config", required=True, type=Path, metavar="FILE", help="bastion.toml")
+    return parser
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    import trio
+
+    from policy.configuration import read_configuration
+    from policy.daemon import serve
+
+    trio.run(serve, read_configuration(arguments.config))
+
+
+def _init(arguments: argparse.Namespace) -> None:
+    from policy.configuration import read_configuration
+    from policy.setup import make_state
+
+    for line in make_state(read_configuration(arguments.config), arguments.admin, arguments.admin_key):
+        print(f"made {line}")
+
+
+def _upgrade(arguments: argparse.Namespace) -> None:
+    from policy import store
+    from policy.configuration import read_configuration
+
+    config = read_configuration(arguments.config)
+    before, wanted = store.status(config.policy.database, config.state)
+    if before is None:
+        raise store.StoreError("the database is empty", "run `bastion-policyd init`")
+    store.create(config.policy.database, config.state).close()
+    print(f"database schema {wanted}" if before == wanted else f"database schema {before} -> {wanted}")
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from policy import store
+    from policy.configuration import read_configuration
+
+    config = read_configuration(arguments.config)
+    found, wanted = store.status(config.policy.database, config.state)
+    print(f"database schema {found or 'none'}, this program needs {wanted}")
+    if found != wanted:
+        raise store.StoreError("the versions differ", "run `bastion-policyd db upgrade`")
+
+
+def _accept(arguments: argparse.Namespace) -> None:
+    from policy.configuration import read_configuration
+    from policy.setup import accept_trail
+
+    print(accept_trail(read_configuration(arguments.config)))
+
+
+def _hide_memory() -> None:
+    """No core dump and no ptrace by others of our user: this memory holds every secret."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        _fail(f"prctl: {os.strerror(ctypes.get_errno()).lower()}", "")
+
+
+def _log_json() -> None:
+    """One event, one line of JSON on standard error. Exceptions never bring values along."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(ensure_ascii=True),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _fail(cause: str, hint: str) -> NoReturn:
+    for line in (cause, hint):
+        if line:
+            print(f"bastion: {line}", file=sys.stderr)
+    sys.exit(EXIT_MISCONFIGURED)
+
+
+if __name__ == "__main__":
+    main()

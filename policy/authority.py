@@ -1,0 +1,147 @@
+"""What every handler works with, and the ways to say no."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
+
+from policy.audit import Event, clean
+from policy.configuration import BadConfiguration, Configuration, read_all
+from policy.conversation import Conversation
+from policy.decide import Factor
+from policy.ledger import Ledger
+from policy.lockouts import Lockouts
+from policy.messages import Refused
+from policy.model import PolicySettings
+from policy.naming import counted, password
+from policy.passwords import Passwords
+from policy.proofs import Proofs
+from policy.roster import Roster
+from policy.rules import RuleSet
+from policy.sessions import Live, Sessions
+from policy.sshkeys import PrivateKey
+from policy.store import Tables
+from policy.store.records import Account, Person, Target
+from policy.vault import Secret, Vault
+from policy.workers import Workers
+
+NO_ACCESS: Final = "no access to this account on this target"
+"""The same words for a target that does not exist, an account that does not, and one that is not allowed."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Authority:
+    """One policyd. `rules` is replaced as a whole when the file is read again."""
+
+    settings: PolicySettings
+    config: Configuration
+    rules: RuleSet
+    ledger: Ledger
+    roster: Roster
+    vault: Vault
+    host_ca: PrivateKey = field(repr=False)
+    user_ca: PrivateKey = field(repr=False)
+    trusted_cas: frozenset[bytes]  # public key blobs whose user certificates prove a person
+    revoked_keys: frozenset[str]  # fingerprints that prove nobody any more
+    sessions: Sessions
+    lockouts: Lockouts
+    workers: Workers = field(default_factory=Workers)
+    passwords: Passwords = field(default_factory=Passwords)
+    proofs: Proofs = field(default_factory=Proofs)
+    _changing: trio.Lock = field(default_factory=trio.Lock)  # memory follows the database in the same order
+
+    def factors(self, talk: Conversation, since: float | None = None) -> tuple[Factor, ...]:
+        """What proves the person of a conversation, here and remembered; ages count to `since`, or to now."""
+        now = trio.current_time() if since is None else since
+        return self.proofs.factors(talk.person, talk.source, talk.factors, now)
+
+    def revoked(self, ca: str, _serial: int, key: str) -> bool:
+        """Whether a user certificate was revoked, by the key it certifies or by its CA."""
+        return bool({ca, key} & self.revoked_keys)
+
+    async def reload(self, who: str, source: str) -> list[str]:
+        """Read the rules again; the problems that keep the old ones in force."""
+        try:
+            rules, trusted, revoked = await trio.to_thread.run_sync(read_all, self.config)
+        except BadConfiguration as error:
+            structlog.get_logger().error("rules-kept", problems=error.problems[:20])
+            await self.ledger.note(
+                Event(
+                    event="reload-refused", who=who, source=source, why=error.problems[0], what=str(self.config.rules)
+                )
+            )
+            return error.problems
+        detail = {"rules": str(len(rules.rules)), "digest": rules.digest, "before": self.rules.digest}
+        await self.ledger.note(
+            Event(event="reload", who=who, source=source, what=str(self.config.rules), detail=detail)
+        )
+        self.rules, self.trusted_cas, self.revoked_keys = rules, trusted, revoked
+        structlog.get_logger().info("rules", rules=len(rules.rules), digest=rules.digest)
+        return []
+
+    async def refuse(
+        self, talk: Conversation, event: str, why: str, cause: str, hint: str = "",
+        *, code: int = 77, what: str = "", session: str = "",
+    ) -> Refused:  # fmt: skip
+        """Say no: `cause` and `hint` to the person, `why` to the audit trail and the log, one `ref` to all three."""
+        ref = secrets.token_hex(4)
+        structlog.get_logger().warning(
+            event, who=talk.who, what=clean(what), why=clean(why), source=talk.source, session=session, ref=ref
+        )
+        await self.ledger.note(
+            Event(event=event, who=talk.who, what=what, why=why, source=talk.source, session=session, ref=ref)
+        )
+        return Refused(code=code, cause=clean(cause, 512), hint=clean(hint, 512), ref=ref)
+
+    async def refuse_access(self, talk: Conversation, what: str, why: str) -> Refused:
+        """Say no to a name or a right, in words that do not tell which."""
+        return await self.refuse(
+            talk, "access-refused", why, NO_ACCESS, "see what you may use: `ssh BASTION ls`", what=what
+        )
+
+    async def change_person(self, name: str, change: Callable[[Tables], object], event: Event) -> None:
+        """Change a person in the database and in memory, one change after the other. Conflict, or LedgerError."""
+
+        def run(t: Tables) -> Person | None:
+            change(t)
+            return next(iter(t.persons(name)), None)
+
+        async with self._changing:
+            self.roster.put_person(name, await self.ledger.write(run, event))
+
+    async def change_target(self, name: str, change: Callable[[Tables], object], event: Event) -> None:
+        """The same for a target with its accounts."""
+
+        def run(t: Tables) -> tuple[Target | None, list[Account]]:
+            change(t)
+            return next(iter(t.targets(name)), None), t.accounts(name)
+
+        async with self._changing:
+            self.roster.put_target(name, *await self.ledger.write(run, event))
+
+    async def hashed(self, text: str) -> str:
+        """The PHC string of a new password; empty for none."""
+        return await self.passwords.hash(Secret(password(text))) if text else ""
+
+    async def end_person(self, person: str, by: str, reason: str) -> int:
+        """End what a person has open; how many sessions that were."""
+        return await self._end(self.sessions.of_person(person), by, reason)
+
+    async def end_target(self, target: str, by: str, reason: str, *, account: str = "") -> int:
+        """End what is open on a target, or on one account of it."""
+        open_there = [live for live in self.sessions.all() if live.target == target]
+        return await self._end([live for live in open_there if account in ("", live.account)], by, reason)
+
+    async def _end(self, lives: list[Live], by: str, reason: str) -> int:
+        async with trio.open_nursery() as nursery:  # a gateway that does not read must not save the others' sessions
+            for live in lives:
+                nursery.start_soon(partial(self.sessions.end, live, reason=reason, by=by, event="session-kill"))
+        return len(lives)
+
+
+def ended_note(sessions: int) -> str:
+    return f"; ended {counted(sessions, 'live session')}" if sessions else ""

@@ -1,0 +1,110 @@
+"""One connection to policyd, from first word to end: its state, who it speaks for, and what it may still use."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+import structlog
+import trio
+
+from policy.audit import Event
+from policy.credentials import Speaker
+from policy.decide import FactorKind
+from policy.login import Login
+from policy.messages import MAX_MESSAGE, Hello, Refused, Reply, Rows, encode
+from policy.peers import Peer
+
+SEND_SECONDS: Final = 10.0
+"""A peer that does not read for so long is gone or hostile; what it holds back is a kill that must arrive."""
+
+
+class Door(StrEnum):
+    """Which socket the peer came to."""
+
+    GATEWAY = "gateway"
+    ADMIN = "admin"
+
+
+class State(StrEnum):
+    """The states of `policy.monitor`'s table."""
+
+    GATEWAY_NEW = "gateway-new"
+    ADMIN_NEW = "admin-new"
+    PROVING = "proving"
+    PERSON = "person"
+    WORKER = "worker"
+    OPERATOR = "operator"
+    OVER = "over"  # nothing is accepted; the socket is closed after the reply
+
+
+class Violation(Exception):
+    """The peer said what it may not say; the text is for the log."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Conversation:
+    """Owned by the task that reads it; others only `push` and `close`."""
+
+    ident: int
+    connection: trio.socket.SocketType
+    peer: Peer
+    state: State
+    hello: Hello | None = None
+    person: str = ""  # set once, when the login is done
+    operator: str = ""  # who stands behind the admin socket, and with what words
+    login: Login = field(default_factory=Login)
+    factors: tuple[tuple[FactorKind, float], ...] = ()  # proven here, and when by trio's clock
+    speaker: Speaker | None = None  # the certificate of the login, with its limits
+    used: set[type] = field(default_factory=set)  # requests that are accepted once
+    sessions: set[str] = field(default_factory=set)
+    _sending: trio.Lock = field(default_factory=trio.Lock)
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, for the audit trail."""
+        return self.hello.source if self.hello else str(self.peer)
+
+    @property
+    def who(self) -> str:
+        return self.person or self.operator
+
+    def event(self, event: str, what: str = "", detail: dict[str, str] | None = None, *, why: str = "") -> Event:
+        """An audit event about something that was asked for here; empty details are left out."""
+        shown = {key: value for key, value in (detail or {}).items() if value}
+        return Event(event=event, who=self.who, what=what, why=why, source=self.source, detail=shown)
+
+    async def reply(self, ident: int, body: Reply) -> None:
+        """Answer a request; a peer that does not read for SEND_SECONDS loses the connection."""
+        data = encode(ident, body)
+        if len(data) > MAX_MESSAGE:
+            data = encode(ident, _shorter(body, len(data)))
+        try:
+            with trio.fail_after(SEND_SECONDS):
+                async with self._sending:
+                    await self.connection.send(data)
+        except (OSError, trio.TooSlowError, trio.ClosedResourceError):
+            self.close()
+
+    async def push(self, body: Reply) -> None:
+        """Say something unasked."""
+        await self.reply(0, body)
+
+    def close(self) -> None:
+        """From any task; the reading task notices, and ends the sessions."""
+        self.connection.close()
+
+    def log(self) -> Any:
+        return structlog.get_logger().bind(conversation=self.ident, peer=str(self.peer), source=self.source)
+
+
+def _shorter(body: Reply, size: int) -> Reply:
+    """A table cut to what one message holds, and said so; nothing else can grow that long."""
+    if not isinstance(body, Rows):
+        return Refused(code=69, cause="the answer is too long for one message")
+    keep = len(body.rows)
+    while keep and size > MAX_MESSAGE:
+        keep = min(keep - 1, keep * MAX_MESSAGE // size)
+        note = f"{len(body.rows) - keep} of {len(body.rows)} rows are left out: the answer is too long"
+        cut = Rows(columns=body.columns, rows=body.rows[:keep], note=f"{body.note}; {note}" if body.note else note)
+        size = len(encode(1, cut))
+    return cut

@@ -1,0 +1,201 @@
+"""policyd itself: two sockets, a task per conversation, deadlines, reload, watchdog."""
+
+import itertools
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+from trio.socket import SocketType
+
+from policy import monitor, roster
+from policy.audit import Event
+from policy.authority import Authority
+from policy.configuration import Configuration, read_all
+from policy.conversation import Conversation, State
+from policy.ledger import Ledger, LedgerError
+from policy.lockouts import Lockouts
+from policy.peers import ADMIN_SOCKET, GATEWAY_SOCKET, group_of, listen, peer_of, welcome
+from policy.sessions import Sessions, interrupted
+from policy.setup import open_state
+from policy.store import Tables
+
+MAX_CONVERSATIONS: Final = {State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32}
+"""One for each connection of a person, and what a gateway lets in before login; operators are few."""
+HOUSEKEEPING_SECONDS: Final = 3600.0
+DRAIN_SECONDS: Final = 5.0
+"""From SIGTERM to the end: conversations say what they have to, sessions are marked as ended."""
+
+log = structlog.get_logger()
+
+
+async def serve(config: Configuration) -> None:
+    """Serve until SIGTERM or SIGINT. What open_state and read_all raise says why it cannot start."""
+    rules, trusted, revoked = read_all(config)
+    state = open_state(config)
+    with state.store.read() as tables:
+        everyone = roster.load(tables)
+        past = tables.failures(time.time_ns() - config.policy.lock_minutes * 60_000_000_000)
+    lockouts = Lockouts(config.policy)
+    lockouts.load(past)
+    ledger = Ledger(state.store, state.head_file, state.head)
+    desk = Authority(
+        settings=config.policy,
+        config=config,
+        rules=rules,
+        ledger=ledger,
+        roster=everyone,
+        vault=state.vault,
+        host_ca=state.host_ca,
+        user_ca=state.user_ca,
+        trusted_cas=trusted,
+        revoked_keys=revoked,
+        sessions=Sessions(ledger),
+        lockouts=lockouts,
+    )
+    gateway, operators = _sockets(config)
+    try:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async with trio.open_nursery() as writing:  # outlives the conversations: their ends are written, too
+                writing.start_soon(ledger.run)
+                await _run(desk, gateway, operators, signals)
+                writing.cancel_scope.cancel()
+    finally:
+        gateway.close()
+        operators.close()
+        state.store.close()
+
+
+async def _run(desk: Authority, gateway: SocketType, operators: SocketType, signals: AsyncIterator[int]) -> None:
+    await _end_leftovers(desk)
+    detail = {"rules": str(len(desk.rules.rules)), "digest": desk.rules.digest, "pid": str(os.getpid())}
+    await desk.ledger.note(Event(event="start", who="policyd", detail=detail))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.sessions.expire, nursery)
+        nursery.start_soon(_housekeeping, desk)
+        nursery.start_soon(_watchdog, desk)
+        nursery.start_soon(_accept, desk, gateway, State.GATEWAY_NEW)
+        nursery.start_soon(_accept, desk, operators, State.ADMIN_NEW)
+        log.info("ready", rules=len(desk.rules.rules), persons=len(desk.roster.persons()), socket=gateway.getsockname())
+        _tell_systemd("READY=1")
+        async for number in signals:
+            if number != signal.SIGHUP:
+                break
+            _tell_systemd("RELOADING=1")
+            await desk.reload("policyd", "SIGHUP")
+            _tell_systemd("READY=1")
+        _tell_systemd("STOPPING=1")
+        log.info("stopping", sessions=len(desk.sessions))
+        nursery.cancel_scope.cancel()
+    with trio.move_on_after(DRAIN_SECONDS):
+        await desk.ledger.note(Event(event="stop", who="policyd"))
+
+
+async def _accept(desk: Authority, listener: SocketType, first: State) -> None:
+    numbers, open_now = itertools.count(1), trio.CapacityLimiter(MAX_CONVERSATIONS[first])
+    group = group_of(Path(listener.getsockname()))
+    async with trio.open_nursery() as nursery:
+        while True:
+            try:
+                connection, _ = await listener.accept()
+            except OSError as error:  # out of file descriptors: those that are open go on
+                log.error("accept-failed", error=error.strerror)
+                await trio.sleep(0.5)
+                continue
+            peer = peer_of(connection)
+            if not welcome(peer, group) or open_now.available_tokens < 1:
+                log.warning("peer-refused", peer=str(peer), socket=first, open=open_now.borrowed_tokens)
+                connection.close()
+                continue
+            talk = Conversation(ident=next(numbers), connection=connection, peer=peer, state=first)
+            open_now.acquire_on_behalf_of_nowait(talk)
+            nursery.start_soon(_converse, desk, talk, open_now)
+
+
+async def _converse(desk: Authority, talk: Conversation, open_now: trio.CapacityLimiter) -> None:
+    try:
+        await monitor.converse(desk, talk)
+    finally:
+        open_now.release_on_behalf_of(talk)
+
+
+async def _end_leftovers(desk: Authority) -> None:
+    """Sessions of a policyd that was killed: their gateways have closed them, since they lost us."""
+    left = await desk.ledger.read(lambda t: t.sessions(limit=100_000))
+    if left:
+        events = [interrupted(one.person, f"{one.account}@{one.target}", one.source, one.id) for one in left]
+        await desk.ledger.write(
+            lambda t: [t.end_session(one.id, time.time_ns(), reason="interrupted") for one in left], *events
+        )
+        log.warning("sessions-interrupted", sessions=len(left))
+
+
+async def _housekeeping(desk: Authority) -> None:
+    while True:
+        before = time.time_ns() - int(desk.lockouts.window * 1e9)
+        try:
+            await desk.ledger.write(partial(_forget, before))
+        except LedgerError as error:
+            log.error("housekeeping-failed", error=str(error))
+        await trio.sleep(HOUSEKEEPING_SECONDS)
+
+
+def _forget(before: int, tables: Tables) -> None:
+    tables.forget_failures(before)
+
+
+async def _watchdog(desk: Authority) -> None:
+    """Alive means: this loop turns, and the writer answers."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    if not microseconds.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return
+    while True:
+        try:
+            await desk.ledger.write(lambda _: None)
+            _tell_systemd("WATCHDOG=1")
+        except LedgerError as error:
+            log.error("watchdog", error=str(error))
+        await trio.sleep(int(microseconds) / 1e6 / 3)
+
+
+def _tell_systemd(text: str) -> None:
+    """sd_notify(3); nothing happens where nobody listens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if text == "RELOADING=1":
+        text += f"\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(text.encode(), "\0" + address[1:] if address.startswith("@") else address)
+        except OSError as error:
+            log.warning("notify-failed", error=error.strerror)
+
+
+def _sockets(config: Configuration) -> tuple[SocketType, SocketType]:
+    """For gateways and for operators; SocketError if they cannot be had."""
+    passed = _passed_sockets()
+    config.run.mkdir(mode=0o750, parents=True, exist_ok=True)
+    # The gateway's group is that of the folder; the operators' is our own, which no gateway is a member of.
+    return (
+        passed.get("policyd") or listen(config.run / GATEWAY_SOCKET, group_of(config.run)),
+        passed.get("policyd-admin") or listen(config.run / ADMIN_SOCKET, os.getegid()),
+    )
+
+
+def _passed_sockets() -> dict[str, SocketType]:
+    """Listening sockets that systemd made (sd_listen_fds(3)), by FileDescriptorName."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    found = {}
+    for number, name in zip(range(3, 3 + int(os.environ.get("LISTEN_FDS", "0"))), names, strict=False):
+        os.set_inheritable(number, False)
+        found[name] = trio.socket.from_stdlib_socket(socket.socket(fileno=number))
+    return found

@@ -1,0 +1,247 @@
+"""The closed table *state -> request -> handler*, and the loop that walks it for one conversation.
+
+    GATEWAY_NEW --Hello--> PROVING --Verdict(DONE)--> PERSON
+    GATEWAY_NEW --Worker--> WORKER        PROVING --Verdict(DISCONNECT)--> OVER
+    ADMIN_NEW --Admin--> OPERATOR
+
+What is not in the table for the state, not decodable, too long, or said twice though it counts once, closes that
+socket and nothing else. A handler answers with a reply; a reason crosses the socket, a traceback never does.
+"""
+
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from policy import access, authenticate, dial, directory, estate, factors, watch
+from policy import messages as m
+from policy.authority import Authority
+from policy.conversation import Conversation, State, Violation
+from policy.ledger import LedgerError
+from policy.naming import CommandRefused
+from policy.peers import Oversized, receive
+
+FIRST_WORD_SECONDS: Final = 10.0
+"""From connect to the first request; both our clients speak at once."""
+PROVING_SECONDS: Final = 180.0
+"""For a whole login. The gateway cuts people off after 30; this ends what a broken gateway forgets."""
+HANG_UP_SECONDS: Final = 5.0
+"""For writing down which sessions were interrupted; what is not written is found at the next start."""
+COMMANDS_AT_ONCE: Final = 4
+"""Commands under way in one conversation; some wait 10 s for a scan."""
+
+Handler = Callable[[Authority, Conversation, Any], Awaitable[m.Reply | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    handler: Handler
+    once: bool = False  # a second time in a conversation is a violation
+    decides: bool = False  # it says yes or no to a person: if it fails, the answer is no
+    command: bool = False  # by role; may take long, so others are read meanwhile
+    roles: frozenset[str] = frozenset()  # of which a person needs one; empty: everybody
+
+
+ADMIN: Final = frozenset({"admin"})
+SECURITY: Final = frozenset({"admin", "security"})
+
+
+def _command(handler: Handler, roles: frozenset[str] = ADMIN) -> Entry:
+    return Entry(handler=handler, command=True, roles=roles)
+
+
+COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
+    {
+        m.Whoami: _command(access.whoami, frozenset()),
+        m.Reachable: _command(access.reachable, frozenset()),
+        m.CaLines: _command(watch.ca_lines, frozenset()),
+        m.MfaList: _command(factors.mfa_list, frozenset()),  # another person's: the handler asks for ADMIN
+        m.PersonAdd: _command(directory.person_add),
+        m.PersonSet: _command(directory.person_set),
+        m.PersonOffboard: _command(directory.person_offboard),
+        m.PersonList: _command(directory.person_list),
+        m.PersonShow: _command(directory.person_show),
+        m.TargetAdd: _command(estate.target_add),
+        m.TargetRemove: _command(estate.target_remove),
+        m.TargetList: _command(estate.target_list),
+        m.TargetShow: _command(estate.target_show),
+        m.TargetHostkey: _command(estate.target_hostkey),
+        m.AccountAdd: _command(estate.account_add),
+        m.AccountRemove: _command(estate.account_remove),
+        m.AccountList: _command(estate.account_list),
+        m.AccountShow: _command(estate.account_show),
+        m.MfaEnrol: _command(factors.mfa_enrol),
+        m.MfaReset: _command(factors.mfa_reset),
+        m.Explain: _command(access.explain_access),
+        m.SessionsList: _command(watch.sessions_list, SECURITY),
+        m.SessionKill: _command(watch.session_kill, SECURITY),
+        m.AuditList: _command(watch.audit_list, SECURITY),
+        m.AuditVerify: _command(watch.audit_verify, SECURITY),
+        m.Reload: _command(watch.reload),
+    }
+)
+
+TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
+    {
+        State.GATEWAY_NEW: {
+            m.Hello: Entry(handler=authenticate.hello, once=True),
+            m.Worker: Entry(handler=authenticate.worker, once=True),
+        },
+        State.ADMIN_NEW: {m.Admin: Entry(handler=authenticate.admin, once=True)},
+        State.PROVING: {
+            m.OfferKey: Entry(handler=authenticate.offer_key, decides=True),
+            m.ProveKey: Entry(handler=authenticate.prove_key, decides=True),
+            m.TryPassword: Entry(handler=authenticate.try_password, decides=True),
+            m.AskCode: Entry(handler=authenticate.ask_code, decides=True),
+            m.AnswerCode: Entry(handler=authenticate.answer_code, decides=True),
+        },
+        State.PERSON: {
+            m.Authorize: Entry(handler=access.authorize, decides=True),
+            m.OpenChannel: Entry(handler=access.open_channel, decides=True),
+            m.Credential: Entry(handler=dial.credential, decides=True),
+            m.Sign: Entry(handler=dial.sign, decides=True),
+            m.HostCertificate: Entry(handler=dial.host_certificate, decides=True),
+            m.SessionStarted: Entry(handler=access.session_started),
+            m.SessionEnded: Entry(handler=access.session_ended),
+            m.Report: Entry(handler=access.report),
+            **COMMANDS,
+        },
+        State.WORKER: {m.Scanned: Entry(handler=authenticate.scanned)},
+        State.OPERATOR: COMMANDS,
+        State.OVER: {},
+    }
+)
+
+
+async def converse(desk: Authority, talk: Conversation) -> None:
+    """Serve one connection until it ends; what it held is given back."""
+    log = talk.log()
+    try:
+        async with trio.open_nursery() as commands:
+            turns = trio.CapacityLimiter(COMMANDS_AT_ONCE)
+            try:
+                await _serve(desk, talk, commands, turns)
+            except Violation as error:
+                log.warning("protocol-violation", state=talk.state, problem=str(error))
+            except (OSError, trio.ClosedResourceError) as error:
+                log.info("connection-lost", error=type(error).__name__)
+            except LedgerError as error:
+                log.error("conversation-ended", error=str(error))
+            except Exception as error:
+                # A fault of ours in one conversation must not end the others; it has had no answer, so it got nothing.
+                log.critical("handler-failed", error=type(error).__name__, where=_frames(error))
+            finally:
+                await _hang_up(desk, talk)
+    finally:
+        talk.close()
+
+
+async def _hang_up(desk: Authority, talk: Conversation) -> None:
+    """Give back what the conversation held, also while policyd stops."""
+    talk.state = State.OVER
+    talk.close()
+    desk.workers.leave(talk)
+    with trio.CancelScope(shield=True), trio.move_on_after(HANG_UP_SECONDS):
+        try:
+            await desk.sessions.end_conversation(talk)
+        except LedgerError as error:
+            talk.log().error("sessions-not-ended", error=str(error))
+
+
+async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery, turns: trio.CapacityLimiter) -> None:
+    began = trio.current_time()
+    while talk.state is not State.OVER:
+        patience = {State.PROVING: PROVING_SECONDS}.get(talk.state)
+        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW):
+            patience = FIRST_WORD_SECONDS
+        with trio.move_on_at(began + patience) if patience else trio.CancelScope() as waiting:
+            try:
+                data = await receive(talk.connection)
+            except Oversized:
+                raise Violation("message is too long") from None
+        if waiting.cancelled_caught:
+            raise Violation("nothing was said in time")
+        if not data:
+            return
+        ident, request, entry = admit(talk, data)
+        if entry.command:
+            await turns.acquire_on_behalf_of(request)
+            commands.start_soon(_command_task, desk, talk, ident, request, entry, turns)
+        else:
+            reply = await answer(desk, talk, request, entry)
+            if reply is not None:
+                await talk.reply(ident, reply)
+
+
+def admit(talk: Conversation, data: bytes) -> tuple[int, m.Request, Entry]:
+    """The request in `data` and what handles it in the present state. Violation if there is none."""
+    try:
+        ident, request = m.decode_request(data)
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        raise Violation(f"message of {len(data)} bytes is malformed") from None
+    kind = type(request)
+    entry = TABLE[talk.state].get(kind)
+    if entry is None:
+        raise Violation(f"{kind.__name__} in state {talk.state}")
+    if ident < 1:
+        raise Violation(f"{kind.__name__} with id {ident}")
+    if entry.once and kind in talk.used:
+        raise Violation(f"{kind.__name__} a second time")
+    talk.used.add(kind)
+    return ident, request, entry
+
+
+async def answer(desk: Authority, talk: Conversation, request: m.Request, entry: Entry) -> m.Reply | None:
+    """The handler's reply, or the refusal that its failure means."""
+    try:
+        if entry.command and (refused := await _check_roles(desk, talk, request, entry)) is not None:
+            return refused
+        return await entry.handler(desk, talk, request)
+    except CommandRefused as error:
+        what = type(request).__name__
+        return await desk.refuse(
+            talk, "command-refused", error.cause, error.cause, error.hint, code=error.code, what=what
+        )
+    except LedgerError as error:
+        talk.log().error("denied", request=type(request).__name__, error=str(error))
+        if not (entry.decides or entry.command):
+            raise
+        return m.Refused(code=69, cause="the bastion cannot keep its audit trail", hint="tell the people who run it")
+
+
+async def _command_task(
+    desk: Authority, talk: Conversation, ident: int, request: m.Request, entry: Entry, turns: trio.CapacityLimiter
+) -> None:
+    try:
+        reply = await answer(desk, talk, request, entry)
+        if reply is not None:
+            await talk.reply(ident, reply)
+    except Exception as error:
+        talk.log().critical("handler-failed", error=type(error).__name__, where=_frames(error))
+        talk.close()
+    finally:
+        turns.release_on_behalf_of(request)
+
+
+async def _check_roles(desk: Authority, talk: Conversation, request: m.Request, entry: Entry) -> m.Refused | None:
+    """Roles as they are now, not as they were at login. An operator on this machine may do everything."""
+    if talk.state is State.OPERATOR:
+        return None
+    person = desk.roster.person(talk.person)
+    if person is not None and not person.disabled and (not entry.roles or entry.roles & person.roles):
+        return None
+    name = type(request).__name__
+    return await desk.refuse(
+        talk, "command-refused", f"needs role {' or '.join(sorted(entry.roles))}", "you may not do this",
+        "ask a person with the role admin", what=name,
+    )  # fmt: skip
+
+
+def _frames(error: BaseException) -> str:
+    """Where it happened. Not the text of the error nor any value: either may hold a secret."""
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    return " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in reversed(frames))

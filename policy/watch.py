@@ -1,0 +1,93 @@
+"""Commands about what happens and what happened: sessions, the audit trail, the rules in force."""
+
+from policy import audit
+from policy.authority import Authority
+from policy.conversation import Conversation
+from policy.messages import AuditList, AuditVerify, CaLines, Done, Reload, Rows, SessionKill, SessionsList
+from policy.naming import CommandRefused, counted, instant, shown_time
+from policy.store import Tables, in_batches
+
+MAX_AUDIT_ROWS = 1000
+"""More do not fit one message; `--since` pages."""
+
+
+async def sessions_list(desk: Authority, talk: Conversation, request: SessionsList) -> Rows:
+    await desk.ledger.note(talk.event("view", "sessions"))
+    found = await desk.ledger.read(lambda t: t.sessions(all=request.all))
+    return Rows(
+        columns=["session", "person", "account", "target", "source", "granted", "started", "ended", "reason", "rule"],
+        rows=[
+            [
+                one.id, one.person, one.account, one.target, one.source, shown_time(one.granted),
+                shown_time(one.started), shown_time(one.ended), one.reason, one.rule,
+            ]
+            for one in found
+        ],
+    )  # fmt: skip
+
+
+async def session_kill(desk: Authority, talk: Conversation, request: SessionKill) -> Done:
+    reason = request.reason.strip()
+    if not reason:
+        raise CommandRefused("a reason is needed: the person is shown it, and the audit trail keeps it")
+    live = desk.sessions.get(request.session)
+    if live is None:
+        raise CommandRefused(f"no live session `{request.session[:64]}`", "see `bastion sessions list`")
+    reason = audit.clean(reason, 256)
+    if not await desk.sessions.end(live, reason=reason, by=talk.who, event="session-kill"):
+        raise CommandRefused(f"session `{live.id}` has just ended")
+    return Done(
+        text=f"killed session `{live.id}` of {live.person} on {live.account}@{live.target}",
+        data={"session": live.id, "person": live.person, "account": live.account, "target": live.target},
+    )
+
+
+async def audit_list(desk: Authority, talk: Conversation, request: AuditList) -> Rows:
+    since = instant(request.since) if request.since else 0
+    limit = min(max(request.limit, 1), MAX_AUDIT_ROWS)
+    await desk.ledger.note(talk.event("view", "audit", {"since": request.since, "event": request.event}))
+    rows = await desk.ledger.read(lambda t: t.audit_newest(since=since, event=request.event, limit=limit))
+    columns = ["seq", "at", "event", "who", "what", "why", "source", "session", "ref", "detail"]
+    return Rows(columns=columns, rows=[audit.columns(row) for row in rows])
+
+
+async def audit_verify(desk: Authority, talk: Conversation, _: AuditVerify) -> Done:
+    """Every row against the chain, and the chain against the head that is kept outside the database."""
+    await desk.ledger.note(talk.event("view", "audit verification"))
+    kept = desk.ledger.kept_head()
+
+    def walk(t: Tables) -> audit.Finding:
+        return audit.verify(in_batches(t), kept)
+
+    finding = await desk.ledger.read(walk)
+    if not finding.ok:
+        await desk.ledger.note(talk.event("audit-broken", f"row {finding.seq}", why=finding.problem))
+        raise CommandRefused(
+            f"the audit trail is broken at row {finding.seq}: {finding.problem}",
+            "keep the database as it is, and compare it with a backup",
+            code=78,
+        )
+    head = finding.head.hash.hex()
+    return Done(
+        text=f"the audit trail is whole: {counted(finding.rows, 'row')}, head {head}",
+        data={"rows": str(finding.rows), "head": head},
+    )
+
+
+async def ca_lines(desk: Authority, talk: Conversation, _: CaLines) -> Rows:
+    return Rows(
+        columns=["where", "line"],
+        rows=[
+            ["client known_hosts", f"@cert-authority * {desk.host_ca.public.line('bastion-host-ca')}"],
+            ["target TrustedUserCAKeys", desk.user_ca.public.line("bastion-user-ca")],
+        ],
+    )
+
+
+async def reload(desk: Authority, talk: Conversation, _: Reload) -> Done:
+    problems = await desk.reload(talk.who, talk.source)
+    if problems:
+        raise CommandRefused(
+            "the old rules stay in force:\n" + "\n".join(problems), f"correct {desk.config.rules}", code=78
+        )
+    return Done(text=f"{counted(len(desk.rules.rules), 'rule')} in force", data={"rules": str(len(desk.rules.rules))})
