@@ -37,7 +37,7 @@ class Append(msgspec.Struct, frozen=True, array_like=True, tag="add"):
 
 
 class End(msgspec.Struct, frozen=True, array_like=True, tag="end"):
-    """End the recording: `reason` is a word of the closed list in FORMAT.md, `by` who ended it."""
+    """End the recording: `reason` is one of `recorder.model.END_REASONS`, `by` who ended it, `text` what was said."""
 
     reason: str
     by: str = ""

@@ -25,17 +25,18 @@ class Kind(IntEnum):
     OUTPUT = 0  # bytes from the target's terminal or standard output
     INPUT = 1  # bytes the person sent, as text
     RESIZE = 2  # "COLSxROWS"
-    MARKER = 3  # msgpack map, something worth finding again
-    EXIT = 4  # msgpack map: status | signal, core, message
-    START = 5  # msgpack map: channel kind, command | subsystem, terminal, environment
+    MARKER = 3  # Marker
+    EXIT = 4  # Exit
+    START = 5  # Start
     STDERR = 6  # bytes from the target's standard error
     SEALED_INPUT = 7  # 32-byte keyed commitment | u32 length of bytes typed while the target's echo was off
-    SFTP = 8  # msgpack map: op, path, size, extents, status, sha256
+    SFTP = 8  # SftpOp
     CLIPBOARD = 9
-    FORWARD = 10  # msgpack map: open | close, addresses, bytes each way, sha256 each way
-    AGENT = 11  # msgpack map: agent channel opened or closed
-    ACCESS = 12  # msgpack map: decision, grant, end of session with who and why
-    DIGEST = 13  # msgpack map: what replaced content that policy does not keep: bytes, sha256, since
+    FORWARD = 10  # ForwardNote
+    AGENT = 11  # AgentNote
+    ACCESS = 12  # AccessNote
+    DIGEST = 13  # Digest
+    REVEALED = 14  # bytes typed earlier as SEALED_INPUT, as text, because the target has echoed them
 
 
 class KeyClass(IntEnum):
@@ -60,9 +61,17 @@ class KeyClasses(IntFlag):
 CLASS_OF: Final[dict[Kind, KeyClass]] = {
     Kind.INPUT: KeyClass.KEYS,
     Kind.SEALED_INPUT: KeyClass.KEYS,
+    Kind.REVEALED: KeyClass.KEYS,
     Kind.CLIPBOARD: KeyClass.CONTENT,
 }
 """Kinds that are not in class VIEW."""
+
+
+END_REASONS: Final = frozenset(
+    {"closed", "expired", "idle", "killed", "target-lost", "client-lost", "policy-lost", "shutdown", "failed",
+     "interrupted"}
+)  # fmt: skip
+"""How a session can end; `interrupted` is written by recovery when nobody said how."""
 
 
 class Event(NamedTuple):
@@ -72,6 +81,92 @@ class Event(NamedTuple):
     channel: int
     ms: int  # since the start of the session, from a monotonic clock
     data: bytes
+
+
+class Note(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What an event that is a msgpack map says. Text from outside is bytes, exactly as it came."""
+
+
+class Start(Note):
+    """A session channel began: shell, exec, subsystem, sftp or scp, by the words of policy's channel kinds."""
+
+    kind: str
+    command: bytes = b""  # command line, or name of the subsystem
+    term: bytes = b""  # TERM of its terminal; empty: there is none
+    columns: int = 0
+    rows: int = 0
+    env: dict[str, bytes] = {}
+
+
+class Exit(Note):
+    """RFC 4254 section 6.10. Neither status nor signal: the channel was closed without a word."""
+
+    status: int | None = None
+    signal: str = ""
+    core: bool = False
+    message: bytes = b""
+
+
+class SftpOp(Note):
+    """One operation, when its result is known; a transfer, when its handle is closed or the channel ends."""
+
+    op: str  # open read write rename remove mkdir rmdir setstat symlink hardlink readlink stat opendir ...
+    path: bytes
+    to: bytes = b""  # new name of a rename, target of a link
+    status: int = 0  # SSH_FX_*, 0 = done
+    size: int = 0  # bytes moved
+    extents: list[tuple[int, int]] = []  # offset, length; neighbours joined; at most 64, then `more` is set
+    more: bool = False
+    sha256: bytes = b""  # of what was moved, in the order of offsets; empty if it came too scattered to hash
+    detail: str = ""  # flags of an open, attributes of a setstat
+    seconds: float = 0.0  # from open to close, or from request to result
+
+
+class ForwardNote(Note):
+    """A forwarded stream, at its beginning and at its end."""
+
+    state: str  # open | close | refused
+    kind: str  # channel kind of policy
+    destination: bytes  # HOST:PORT or socket path
+    origin: bytes = b""
+    sent: int = 0  # bytes from the person's side to the target's
+    received: int = 0
+
+
+class AgentNote(Note):
+    """A channel of agent forwarding or X11 was opened by the target, or closed."""
+
+    state: str  # open | close | refused
+    kind: str  # agent | x11
+    sent: int = 0
+    received: int = 0
+
+
+class AccessNote(Note):
+    """What was decided while the session lived, and how it ended."""
+
+    what: str  # granted | allowed | denied | warned | ended
+    kind: str = ""
+    detail: bytes = b""
+    rule: str = ""
+    by: str = ""
+    reason: str = ""
+    ref: str = ""
+
+
+class Digest(Note):
+    """Stands for a stretch of a stream that policy does not keep. Written at its end, and each 64 MiB on the way."""
+
+    stream: str  # in | out | err
+    start: int  # offset in the stream
+    size: int
+    sha256: bytes = b""  # of this stretch; empty where the configuration leaves hashing out
+
+
+class Marker(Note):
+    """Something worth finding again."""
+
+    text: str
 
 
 class RecorderSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
