@@ -1,0 +1,182 @@
+"""What of the bytes that pass is written down, by the kind of the channel. Pure: bytes in, events out.
+
+    terminal            all output; typed text as `typed` allows
+    exec, subsystem     each stream whole up to KEEP, from there on by size and hash
+    sftp, scp           operations; content by size and hash
+    forwards            bytes each way
+
+A rule with `record.content` keeps everything. Each method takes what passes and returns the events that must be
+written before it goes on; none means that it need not wait.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from bastion.sftp import SftpTap
+from bastion.transfer import ScpTap, StreamTap
+from bastion.typed import TypedText
+from policy.model import ChannelKind
+from recorder.model import Digest, Exit, ForwardNote, Kind, Note, SftpOp, Start
+
+KEEP: Final = 1024 * 1024
+"""Bytes of each stream of a command that are kept whole: what a person reads, and not the backup they pipe."""
+
+Events = Sequence[tuple[int, bytes]]
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def note(kind: Kind, what: Note) -> tuple[int, bytes]:
+    """An event that says `what`."""
+    return kind, _encode(what)
+
+
+class ChannelTap(Protocol):
+    """Both directions of one channel."""
+
+    def user(self, data: memoryview) -> Events: ...
+
+    def target(self, data: memoryview) -> Events: ...
+
+    def error(self, data: bytes) -> Events:
+        """Of the target's standard error."""
+
+    def finish(self) -> Events:
+        """Nothing more will pass."""
+
+
+class TerminalTap:
+    """A shell or a command on a terminal: whole."""
+
+    def __init__(self, key: bytes) -> None:
+        self._typed = TypedText(key, terminal=True)
+
+    def user(self, data: memoryview) -> Events:
+        return self._typed.typed(bytes(data))
+
+    def target(self, data: memoryview) -> Events:
+        shown = bytes(data)
+        return [*self._typed.shown(shown), (Kind.OUTPUT, shown)]
+
+    def error(self, data: bytes) -> Events:
+        return [*self._typed.shown(data), (Kind.STDERR, data)]
+
+    def finish(self) -> Events:
+        return ()
+
+
+class StreamsTap:
+    """A command without a terminal: three streams, each whole up to `keep` bytes."""
+
+    def __init__(self, key: bytes, keep: int, *, keep_content: bool, hash_content: bool) -> None:
+        self._typed = TypedText(key, terminal=False)
+        self._in, self._out, self._err = (
+            StreamTap(keep, keep_content, hash_content, stream) for stream in ("in", "out", "err")
+        )
+
+    def user(self, data: memoryview) -> Events:
+        kept, digests = self._in.feed(data)
+        return [*(self._typed.typed(bytes(kept)) if kept is not None else ()), *_digests(digests)]
+
+    def target(self, data: memoryview) -> Events:
+        return self._shown(self._out, Kind.OUTPUT, data)
+
+    def error(self, data: bytes) -> Events:
+        return self._shown(self._err, Kind.STDERR, memoryview(data))
+
+    def _shown(self, stream: StreamTap, kind: Kind, data: memoryview) -> Events:
+        kept, digests = stream.feed(data)
+        if kept is None:
+            return _digests(digests)
+        shown = bytes(kept)
+        return [*self._typed.shown(shown), (kind, shown), *_digests(digests)]
+
+    def finish(self) -> Events:
+        return _digests([*self._in.finish(), *self._out.finish(), *self._err.finish()])
+
+
+class FilesTap:
+    """SFTP, or the old scp: operations on files."""
+
+    def __init__(self, parser: SftpTap | ScpTap, now: "Clock", *, keep_content: bool) -> None:
+        self._parser = parser
+        self._now = now
+        self._keep = keep_content
+
+    def user(self, data: memoryview) -> Events:
+        events = _operations(self._parser.user(data, self._now()))
+        return [*events, (Kind.CONTENT_IN, bytes(data))] if self._keep else events
+
+    def target(self, data: memoryview) -> Events:
+        events = _operations(self._parser.target(data, self._now()))
+        return [*events, (Kind.CONTENT_OUT, bytes(data))] if self._keep else events
+
+    def error(self, data: bytes) -> Events:
+        return [(Kind.STDERR, data)]
+
+    def finish(self) -> Events:
+        return _operations(self._parser.finish(self._now()))
+
+
+class ForwardTap:
+    """A forwarded stream: how much, and what if a rule demands it."""
+
+    def __init__(self, kind: str, destination: bytes, origin: bytes, *, keep_content: bool) -> None:
+        self.kind, self.destination, self.origin = kind, destination, origin
+        self._keep = keep_content
+        self._sent = self._received = 0
+
+    def start(self) -> Events:
+        return [note(Kind.FORWARD, self._note("open"))]
+
+    def user(self, data: memoryview) -> Events:
+        self._sent += len(data)
+        return [(Kind.CONTENT_IN, bytes(data))] if self._keep else ()
+
+    def target(self, data: memoryview) -> Events:
+        self._received += len(data)
+        return [(Kind.CONTENT_OUT, bytes(data))] if self._keep else ()
+
+    def error(self, data: bytes) -> Events:
+        return [(Kind.STDERR, data)]
+
+    def finish(self) -> Events:
+        return [note(Kind.FORWARD, self._note("close"))]
+
+    def _note(self, state: str) -> ForwardNote:
+        return ForwardNote(
+            state=state, kind=self.kind, destination=self.destination, origin=self.origin,
+            sent=self._sent, received=self._received,
+        )  # fmt: skip
+
+
+class Clock(Protocol):
+    def __call__(self) -> float: ...
+
+
+def tap_for(start: Start, *, key: bytes, now: Clock, keep_content: bool, hash_content: bool) -> ChannelTap:
+    """The tap of a session channel that begins with `start`."""
+    if start.term and start.kind not in (ChannelKind.SFTP, ChannelKind.SCP):
+        return TerminalTap(key)
+    match start.kind:
+        case ChannelKind.SFTP:
+            return FilesTap(SftpTap(hash_content=hash_content), now, keep_content=keep_content)
+        case ChannelKind.SCP if b"rsync" not in start.command.split(b" ", 1)[0]:
+            return FilesTap(ScpTap(hash_content=hash_content), now, keep_content=keep_content)
+        case ChannelKind.SCP:
+            return StreamsTap(key, 0, keep_content=keep_content, hash_content=hash_content)
+        case _:
+            return StreamsTap(key, KEEP, keep_content=keep_content, hash_content=hash_content)
+
+
+def _operations(operations: Sequence[SftpOp]) -> Events:
+    return [note(Kind.SFTP, operation) for operation in operations] if operations else ()
+
+
+def _digests(digests: Sequence[Digest]) -> Events:
+    return [note(Kind.DIGEST, digest) for digest in digests] if digests else ()
+
+
+__all__ = ["ChannelTap", "Exit", "ForwardTap", "note", "tap_for"]
