@@ -11,7 +11,6 @@ whoever gives them: the target its own, the bastion those it decides (RFC 4254 s
 """
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from struct import Struct
@@ -105,6 +104,7 @@ class Requests:
         self.columns = self.rows = 0
         self._env_bytes = 0
         self._asked: tuple[bytes, bool, bytes, ChannelKind] | None = None
+        self._start: tuple[bytes, bytes, ChannelKind] | None = None
         self._answers: deque[bool | None] = deque()  # None: the target's, still to come
 
     def request(self, name: bytes, want_reply: bool, rest: bytes) -> list[Effect]:
@@ -132,11 +132,14 @@ class Requests:
             # The client shows what we write to standard error only after the start has succeeded.
             return [*self._answer(want_reply, True), Refuse()]
         self.state = State.STARTED
-        start = Start(
-            kind=kind.value, command=_detail(name, rest), term=self.term, columns=self.columns, rows=self.rows,
-            env={key.decode("ascii", "replace"): value for key, value in self.env.items()},
-        )  # fmt: skip
-        return self._forward(name, want_reply, rest, start)
+        self._start = name, rest, kind
+        return self._forward(name, want_reply, rest, self._note(name, rest, kind))
+
+    def again(self) -> list[Effect]:
+        """The start once more, for a target that was found after the person was told that it runs."""
+        assert self._start is not None, "nothing was started"
+        name, rest, kind = self._start
+        return self._forward(name, False, rest, self._note(name, rest, kind))
 
     def answered(self, ok: bool) -> list[Effect]:
         """The target answered a forwarded request; Malformed if it was not asked."""
@@ -148,10 +151,16 @@ class Requests:
 
     # ------------------------------------------------------------------------------------------------
 
+    def _note(self, name: bytes, rest: bytes, kind: ChannelKind) -> Start:
+        return Start(
+            kind=kind.value, command=_detail(name, rest), term=self.term, columns=self.columns, rows=self.rows,
+            env={key.decode("ascii", "replace"): value for key, value in self.env.items()},
+        )  # fmt: skip
+
     def _gathering(self, name: bytes, want_reply: bool, rest: bytes) -> list[Effect]:
         match name:
             case b"pty-req":
-                term, at = _string(rest, 0)
+                term, at = string(rest, 0)
                 columns, rows = _SIZE.unpack_from(rest, at)
                 if self.term:
                     return self._answer(want_reply, False)
@@ -187,8 +196,8 @@ class Requests:
         return [Resize(columns, rows), *self._forward(b"window-change", want_reply, rest)]
 
     def _env(self, want_reply: bool, rest: bytes) -> list[Effect]:
-        name, at = _string(rest, 0)
-        value, _ = _string(rest, at)
+        name, at = string(rest, 0)
+        value, _ = string(rest, at)
         self._env_bytes += len(name) + len(value)
         if len(self.env) + len(self.ours) >= MAX_ENV or self._env_bytes > MAX_ENV_BYTES:
             return self._answer(want_reply, False)
@@ -234,10 +243,10 @@ def _start_kind(name: bytes, detail: bytes) -> ChannelKind:
 
 
 def _detail(name: bytes, rest: bytes) -> bytes:
-    return b"" if name == b"shell" else _string(rest, 0)[0]
+    return b"" if name == b"shell" else string(rest, 0)[0]
 
 
-def _string(data: bytes, at: int) -> tuple[bytes, int]:
+def string(data: bytes, at: int) -> tuple[bytes, int]:
     """An SSH string at `at` and where it ends; ValueError if it is cut short."""
     size = _U32.unpack_from(data, at)[0]
     end = at + 4 + size
@@ -246,6 +255,6 @@ def _string(data: bytes, at: int) -> tuple[bytes, int]:
     return data[at + 4 : end], end
 
 
-def texts(*parts: Sequence[int] | bytes) -> bytes:
+def strings(*parts: bytes) -> bytes:
     """SSH strings, one after another."""
-    return b"".join(_U32.pack(len(part)) + bytes(part) for part in parts)
+    return b"".join(_U32.pack(len(part)) + part for part in parts)

@@ -97,7 +97,7 @@ class End:
     def message(self, kind: int, payload: bytes) -> None:
         """Any other message has come."""
         if kind == WINDOW_ADJUST and self.flow is not None:
-            self.flow.to.send(WINDOW_ADJUST, payload)  # of the way back, so it waits for nothing here
+            self.flow.adjust(payload)
             return
         if kind == CLOSE:
             self.close_received = True
@@ -189,6 +189,10 @@ class Flow:
             return False
         self.put(events, DATA, _U32.pack(size) + bytes(data))
         return True
+
+    def adjust(self, payload: bytes) -> None:
+        """WINDOW_ADJUST has come; it is about the way back, so it waits for nothing here."""
+        self.to.send(WINDOW_ADJUST, payload)
 
     def put(self, events: Events, kind: int, payload: bytes) -> None:
         """Record `events`, then send the message as soon as they are written and everything before it is sent."""

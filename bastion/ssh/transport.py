@@ -13,7 +13,7 @@ the packets and `End.process_packet` is where they arrive: slower, the same mess
 import asyncio
 from collections.abc import Callable
 from struct import Struct
-from typing import Any, ClassVar, Final, cast
+from typing import Any, Final, cast
 
 import asyncssh
 from asyncssh.connection import SSHClientConnection, SSHConnection, SSHServerConnection
@@ -89,6 +89,13 @@ class PacketTransport(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._run(len(self._rest) + nbytes)
+
+    def received(self, data: bytes) -> None:
+        """Bytes that came another way than by a socket: through a channel of another connection."""
+        kept = len(self._rest)
+        _received_view[:kept] = self._rest
+        _received_view[kept : kept + len(data)] = data
+        self._run(kept + len(data))
 
     def eof_received(self) -> None:
         self.connection.eof_received()
@@ -360,7 +367,7 @@ class ServerConnection(PacketConnection, SSHServerConnection):
     async def reload_config(self) -> None:
         """asyncssh would read its options anew for each attempt to log in; ours do not depend on the user name."""
 
-    _packet_handlers: ClassVar[dict[int, Any]] = {
+    _packet_handlers = {  # noqa: RUF012
         **SSHServerConnection._packet_handlers,
         MSG_GLOBAL_REQUEST: lambda self, *args: self._process_global_request(*args),
         MSG_CHANNEL_OPEN: lambda self, *args: self._process_channel_open(*args),
@@ -370,7 +377,7 @@ class ServerConnection(PacketConnection, SSHServerConnection):
 class ClientConnection(PacketConnection, SSHClientConnection):
     """The connection to a target."""
 
-    _packet_handlers: ClassVar[dict[int, Any]] = {
+    _packet_handlers = {  # noqa: RUF012
         **SSHClientConnection._packet_handlers,
         MSG_CHANNEL_OPEN: lambda self, *args: self._process_channel_open(*args),
     }
