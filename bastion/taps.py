@@ -98,26 +98,32 @@ class StreamsTap:
 
 
 class FilesTap:
-    """SFTP, or the old scp: operations on files."""
+    """SFTP, or the old scp: operations on files. Bytes that are neither are recorded as those of any command."""
 
-    def __init__(self, parser: SftpTap | ScpTap, now: "Clock", *, keep_content: bool) -> None:
+    def __init__(self, parser: SftpTap | ScpTap, now: "Clock", otherwise: StreamsTap, *, keep_content: bool) -> None:
         self._parser = parser
         self._now = now
+        self._otherwise = otherwise
         self._keep = keep_content
 
     def user(self, data: memoryview) -> Events:
         events = _operations(self._parser.user(data, self._now()))
+        if self._parser.broken:
+            # Attack: break the parser on purpose, and what follows is seen by nobody.
+            return [*events, *self._otherwise.user(data)]
         return [*events, (Kind.CONTENT_IN, bytes(data))] if self._keep else events
 
     def target(self, data: memoryview) -> Events:
         events = _operations(self._parser.target(data, self._now()))
+        if self._parser.broken:
+            return [*events, *self._otherwise.target(data)]
         return [*events, (Kind.CONTENT_OUT, bytes(data))] if self._keep else events
 
     def error(self, data: bytes) -> Events:
         return [(Kind.STDERR, data)]
 
     def finish(self) -> Events:
-        return _operations(self._parser.finish(self._now()))
+        return [*_operations(self._parser.finish(self._now())), *self._otherwise.finish()]
 
 
 class ForwardTap:
@@ -160,15 +166,16 @@ def tap_for(start: Start, *, key: bytes, now: Clock, keep_content: bool, hash_co
     """The tap of a session channel that begins with `start`."""
     if start.term and start.kind not in (ChannelKind.SFTP, ChannelKind.SCP):
         return TerminalTap(key)
+    streams = StreamsTap(key, KEEP, keep_content=keep_content, hash_content=hash_content)
     match start.kind:
         case ChannelKind.SFTP:
-            return FilesTap(SftpTap(hash_content=hash_content), now, keep_content=keep_content)
+            return FilesTap(SftpTap(hash_content=hash_content), now, streams, keep_content=keep_content)
         case ChannelKind.SCP if b"rsync" not in start.command.split(b" ", 1)[0]:
-            return FilesTap(ScpTap(hash_content=hash_content), now, keep_content=keep_content)
+            return FilesTap(ScpTap(hash_content=hash_content), now, streams, keep_content=keep_content)
         case ChannelKind.SCP:
             return StreamsTap(key, 0, keep_content=keep_content, hash_content=hash_content)
         case _:
-            return StreamsTap(key, KEEP, keep_content=keep_content, hash_content=hash_content)
+            return streams
 
 
 def _operations(operations: Sequence[SftpOp]) -> Events:
