@@ -143,19 +143,22 @@ class End:
         """A message to the peer; nothing after our CLOSE."""
         if self.close_sent or self.remote < 0:
             return
+        if kind == DATA:
+            self.send_data(memoryview(payload)[4:])
+            return
         if kind == CLOSE:
             self.close_sent = True
-        elif kind == DATA and len(payload) - 4 > self.max_packet:
-            self._send_split(payload)
-            return
         self.leg.packets.send(kind, _U32.pack(self.remote) + payload)
         if kind == CLOSE:
             self.release()
 
-    def _send_split(self, payload: bytes) -> None:
-        for at in range(4, len(payload), self.max_packet):
-            part = payload[at : at + self.max_packet]
-            self.leg.packets.send(DATA, _U32.pack(self.remote) + _U32.pack(len(part)) + part)
+    def send_data(self, data: memoryview) -> None:
+        """Channel data, in messages of the size that the peer takes."""
+        if self.close_sent or self.remote < 0:
+            return
+        packets, remote, size = self.leg.packets, self.remote, self.max_packet
+        for at in range(0, len(data), size):
+            packets.send_data(remote, data[at : at + size])
 
     def release(self) -> None:
         """Give the number back once both sides have closed (RFC 4254 section 5.3)."""

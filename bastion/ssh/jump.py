@@ -16,7 +16,7 @@ from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED
 from bastion.errors import Denied
 from bastion.login import parse
 from bastion.ssh.burst import gathered, settle
-from bastion.ssh.channels import CLOSE, DATA, EOF, WINDOW_ADJUST, End
+from bastion.ssh.channels import CLOSE, EOF, WINDOW_ADJUST, End
 from bastion.ssh.door import Door
 from bastion.ssh.sessions import CONFIRMATION
 from bastion.ssh.transport import HIGH_WATER, PacketTransport
@@ -147,8 +147,8 @@ class Tunnel:
         """The burst is over: the inner connection reads what came."""
         if not self._reading or self._inner is None or self._closing:
             return
-        data, self._waiting = b"".join(self._waiting), []
-        self._inner.received(data)
+        pieces, self._waiting = self._waiting, []
+        self._inner.received(pieces)
         self._grant()
 
     def _grant(self) -> None:
@@ -177,10 +177,7 @@ class Tunnel:
 
     def _send(self, data: memoryview) -> None:
         self._window -= len(data)
-        size = self._end.max_packet
-        for at in range(0, len(data), size):
-            part = data[at : at + size]
-            self._end.send(DATA, b"".join((_U32.pack(len(part)), part)))
+        self._end.send_data(data)
 
     def _drain(self) -> None:
         if self._buffer and self._window and not self._closing:

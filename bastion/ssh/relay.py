@@ -10,6 +10,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import asyncssh
 import structlog
 
 from bastion.errors import BastionError, ExitCode, RecorderLost
@@ -198,8 +199,13 @@ class Relay:
     def target_lost(self, error: Exception | None) -> None:
         if self.target is not None and not self.over:
             # A target that closes after its last channel has ended well; one that leaves in between has not.
-            why = str(error) if error is not None else "it closed the connection"
-            self.end("target-lost", text=f"target `{self.grant.target}` is gone: {why.lower()}")
+            if error is None or isinstance(error, (OSError, asyncssh.Error)):
+                why = str(error).lower() if error is not None else "it closed the connection"
+                self.end("target-lost", text=f"target `{self.grant.target}` is gone: {why}")
+            else:
+                # A fault of ours; its text may quote what passed.
+                self.log.error("relay-failed", error=type(error).__name__)
+                self.end("failed", text="internal error of the bastion")
 
     def recorder_lost(self, error: RecorderLost) -> None:
         self.log.error("recorder-lost", why=error.cause)

@@ -57,6 +57,8 @@ _received = bytearray(CHUNK + 64)
 _received_view = memoryview(_received)
 _plain = bytearray(MAX_PACKET + 64)
 _plain_view = memoryview(_plain)
+_outgoing = bytearray(MAX_PACKET + 64)
+_outgoing_view = memoryview(_outgoing)
 _spare: list[bytearray] = []
 
 
@@ -90,12 +92,18 @@ class PacketTransport(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._run(len(self._rest) + nbytes)
 
-    def received(self, data: bytes) -> None:
+    def received(self, pieces: list[bytes]) -> None:
         """Bytes that came another way than by a socket: through a channel of another connection."""
-        kept = len(self._rest)
-        _received_view[:kept] = self._rest
-        _received_view[kept : kept + len(data)] = data
-        self._run(kept + len(data))
+        end = len(self._rest)
+        _received_view[:end] = self._rest
+        for piece in pieces:
+            if end + len(piece) > CHUNK:
+                self._run(end)
+                end = len(self._rest)
+                _received_view[:end] = self._rest
+            _received_view[end : end + len(piece)] = piece
+            end += len(piece)
+        self._run(end)
 
     def eof_received(self) -> None:
         self.connection.eof_received()
@@ -254,6 +262,22 @@ class PacketTransport(asyncio.BufferedProtocol):
             padding += 16
         self.seal(b"".join((bytes((padding, kind)), payload, _NO_PADDING[:padding])))
 
+    def send_data(self, channel: int, data: bytes | memoryview) -> None:
+        """One message of channel data, at most MAX_PACKET."""
+        size = len(data)
+        if not self.is_ready():
+            self.connection.send_packet(DATA, _LENGTH.pack(channel) + _LENGTH.pack(size) + bytes(data))
+            return
+        padding = -(size + 10) % 16
+        if padding < 4:
+            padding += 16
+        # First: making room may write, and a write may be a message on an outer connection, put together here as well.
+        self._make_room(10 + size + padding + 4 + TAG)
+        _HEAD.pack_into(_outgoing, 0, padding, DATA, channel, size)
+        _outgoing[10 : 10 + size] = data
+        _outgoing[10 + size : 10 + size + padding] = _NO_PADDING[:padding]
+        self.seal(_outgoing_view[: 10 + size + padding])
+
     def seal(self, body: bytes | memoryview) -> None:
         """Encrypt one packet body into what is gathered for this leg."""
         connection = self.connection
@@ -278,14 +302,19 @@ class PacketTransport(asyncio.BufferedProtocol):
         self._reserve(len(data))[:] = data
         settle()
 
-    def _reserve(self, size: int) -> memoryview:
+    def _make_room(self, size: int) -> bytearray:
+        """What is gathered, with room for `size` bytes more."""
         if self._chunk is None or self._used + size > CHUNK:
             self.flush()
             self._chunk = _spare.pop() if _spare else bytearray(CHUNK)
             gathered(self)
+        return self._chunk
+
+    def _reserve(self, size: int) -> memoryview:
+        chunk = self._make_room(size)
         start = self._used
         self._used += size
-        return memoryview(self._chunk)[start : start + size]
+        return memoryview(chunk)[start : start + size]
 
     def flush(self) -> None:
         chunk, used = self._chunk, self._used
