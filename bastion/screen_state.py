@@ -51,8 +51,14 @@ class ScreenState:
 
     def output(self, data: bytes) -> None:
         """The next bytes of output."""
-        if b"\x1b[?" in data or b"\x1b" in self._tail[-_CARRY:]:
+        # One byte is found ten times faster than three, and most output has no escape at all.
+        at = data.find(b"\x1b")
+        if (at >= 0 and data.find(b"\x1b[?", at) >= 0) or b"\x1b" in self._tail[-_CARRY:]:
             self._switch(self._tail[-_CARRY:] + data)
+        self.text(data)
+
+    def text(self, data: bytes) -> None:
+        """The same for output without a terminal: it has no modes."""
         self._tail = data[-TAIL:] if len(data) >= TAIL else (self._tail + data)[-TAIL:]
         self._fresh = False
 

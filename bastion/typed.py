@@ -20,7 +20,7 @@ import hmac
 import re
 from typing import Final
 
-from bastion.screen_state import ScreenState
+from bastion.screen_state import TAIL, ScreenState
 from recorder.model import MAX_EVENT_DATA, Kind
 
 MAX_CHUNKS: Final = 64
@@ -79,8 +79,9 @@ class TypedText:
         self._line = b""  # end of what was echoed on this line
         self._own = False  # the output ends with the echo of what was typed, which is no prompt of the target
 
-    def typed(self, data: bytes) -> Events:
+    def typed(self, data: bytes | memoryview) -> Events:
         """What to record before `data` goes to the target."""
+        data = bytes(data)
         if not self._terminal:
             return self._stream(data)
         events: Events = []
@@ -94,10 +95,14 @@ class TypedText:
             events += self._text(data[at:])
         return _joined(events)
 
-    def shown(self, data: bytes) -> Events:
+    def shown(self, data: bytes | memoryview) -> Events:
         """What to record before `data`, output of the target (either stream), goes to the user."""
+        if not self._terminal:
+            self._screen.text(bytes(data[-TAIL:]))
+            return []
+        data = bytes(data)
         self._screen.output(data)
-        if self._terminal and self._guarded and b"\n" in data:
+        if self._guarded and b"\n" in data:
             self._guarded = False  # the prompt is over; what is typed stays sealed until an echo is seen
         self._own = False
         if not self._waiting:
