@@ -256,10 +256,9 @@ def test_a_window_cut_short_is_malformed(size: int) -> None:
 def test_a_string_is_read_exactly_or_not_at_all(data: bytes) -> None:
     try:
         value, end = string(data, 0)
-    except Exception as error:
-        assert type(error) is ValueError, repr(error)
-    else:
-        assert strings(value) == data[:end]
+    except ValueError:
+        return
+    assert strings(value) == data[:end]
 
 
 def test_a_string_longer_than_all_memory_is_cut_short() -> None:
