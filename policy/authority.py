@@ -111,7 +111,7 @@ class Authority:
             return next(iter(t.persons(name)), None)
 
         async with self._changing:
-            self.roster.put_person(name, await self.ledger.write(run, event))
+            self.roster.put_person(name, await self.ledger.write(run, event, durable=True))
 
     async def change_target(self, name: str, change: Callable[[Tables], object], event: Event) -> None:
         """The same for a target with its accounts."""
@@ -121,7 +121,7 @@ class Authority:
             return next(iter(t.targets(name)), None), t.accounts(name)
 
         async with self._changing:
-            self.roster.put_target(name, *await self.ledger.write(run, event))
+            self.roster.put_target(name, *await self.ledger.write(run, event, durable=True))
 
     async def hashed(self, text: str) -> str:
         """The PHC string of a new password; empty for none."""

@@ -185,7 +185,8 @@ def _decide(rules: RuleSet, facts: Facts) -> Decision:
         return _deny(Why.DISABLED, f"person `{facts.person}` is disabled")
     if not facts.known:
         return _deny(Why.NO_TARGET, f"`{facts.account}` on `{facts.target}` has no record")
-    checked = [(rule, conditions(rule, facts)) for rule in rules.rules]
+    # Most rules are about somebody or something else, which is cheap to see; only the others are looked at closely.
+    checked = [(rule, conditions(rule, facts)) for rule in rules.rules if _concerns(rule, facts)]
     matching = [rule for rule, checks in checked if all(check.ok for check in checks)]
     allowing = [rule for rule in matching if rule.effect is Effect.ALLOW]
     forbidding = [rule for rule in matching if rule.effect is Effect.FORBID]
@@ -287,53 +288,91 @@ def conditions(rule: Rule, facts: Facts) -> list[Check]:
     return checks
 
 
+def _concerns(rule: Rule, facts: Facts) -> bool:
+    """Whether the conditions hold that make a rule one about this person, target, account and kind of channel."""
+    return (
+        _who_holds(rule, facts)
+        and _as_holds(rule, facts)
+        and _allow_holds(rule, facts)
+        and _misplaced(rule, facts) is None
+    )
+
+
+def _who_holds(rule: Rule, facts: Facts) -> bool:
+    who = rule.who
+    if who is None or facts.person in who.persons or not facts.roles.isdisjoint(who.roles):
+        return True
+    return "*" in who.roles or "*" in who.persons
+
+
 def _who(rule: Rule, facts: Facts) -> Check:
-    if rule.who is None:
-        return Check(name="who", ok=True, detail="everybody")
-    roles = rule.who.roles & facts.roles
-    if "*" in rule.who.roles | rule.who.persons:
-        return Check(name="who", ok=True, detail="everybody")
+    ok = _who_holds(rule, facts)
+    if rule.who is None or "*" in rule.who.roles | rule.who.persons:
+        return Check(name="who", ok=ok, detail="everybody")
     if facts.person in rule.who.persons:
-        return Check(name="who", ok=True, detail=f"person {facts.person}")
+        return Check(name="who", ok=ok, detail=f"person {facts.person}")
     wanted = [f"role {role}" for role in sorted(rule.who.roles)] + [f"person {p}" for p in sorted(rule.who.persons)]
     has = ", ".join(sorted(facts.roles)) or "no role"
-    detail = f"role {', '.join(sorted(roles))}" if roles else f"wants {' or '.join(wanted)}; `{facts.person}` has {has}"
-    return Check(name="who", ok=bool(roles), detail=detail)
+    roles = ", ".join(sorted(rule.who.roles & facts.roles))
+    return Check(name="who", ok=ok, detail=f"role {roles}" if ok else f"wants {' or '.join(wanted)}; has {has}")
+
+
+def _misplaced(rule: Rule, facts: Facts) -> str | None:
+    """The label that the target lacks, "" if its name does not fit, None if it is the right place."""
+    where = rule.where
+    if where is None:
+        return None
+    if where.targets and not any(fnmatchcase(facts.target, pattern) for pattern in where.targets):
+        return ""
+    for name, values in where.labels:
+        value = facts.labels.get(name)
+        if value is None or not (value in values or "*" in values):
+            return name
+    return None
 
 
 def _where(rule: Rule, facts: Facts) -> Check:
+    wrong = _misplaced(rule, facts)
     if rule.where is None:
-        return Check(name="where", ok=True, detail="everywhere")
-    patterns = rule.where.targets
-    if patterns and not any(fnmatchcase(facts.target, pattern) for pattern in patterns):
-        return Check(name="where", ok=False, detail=f"`{facts.target}` is none of {', '.join(patterns)}")
-    for name, values in rule.where.labels:
-        value = facts.labels.get(name)
-        if value is None or not (value in values or "*" in values):
-            has = "has no such label" if value is None else f"has `{value}`"
-            wanted = " or ".join(sorted(values))
-            return Check(name="where", ok=False, detail=f"label {name}: wants {wanted}; `{facts.target}` {has}")
-    labels = [f"{name}={facts.labels[name]}" for name, _ in rule.where.labels]
-    return Check(name="where", ok=True, detail=", ".join(labels) or f"target {facts.target}")
+        return Check(name="where", ok=wrong is None, detail="everywhere")
+    if wrong == "":
+        detail = f"`{facts.target}` is none of {', '.join(rule.where.targets)}"
+    elif wrong is not None:
+        value = facts.labels.get(wrong)
+        has = "has no such label" if value is None else f"has `{value}`"
+        wanted = " or ".join(sorted(dict(rule.where.labels)[wrong]))
+        detail = f"label {wrong}: wants {wanted}; `{facts.target}` {has}"
+    else:
+        detail = ", ".join(f"{name}={facts.labels[name]}" for name, _ in rule.where.labels) or f"target {facts.target}"
+    return Check(name="where", ok=wrong is None, detail=detail)
+
+
+def _as_holds(rule: Rule, facts: Facts) -> bool:
+    accounts = rule.accounts
+    if accounts is None or "*" in accounts or (OWN_ACCOUNT in accounts and facts.account == facts.person):
+        return True
+    return facts.account in accounts and facts.account != OWN_ACCOUNT
 
 
 def _as(rule: Rule, facts: Facts) -> Check:
-    accounts = rule.accounts
-    if accounts is None or "*" in accounts:
-        return Check(name="as", ok=True, detail="every account")
-    own = OWN_ACCOUNT in accounts and facts.account == facts.person
-    ok = own or facts.account in accounts - {OWN_ACCOUNT}
-    wanted = ", ".join(sorted(accounts))
+    ok = _as_holds(rule, facts)
+    if rule.accounts is None or "*" in rule.accounts:
+        return Check(name="as", ok=ok, detail="every account")
+    wanted = ", ".join(sorted(rule.accounts))
     return Check(
         name="as", ok=ok, detail=f"account {facts.account}" if ok else f"wants {wanted}; got `{facts.account}`"
     )
 
 
+def _allow_holds(rule: Rule, facts: Facts) -> bool:
+    return facts.channel in rule.kinds if facts.channel is not None else bool(rule.kinds)
+
+
 def _allow(rule: Rule, facts: Facts) -> Check:
+    ok = _allow_holds(rule, facts)
     kinds = ", ".join(kind for kind in ChannelKind if kind in rule.kinds)
     if facts.channel is None:
-        return Check(name="allow", ok=bool(rule.kinds), detail=kinds)
-    ok = facts.channel in rule.kinds
+        return Check(name="allow", ok=ok, detail=kinds)
     return Check(name="allow", ok=ok, detail=f"{facts.channel}" if ok else f"got {facts.channel}, rule has {kinds}")
 
 

@@ -29,7 +29,7 @@ async def check_code(desk: Authority, name: str, code: str) -> bool:
     if step is None:
         return False
     # Of twenty at once with the same code one is stored; the others lose the race and are wrong.
-    return await desk.ledger.write(lambda t: t.use_step(found.id, step, time.time_ns()))
+    return await desk.ledger.write(lambda t: t.use_step(found.id, step, time.time_ns()), durable=True)
 
 
 async def mfa_enrol(desk: Authority, talk: Conversation, request: MfaEnrol) -> Done:
