@@ -263,10 +263,11 @@ async def _succeeded(desk: Authority, talk: Conversation, succeeded: login.Succe
     detail = {"factors": " ".join(succeeded.factors), "client": talk.hello.client if talk.hello else ""}
     if proven.speaker is not None:
         detail["certificate"] = f"{proven.speaker.key_id} serial {proven.speaker.serial} ca {proven.speaker.ca}"
-    await desk.ledger.write(
-        lambda t: t.clear_failures(PERSON, name),
-        Event(event="login", who=name, source=talk.source, detail=detail),
-    )
+    event = Event(event="login", who=name, source=talk.source, detail=detail)
+    if desk.lockouts.failed(name):
+        await desk.ledger.write(lambda t: t.clear_failures(PERSON, name), event)
+    else:
+        await desk.ledger.note(event)
     desk.lockouts.clear(name)
     now, clock = time.time(), trio.current_time()
     talk.person, talk.speaker = name, proven.speaker

@@ -59,6 +59,10 @@ class Lockouts:
         recent.clear()
         return True
 
+    def failed(self, person: str) -> bool:
+        """Whether there is anything to clear."""
+        return (PERSON, person) in self._failures or (PERSON, person) in self._until
+
     def clear(self, person: str) -> None:
         """A right login, or an administrator's word."""
         self._failures.pop((PERSON, person), None)

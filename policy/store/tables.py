@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, delete, func, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from policy.store import schema as s
@@ -217,7 +217,7 @@ class Tables:
         return gone
 
     def secret(self, ident: str) -> SealedSecret | None:
-        row = self._db.execute(select(s.secret).where(s.secret.c.id == ident)).one_or_none()
+        row = self._db.execute(_SECRET, {"ident": ident}).one_or_none()
         if row is None:
             return None
         return SealedSecret(id=row.id, purpose=row.purpose, version=row.version, sealed=row.sealed)
@@ -233,17 +233,14 @@ class Tables:
         self._insert(s.session, **{name: getattr(session, name) for name in _SESSION})
 
     def start_session(self, ident: str, recording: str, now: int) -> None:
-        self._db.execute(update(s.session).where(s.session.c.id == ident).values(started=now, recording=recording))
+        self._db.execute(_START, {"ident": ident, "started": now, "recording": recording})
 
     def end_session(
         self, ident: str, now: int, *, reason: str, by: str = "", bytes_in: int = 0, bytes_out: int = 0
     ) -> bool:
         """False if it had ended before: the first reason stands."""
-        return self._gone(
-            update(s.session)
-            .where(s.session.c.id == ident, s.session.c.ended.is_(None))
-            .values(ended=now, reason=reason, ended_by=by, bytes_in=bytes_in, bytes_out=bytes_out)
-        )
+        values = {"ended": now, "reason": reason, "ended_by": by, "bytes_in": bytes_in, "bytes_out": bytes_out}
+        return bool(self._db.execute(_END, {"ident": ident, **values}).rowcount)
 
     def count_bytes(self, ident: str, bytes_in: int, bytes_out: int) -> None:
         """What an ended session moved; only the first count is taken."""
@@ -310,6 +307,10 @@ class Tables:
         return bool(self._db.execute(statement).rowcount)
 
 
+# Built once: every session goes through these, and building a statement costs more than SQLite's work on it.
+_START: Final = update(s.session).where(s.session.c.id == bindparam("ident"))
+_END: Final = _START.where(s.session.c.ended.is_(None))
+_SECRET: Final = select(s.secret).where(s.secret.c.id == bindparam("ident"))
 _SESSION: Final = tuple(field.name for field in fields(Session))
 
 
