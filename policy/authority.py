@@ -10,9 +10,9 @@ import structlog
 import trio
 
 from policy.audit import Event, clean
+from policy.conditions import Factor
 from policy.configuration import BadConfiguration, Configuration, read_all
 from policy.conversation import Conversation
-from policy.decide import Factor
 from policy.ledger import Ledger
 from policy.lockouts import Lockouts
 from policy.messages import Refused

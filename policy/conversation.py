@@ -9,8 +9,8 @@ import structlog
 import trio
 
 from policy.audit import Event
+from policy.conditions import FactorKind
 from policy.credentials import Speaker
-from policy.decide import FactorKind
 from policy.login import Login
 from policy.messages import MAX_MESSAGE, Hello, Refused, Reply, Rows, encode
 from policy.peers import Peer

@@ -7,10 +7,12 @@ from typing import Final
 
 from policy.authority import Authority
 from policy.conversation import Conversation, State
+from policy.lockouts import CODE
 from policy.messages import Done, MfaEnrol, MfaList, MfaReset, Refused, Rows
 from policy.mfa import totp
 from policy.naming import CommandRefused, counted, shown_time
 from policy.roster import TOTP
+from policy.store import Tables
 from policy.store.records import Person
 from policy.vault import Secret
 
@@ -82,9 +84,17 @@ async def mfa_reset(desk: Authority, talk: Conversation, request: MfaReset) -> D
         raise CommandRefused(
             f"person `{person.name}` has no second factor", f"add one: `bastion mfa enrol {person.name}`"
         )
+
+    def change(t: Tables) -> None:
+        t.remove_authenticators(person.name)
+        t.clear_failures(CODE, person.name)
+
     await desk.change_person(
-        person.name, lambda t: t.remove_authenticators(person.name), talk.event("mfa-reset", person.name)
+        person.name,
+        change,
+        talk.event("mfa-reset", person.name),
     )
+    desk.lockouts.clear(CODE, person.name)
     desk.proofs.forget(person.name)
     return Done(
         text=f"removed {counted(len(person.totp), 'second factor')} of `{person.name}`",
