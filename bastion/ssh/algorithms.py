@@ -92,7 +92,7 @@ async def server_options(settings: SshSettings, host_keys: Sequence[SSHKeyPair])
     return options
 
 
-def ciphers_for(client_version: bytes, ciphers: list[bytes]) -> list[bytes]:
+def ciphers_for(client_version: bytes, ciphers: Sequence[bytes]) -> Sequence[bytes]:
     """Of `ciphers`, what this client is offered.
 
     OpenSSH takes chacha20 if it may, which costs us six times the CPU of AES-GCM; it knows AES-GCM since 6.2.

@@ -249,11 +249,6 @@ class PersonConnection(ServerConnection):
 
     # --- questions ----------------------------------------------------------------------------------
 
-    @property
-    def local_address(self) -> tuple[str, int]:
-        """Where this connection came in."""
-        return self._local_addr, self._local_port
-
     async def ask(self, request: Request) -> Reply:
         """policyd's answer; PolicyLost when there will be none."""
         if self.policy is None:

@@ -59,17 +59,23 @@ class Entrance(PersonConnection, Door):
 
     async def serve(self, local: "LocalChannel") -> Relay | None:
         if local.command is not None:
-            local.exit(await commands.serve(local, self))
+            await commands.run(local, self.policy, self._place)
             return None
-        choice = await menu.pick(local, self)
-        if choice is None:
+        if local.terminal is None:
+            commands.refuse_no_target(local)
             return None
         try:
-            return await self.pick(choice.account, choice.target)
+            choice = await menu.pick(local, self.policy)
+            return await self.pick(choice.account, choice.target) if choice is not None else None
         except BastionError as error:
             local.write_error("\r\n".join([*error.lines(), ""]).encode())
             local.exit(int(error.code))
             return None
+
+    @property
+    def _place(self) -> str:
+        """How people reach this bastion: what is configured, else where this very connection came in."""
+        return self.gateway.settings.ssh.address or f"{self._local_addr}:{self._local_port}"
 
     async def open_jump(self, host: bytes, port: int, sender: int, window: int, max_packet: int) -> bool:
         try:

@@ -57,6 +57,7 @@ class Worker:
     _options: Any = field(init=False, default=None)
     _certificates: HostCertificates = field(init=False)
     _listener: Listener = field(init=False)
+    _link: PolicyLink | None = field(init=False, default=None)
     _scans: "set[asyncio.Task[None]]" = field(init=False, default_factory=set)
 
     async def run(self) -> None:
@@ -104,8 +105,9 @@ class Worker:
             self.gateway.settings = before
             log.error("configuration kept", problem=error.cause)
         else:
-            log.info("reloaded", restart_for=[name for name in ("listen", "workers")
-                                              if getattr(before.ssh, name) != getattr(self.gateway.settings.ssh, name)])  # fmt: skip
+            now = self.gateway.settings.ssh
+            kept = [name for name in ("listen", "workers") if getattr(before.ssh, name) != getattr(now, name)]
+            log.info("reloaded", needs_restart=kept)
         tell_systemd("READY=1")
 
     # --- policyd's tasks ----------------------------------------------------------------------------
@@ -116,10 +118,9 @@ class Worker:
         while True:
             lost = asyncio.Event()
             try:
-                link = await PolicyLink.connect(
-                    self.settings.run / POLICY_SOCKET, WorkerHello(pid=os.getpid()),
-                    lambda task: self._task(link, task), lost.set,
-                )  # fmt: skip
+                self._link = await PolicyLink.connect(
+                    self.settings.run / POLICY_SOCKET, WorkerHello(pid=os.getpid()), self._task, lost.set
+                )
             except PolicyLost as error:
                 log.warning("policyd-unreachable", why=error.cause, again_in=pause)
             else:
@@ -129,8 +130,9 @@ class Worker:
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
 
-    def _task(self, link: PolicyLink, task: Reply) -> None:
-        if not isinstance(task, Scan) or len(self._scans) >= MAX_SCANS:
+    def _task(self, task: Reply) -> None:
+        link = self._link
+        if link is None or not isinstance(task, Scan) or len(self._scans) >= MAX_SCANS:
             log.warning("task-refused", task=type(task).__name__)
             return
         running = asyncio.create_task(scan.answer(link, task))
@@ -149,9 +151,9 @@ class Worker:
                 relay.end("shutdown", text=GOING_DOWN)
             if not door.relays:
                 door.disconnect_person(GOING_DOWN)
-        deadline = asyncio.get_running_loop().time() + FAREWELL
-        while (gateway.doors or gateway.ending) and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.05)  # noqa: ASYNC110 - doors leave one by one, each in its own time
+        deadline = time.monotonic() + FAREWELL
+        while (gateway.doors or gateway.ending) and time.monotonic() < deadline:  # noqa: ASYNC110 - each in its own time
+            await asyncio.sleep(0.05)
         if gateway.doors:
             log.warning("ended with sessions", connections=len(gateway.doors))
 
