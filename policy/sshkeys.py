@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -111,7 +112,12 @@ def plain_name(algorithm: str) -> str:
 
 
 def parse_public_key(blob: bytes, *, min_rsa_bits: int = MIN_RSA_BITS) -> PublicKey:
-    """A key from its SSH blob; BadKey says what is wrong with it."""
+    """A key from its SSH blob; BadKey says what is wrong with it. The last few are remembered."""
+    return _parse_public_key(blob, min_rsa_bits)
+
+
+@lru_cache(maxsize=512)  # a key is offered, proven and looked up within a second; the check of its point is the dearest
+def _parse_public_key(blob: bytes, min_rsa_bits: int) -> PublicKey:
     if len(blob) > MAX_BLOB:
         raise BadKey(f"key has {len(blob)} bytes, want at most {MAX_BLOB}")
     reader = Reader(blob)
