@@ -262,8 +262,12 @@ def test_wrong_passwords_do_not_lock_keys():
 def test_wrong_codes_lock_codes():
     play = Play() >> proven(replace(CODED, code_locked=True)) >> asked()
     play >> answered(person=replace(CODED, code_locked=True)) << REFUSED_SECOND
-    Play() >> proven(CODED) >> asked() >> answered(person=replace(CODED, locked=True)) << lg.VerifyCode(
-        person="alice", code="123456"
+    (
+        Play()
+        >> proven(CODED)
+        >> asked()
+        >> answered(person=replace(CODED, locked=True))
+        << lg.VerifyCode(person="alice", code="123456")
     )
 
 
