@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import ctypes
 import logging
+import random
 import sys
 from pathlib import Path
 from typing import Final
@@ -25,12 +26,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--worker", required=True, type=int, metavar="N", help="its number, from 0")
     arguments = parser.parse_args(argv)
     _log_json()
-    from bastion.ssh.listener import Everybody
     from bastion.ssh.worker import Worker
+    from bastion.startups import Startups
 
     try:
         settings = config.load(arguments.config)
-        asyncio.run(Worker(settings=settings, number=arguments.worker, admission=Everybody()).run())
+        admission = Startups(settings.ssh, random.SystemRandom().random)
+        asyncio.run(Worker(settings=settings, number=arguments.worker, admission=admission).run())
     except BastionError as error:
         print("\n".join(error.lines()), file=sys.stderr)
         return int(error.code)

@@ -26,7 +26,7 @@ from asyncssh.constants import (
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_REQUEST,
 )
-from asyncssh.misc import DisconnectError, ProtocolError
+from asyncssh.misc import DisconnectError, ProtocolError, ProtocolNotSupported
 from asyncssh.packet import Boolean, NameList, SSHPacket, String, UInt32
 
 from bastion.errors import MisuseError
@@ -35,6 +35,7 @@ from bastion.settings import SshSettings
 from bastion.ssh import algorithms
 from bastion.ssh.links import PolicyLink, PolicyLost
 from bastion.ssh.transport import ServerConnection
+from bastion.startups import Outcome as Ending
 from policy.messages import (
     Acceptable,
     AnswerCode,
@@ -77,14 +78,14 @@ class PersonConnection(ServerConnection):
     """Subclasses say what happens then: `logged_in`, `pushed`, `policy_lost`."""
 
     def __init__(
-        self, loop: Any, options: Any, settings: SshSettings, policy_socket: Path, left: Callable[[str], None]
+        self, loop: Any, options: Any, settings: SshSettings, policy_socket: Path, left: Callable[[Ending], None]
     ) -> None:
-        """`left` is told once how the time before login ended: logged-in, failed, no-authentication or grace."""
+        """`left` is told once how the time before login ended."""
         super().__init__(loop, options)
         self._max_recv_pktlen = MAX_PACKET
         self._ssh = settings
         self._policy_socket = policy_socket
-        self._left: Callable[[str], None] | None = left
+        self._left: Callable[[Ending], None] | None = left
         self._user: bytes | None = None
         self._methods = list(_FIRST)
         self._failures = 0
@@ -297,7 +298,7 @@ class PersonConnection(ServerConnection):
             return
         self.person = person
         self._max_recv_pktlen = MAX_PACKET_LATER
-        self._report("logged-in")
+        self._report(Ending.LOGGED_IN)
         # Nothing is decided between the success that the client sees and the first channel: asyncssh lets both through
         # before it awaits anything (`auth_completed` is no place for a policy).
         await self.send_userauth_success()
@@ -350,17 +351,19 @@ class PersonConnection(ServerConnection):
     # --- the end ------------------------------------------------------------------------------------
 
     def _login_timer_callback(self) -> None:
-        self._report("grace")
+        self._report(Ending.GRACE_EXCEEDED)
         super()._login_timer_callback()
 
-    def _report(self, outcome: str) -> None:
+    def _report(self, outcome: Ending) -> None:
         left, self._left = self._left, None
         if left is not None:
             left(outcome)
 
     def _cleanup(self, exc: Exception | None) -> None:
         if self._left is not None:
-            outcome = "failed" if self._failures else "no-authentication"
+            outcome = Ending.AUTH_FAILED if self._failures else Ending.NO_ATTEMPT
+            if isinstance(exc, ProtocolError | ProtocolNotSupported):
+                outcome = Ending.PROTOCOL_ERROR
             if self._user is not None:
                 why = str(exc or "")[:200]
                 structlog.get_logger().info("no-login", source=self.source, client=self.client, why=why)

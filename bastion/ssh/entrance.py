@@ -11,6 +11,7 @@ from bastion.ssh.door import Door, Gateway
 from bastion.ssh.jump import HostCertificates, open_jump
 from bastion.ssh.links import POLICY_SOCKET
 from bastion.ssh.relay import Relay
+from bastion.startups import Outcome
 from policy.messages import EndSession
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Entrance(PersonConnection, Door):
     """Made for each connection that the listener lets in."""
 
     def __init__(
-        self, options: Any, gateway: Gateway, certificates: HostCertificates, left: Callable[[str], None]
+        self, options: Any, gateway: Gateway, certificates: HostCertificates, left: Callable[[Outcome], None]
     ) -> None:
         self.gateway = gateway
         self._certificates = certificates

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
@@ -17,6 +17,7 @@ from bastion.config_checks import split_address
 from bastion.errors import BastionError
 from bastion.ssh.auth import plain_source
 from bastion.ssh.transport import PacketTransport
+from bastion.startups import Outcome, Refusal, Startups
 
 BACKLOG: Final = 512
 """Connections that the kernel keeps while the worker is busy; ansible comes with dozens at once."""
@@ -24,6 +25,8 @@ ACCEPTS: Final = 64
 """Connections taken in one turn of the loop; those who are logged in get their turn in between."""
 PAUSE: Final = 1.0
 """Seconds without accepting after the process ran out of file descriptors: sessions that live use none anew."""
+QUIET: Final = 1.0
+"""Seconds between two lines about refused connections."""
 SOCKET_NAME: Final = "ssh"
 """FileDescriptorName of the sockets that systemd passes."""
 
@@ -31,41 +34,22 @@ _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _FIRST_PASSED: Final = 3  # sd_listen_fds(3)
 
 
-class Admission(Protocol):
-    """`bastion.startups.Startups`."""
-
-    def admit(self, address: str, now: float) -> Any:
-        """None, or why this connection is refused."""
-
-    def left(self, address: str, now: float, outcome: Any) -> None:
-        """A connection that was let in has logged in or gone."""
-
-
-class Everybody:
-    """Nobody is refused."""
-
-    def admit(self, address: str, now: float) -> None:
-        return None
-
-    def left(self, address: str, now: float, outcome: Any) -> None:
-        return None
-
-
-Make = Callable[[Callable[[str], None]], Any]
+Make = Callable[[Callable[[Outcome], None]], Any]
 """Takes what to call when the time before login is over; makes a PersonConnection."""
 
 
 class Listener:
     """Owns the sockets."""
 
-    def __init__(self, sockets: Iterable[socket.socket], make: Make, admission: Admission) -> None:
+    def __init__(self, sockets: Iterable[socket.socket], make: Make, admission: Startups) -> None:
         self._sockets = list(sockets)
         self._make = make
         self._admission = admission
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = False
-        self.accepted = self.refused = 0
+        self._refused = 0
+        self._quiet: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         self._open = True
@@ -104,7 +88,7 @@ class Listener:
         sock.setblocking(False)
         refusal = self._admission.admit(source, time.monotonic())
         if refusal is not None:
-            self.refused += 1
+            self._note(refusal, source)
             try:
                 # Not an identification line: RFC 4253 section 4.2 lets a client show it to the person.
                 sock.send(b"bastion: too many connections before login, try again later\r\n")
@@ -112,13 +96,25 @@ class Listener:
                 pass
             sock.close()
             return
-        self.accepted += 1
         task = self._loop.create_task(self._attach(sock, source))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _note(self, refusal: Refusal, source: str) -> None:
+        """One line a second, however many are refused: a flood must not fill the log."""
+        self._refused += 1
+        if self._quiet is None:
+            self._quiet = self._loop.call_later(QUIET, self._sum_up)
+            structlog.get_logger().warning("refused", why=refusal.value, source=source)
+
+    def _sum_up(self) -> None:
+        self._quiet = None
+        if self._refused > 1:
+            structlog.get_logger().warning("refused-more", connections=self._refused - 1, seconds=QUIET)
+        self._refused = 0
+
     async def _attach(self, sock: socket.socket, source: str) -> None:
-        def left(outcome: str) -> None:
+        def left(outcome: Outcome) -> None:
             self._admission.left(source, time.monotonic(), outcome)
 
         try:
@@ -126,7 +122,7 @@ class Listener:
         except OSError as error:
             # It was reset before we came to it.
             sock.close()
-            left("no-authentication")
+            left(Outcome.NO_ATTEMPT)
             structlog.get_logger().info("not-attached", source=source, why=(error.strerror or "").lower())
 
 

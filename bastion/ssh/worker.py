@@ -26,7 +26,8 @@ from bastion.ssh.door import Gateway
 from bastion.ssh.entrance import Entrance
 from bastion.ssh.jump import HostCertificates
 from bastion.ssh.links import POLICY_SOCKET, PolicyLink, PolicyLost
-from bastion.ssh.listener import Admission, Listener, open_sockets, passed_sockets
+from bastion.ssh.listener import Listener, open_sockets, passed_sockets
+from bastion.startups import Outcome, Startups
 from policy.messages import Reply, Scan
 from policy.messages import Worker as WorkerHello
 
@@ -51,7 +52,7 @@ class Worker:
 
     settings: Settings
     number: int
-    admission: Admission
+    admission: Startups
     alive: Callable[[], Awaitable[bool]] = _yes
     gateway: Gateway = field(init=False)
     _options: Any = field(init=False, default=None)
@@ -86,7 +87,7 @@ class Worker:
             for task in tasks:
                 task.cancel()
 
-    def _make(self, left: Callable[[str], None]) -> Entrance:
+    def _make(self, left: Callable[[Outcome], None]) -> Entrance:
         return Entrance(self._options, self.gateway, self._certificates, left)
 
     async def _read_keys(self) -> None:
