@@ -2,10 +2,12 @@
 
 import difflib
 import json
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any, Final
+
+import segno
 
 from bastion.errors import BastionError, ExitCode, MisuseError
 from bastion.present import as_json, as_text
@@ -113,22 +115,24 @@ def refuse_no_target(channel: LocalChannel) -> None:
 
 
 def _split(command: bytes) -> Words:
+    # ssh joins words with blanks and drops the quotes around them: nothing is left that a shell's rules could read.
     try:
-        parts = shlex.split(command.decode())
-    except ValueError:
+        parts = command.decode().split()
+    except UnicodeDecodeError:
         raise MisuseError("the command is not understood", "see: ssh bastion help") from None
     if not parts or len(parts) > MAX_WORDS:
         raise MisuseError("the command is not understood", "see: ssh bastion help")
     rest: list[str] = []
     flags: set[str] = set()
     options: dict[str, str] = {}
-    words = iter(parts)
-    for word in words:
+    for number, word in enumerate(parts):
         if word in _FLAGS:
             flags.add(word)
         elif word.startswith("--"):
-            key, equals, value = word.partition("=")
-            options[key] = value if equals else next(words, "")
+            # An option takes the rest of the line: `--reason left an hour ago`.
+            key, _, value = word.partition("=")
+            options[key] = " ".join([*([value] if value else []), *parts[number + 1 :]])
+            break
         else:
             rest.append(word)
     return Words(rest=rest, flags=flags, options=options)
@@ -191,10 +195,6 @@ def _client_config(answer: Rows, address: str) -> str:
 
 
 def _qr(text: str) -> str:
-    from io import StringIO
-
-    import segno
-
     out = StringIO()
     segno.make(text).terminal(out=out, compact=True)
     return out.getvalue()
