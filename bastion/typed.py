@@ -5,7 +5,7 @@ keyed commitment and its length) until the target has echoed it, and then *revea
 its further text is recorded at once. Control bytes and the sequences of arrow and function keys are no text.
 
     unsure   -- text typed: SEALED_INPUT --> echo of it seen: REVEALED --> echoing
-    echoing  -- text typed: INPUT; Enter, or text without its echo --> unsure
+    echoing  -- text typed: INPUT; Enter, a new line of output, or text without its echo --> unsure
     guarded  -- the output ends with a prompt for a secret: everything is sealed until Enter and never revealed,
                 whatever is echoed (a `*` for each key is no reason to show the key)
     full screen -- vim, less, tmux: INPUT, unless guarded
@@ -105,9 +105,11 @@ class TypedText:
         if self._guarded and b"\n" in data:
             self._guarded = False  # the prompt is over; what is typed stays sealed until an echo is seen
         self._own = False
-        if not self._waiting:
-            return []
-        events = self._echo(data)
+        events = self._echo(data) if self._waiting else []
+        if b"\n" in data:
+            # Attack by accident: a menu echoes one key, goes to a new line and asks for something with the echo off.
+            self._echoing = self._own = False
+            self._line = b""
         if self._misses > PATIENCE or self._screen.full_screen:
             self._forget()
         return events

@@ -143,10 +143,12 @@ def test_sudo_asks() -> None:
         terminal.keys(b"setpriv --reuid 65534 --regid 65534 --clear-groups sudo -k id\r")
         terminal.until(b"assword")
         terminal.until(b": ")
+        terminal.until_hidden()
         terminal.keys(SECRET)
         terminal.piece(b"\r")
         terminal.until(b"ry again")
         terminal.until(b": ")
+        terminal.until_hidden()
         terminal.piece(SECRET)
         terminal.piece(b"\x03")
         terminal.until(b"$ ")
@@ -230,9 +232,15 @@ def test_keys_that_are_no_text_are_plain() -> None:
 def test_an_answer_that_begins_like_the_secret_is_no_echo() -> None:
     tap = TypedText(KEY, terminal=True)
     tap.typed(b"S")
+    assert tap.shown(b"Sorry, try again.") == []
+
+
+def test_what_comes_after_the_line_is_no_echo_of_it() -> None:
+    tap = TypedText(KEY, terminal=True)
+    tap.typed(b"Sorry")
     tap.typed(b"\r")
-    assert tap.shown(b"\r\nSorry, try again.") == []
-    assert tap.shown(b"S") == []  # the line is over
+    assert tap.shown(b"\r\nSorry") == []
+    assert tap.shown(b"Sorry") == []  # the line is over
 
 
 def test_text_without_echo_ends_the_trust_in_a_line() -> None:
@@ -242,6 +250,15 @@ def test_text_without_echo_ends_the_trust_in_a_line() -> None:
     assert kinds(tap.typed(b"b")) == [("INPUT", b"b")]
     tap.shown(b"*")
     assert kinds(tap.typed(b"c")) == [("SEALED_INPUT", b"")]
+
+
+def test_a_new_line_ends_the_trust_in_an_echo() -> None:
+    """Attack by accident: a menu echoes the key, then asks on a new line with the echo off."""
+    tap = TypedText(KEY, terminal=True)
+    tap.typed(b"p")
+    assert tap.shown(b"p") == [(Kind.REVEALED, b"p")]
+    tap.shown(b"\r\nSay it ")
+    assert kinds(tap.typed(SECRET)) == [("SEALED_INPUT", b"")]
 
 
 def test_a_slow_line_seals_and_reveals() -> None:
