@@ -443,7 +443,7 @@ def decode_request(data: bytes) -> tuple[int, Request]:
     """Id and body of a request; msgspec.MsgspecError if it is none."""
     try:
         return _requests.decode(data)
-    except UnicodeDecodeError as exc:  # msgspec lets this one through for a string that is not UTF-8
+    except (UnicodeDecodeError, RecursionError) as exc:  # msgspec lets these through: not UTF-8, nested too deep
         raise msgspec.DecodeError(str(exc)) from None
 
 
@@ -451,5 +451,5 @@ def decode_reply(data: bytes) -> tuple[int, Reply]:
     """Id and body of a reply or push; msgspec.MsgspecError if it is none."""
     try:
         return _replies.decode(data)
-    except UnicodeDecodeError as exc:  # msgspec lets this one through for a string that is not UTF-8
+    except (UnicodeDecodeError, RecursionError) as exc:  # msgspec lets these through: not UTF-8, nested too deep
         raise msgspec.DecodeError(str(exc)) from None

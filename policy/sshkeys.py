@@ -289,7 +289,7 @@ def parse_private_key(pem: bytes) -> PrivateKey:
         key = loader(pem.strip() + b"\n", password=None)
     except TypeError:
         raise BadKey("private key is encrypted: remove its passphrase first with `ssh-keygen -p`") from None
-    except (ValueError, UnsupportedAlgorithm, AssertionError, IndexError, KeyError, OverflowError):
+    except (ValueError, UnsupportedAlgorithm, AssertionError, LookupError, OverflowError, NotImplementedError):
         raise BadKey("private key cannot be read") from None
     if not isinstance(key, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise BadKey("private key is of a type that is not supported")

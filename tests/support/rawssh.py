@@ -116,6 +116,10 @@ class Raw(SSHClientConnection):
             kinds.append(message[0])
         return kinds
 
+    async def leave(self) -> None:
+        self.abort()
+        await self.gone.wait()
+
     async def begin(self) -> "Raw":
         """Ask for the authentication service."""
         self.say(SERVICE_REQUEST, String("ssh-userauth"))
