@@ -118,7 +118,9 @@ def test_an_option_that_would_not_be_enforced(option):
 
 
 @pytest.mark.parametrize(
-    "line", ["", "ssh-ed25519", "ssh-ed25519 ????", "ssh-rsa " + ED.public.line().split()[1], "\x1b"]
+    "line",
+    ["", "ssh-ed25519", "ssh-ed25519 ????", "ssh-rsa " + ED.public.line().split()[1], "\x1b"],
+    ids=["empty", "no blob", "no base64", "other kind", "escape"],
 )
 def test_lines_that_are_none(line):
     with pytest.raises(BadKey):
@@ -201,6 +203,7 @@ def test_the_signature_of_another_key():
         (string("root@web1"), string(b"\xff"), "not UTF-8"),
         (string("ssh-ed25519") + string(ED.public.blob), string("ssh-rsa") + string(ED.public.blob), "does not fit"),
     ],
+    ids=["service", "method", "message", "unsigned", "user", "algorithm"],
 )
 def test_signed_data_for_something_else(old, new, problem):
     signed = login_data(ED)
