@@ -5,6 +5,7 @@ administrator has said so.
 """
 
 import asyncio
+import os
 from typing import Final
 
 import asyncssh
@@ -48,7 +49,8 @@ async def _one(address: str, port: int, kinds: list[str]) -> tuple[bytes, str]:
     except TimeoutError:
         return b"", f"no answer within {SECONDS:g} seconds"
     except OSError as error:
-        return b"", (error.strerror or str(error)).lower()
+        # asyncio puts the address into the text, which policyd adds by itself.
+        return b"", os.strerror(error.errno).lower() if error.errno else str(error).lower()
     except asyncssh.KeyExchangeFailed:
         return b"", ""  # it has no key of this kind
     except asyncssh.Error as error:
