@@ -1,4 +1,4 @@
-"""Packets below asyncssh: the one module that touches its private parts, pinned to exact versions by `check_version`.
+"""Packets below asyncssh. This module and `connections` alone touch its private parts, pinned by `check_version`.
 
 asyncssh does identification, key exchange, authentication, re-keying and disconnects. From there on the messages of
 channels (RFC 4254) do not go through its channel objects: `PacketTransport` sits between the socket and the
@@ -16,14 +16,12 @@ from struct import Struct
 from typing import Any, Final, cast
 
 import asyncssh
-from asyncssh.connection import SSHClientConnection, SSHConnection, SSHServerConnection
-from asyncssh.constants import MSG_CHANNEL_OPEN, MSG_GLOBAL_REQUEST, MSG_IGNORE
 from asyncssh.misc import ProtocolError
-from asyncssh.packet import SSHPacket
 from cryptography.exceptions import InvalidTag
 
 from bastion.ssh.burst import burst, gathered, settle
 from bastion.ssh.channels import DATA, End
+from bastion.ssh.connections import ClientConnection, PacketConnection, ServerConnection
 from bastion.ssh.gcm import TAG, Gcm
 
 VERSIONS: Final = frozenset({"2.24.1"})
@@ -65,7 +63,7 @@ _spare: list[bytearray] = []
 class PacketTransport(asyncio.BufferedProtocol):
     """Between one transport and one asyncssh connection."""
 
-    def __init__(self, connection: "PacketConnection") -> None:
+    def __init__(self, connection: PacketConnection) -> None:
         self.connection = connection
         connection.packets = self
         self.transport: Any = None
@@ -138,6 +136,10 @@ class PacketTransport(asyncio.BufferedProtocol):
 
     def go_on(self) -> None:
         """asyncssh has finished something it awaited: take up what was left."""
+        connection = self.connection
+        if connection._inpbuf and connection.is_fast() and connection._recv_handler == connection._recv_pkthdr:
+            # It was the login; what came behind it in the same read is the beginning of a packet of ours.
+            self._rest, connection._inpbuf = connection._inpbuf + self._rest, b""
         if self.transport is None or not self._rest:
             return self.resume(self)
         kept = len(self._rest)
@@ -172,6 +174,15 @@ class PacketTransport(asyncio.BufferedProtocol):
                         at -= len(left)
                         _received_view[at:filled] = left
                         continue
+                return at
+            if connection._recv_handler == connection._recv_packet:
+                # It opened the header of a packet that has not come whole before the login was over: it goes on.
+                missing = 4 + connection._pktlen + connection._recv_macsize - connection._recv_blocksize
+                end = min(at + missing - len(connection._inpbuf), filled)
+                if end > at:
+                    connection.data_received(bytes(_received_view[at:end]))
+                    at = end
+                    continue
                 return at
             if connection._recv_handler != connection._recv_pkthdr:
                 return at  # it awaits something; `go_on` follows
@@ -327,86 +338,4 @@ class PacketTransport(asyncio.BufferedProtocol):
             _spare.append(chunk)
 
 
-class PacketConnection(SSHConnection):
-    """What both legs override of asyncssh. `_channels` holds `End` objects, not asyncssh's channels."""
-
-    packets: PacketTransport
-
-    def is_fast(self) -> bool:
-        """Does `PacketTransport` open the packets?"""
-        return type(self._recv_encryption) is Gcm and self._auth_complete and not self._decompressor
-
-    def heard(self) -> None:
-        """The peer lives."""
-        self._keepalive_count = 0
-
-    def _send(self, data: bytes) -> None:
-        if self._transport:
-            self.packets.write(data)
-
-    def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
-        # asyncssh puts an encrypted MSG_IGNORE before each packet, against an attack on CBC, which is not offered.
-        if pkttype != MSG_IGNORE:
-            super().send_packet(pkttype, *args, handler=handler)
-
-    def _finish_recv_packet(self, pkttype: int, seq: int, _task: Any = None, is_async: bool = False) -> None:
-        super()._finish_recv_packet(pkttype, seq, _task, is_async)
-        if is_async:
-            self._loop.call_soon(self.packets.go_on)
-
-    def log_sent_packet(self, *_: Any, **__: Any) -> None:
-        """Formatting each packet for a log that nobody reads cost a tenth of the processor."""
-
-    def log_received_packet(self, *_: Any, **__: Any) -> None:
-        """As above."""
-
-    def _force_close(self, exc: Exception | None) -> None:
-        if self._transport:
-            self.packets.flush()
-        super()._force_close(exc)
-
-    def _process_channel_open(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
-        kind = packet.get_string()
-        sender, window, max_packet = packet.get_uint32(), packet.get_uint32(), packet.get_uint32()
-        if max_packet <= 0:
-            raise ProtocolError("Invalid maximum packet size")
-        self.open_received(kind, sender, window, max_packet, packet.get_remaining_payload())
-        packet.get_bytes(len(packet.get_remaining_payload()))
-
-    def open_received(self, kind: bytes, sender: int, window: int, max_packet: int, rest: bytes) -> None:
-        """The peer wants a channel; answered with `End.confirm` or `refuse_open`, now or later."""
-        raise NotImplementedError
-
-    def refuse_open(self, sender: int, code: int, reason: str) -> None:
-        self.send_channel_open_failure(sender, code, reason, "")
-
-
-class ServerConnection(PacketConnection, SSHServerConnection):
-    """A person's connection."""
-
-    def _process_global_request(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
-        name, want_reply = packet.get_string(), packet.get_boolean()
-        self.global_request_received(name, want_reply, packet.get_remaining_payload())
-        packet.get_bytes(len(packet.get_remaining_payload()))
-
-    def global_request_received(self, name: bytes, want_reply: bool, rest: bytes) -> None:
-        """Answered in order by whoever overrides this."""
-        raise NotImplementedError
-
-    async def reload_config(self) -> None:
-        """asyncssh would read its options anew for each attempt to log in; ours do not depend on the user name."""
-
-    _packet_handlers = {  # noqa: RUF012
-        **SSHServerConnection._packet_handlers,
-        MSG_GLOBAL_REQUEST: lambda self, *args: self._process_global_request(*args),
-        MSG_CHANNEL_OPEN: lambda self, *args: self._process_channel_open(*args),
-    }
-
-
-class ClientConnection(PacketConnection, SSHClientConnection):
-    """The connection to a target."""
-
-    _packet_handlers = {  # noqa: RUF012
-        **SSHClientConnection._packet_handlers,
-        MSG_CHANNEL_OPEN: lambda self, *args: self._process_channel_open(*args),
-    }
+__all__ = ["HIGH_WATER", "MAX_PACKET", "ClientConnection", "PacketTransport", "ServerConnection", "check_version"]
