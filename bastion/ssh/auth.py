@@ -12,7 +12,6 @@ that nobody meant. One request is answered before the next packet is read, and n
 changes between question and answer (CVE-2023-46445, CVE-2023-46446).
 """
 
-import ipaddress
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +34,7 @@ from bastion.settings import SshSettings
 from bastion.ssh.connections import ServerConnection
 from bastion.ssh.links import PolicyLink, PolicyLost
 from bastion.startups import Outcome as Ending
+from bastion.startups import plain_source
 from bastion.text import neutral
 from policy.messages import (
     Acceptable,
@@ -60,9 +60,8 @@ MAX_PACKET: Final = 40_000
 """Bytes of one packet before login: RFC 4253 section 6.1 asks for 35,000, and 200 strangers may be here at once."""
 MAX_PACKET_LATER: Final = 256 * 1024
 """Bytes of one packet after login, as OpenSSH."""
-MAX_BLOB: Final = 16 * 1024
-"""Bytes of a key or certificate: a 16384-bit RSA key takes 2 KiB, and it travels to policyd twice in one message."""
-MAX_SIGNATURE: Final = 8 * 1024
+MAX_BLOB, MAX_SIGNATURE = 16 * 1024, 8 * 1024
+"""Bytes of a key or certificate (16384-bit RSA: 2 KiB), which travels to policyd twice, and of what it signs."""
 MAX_PASSWORD: Final = 1025
 """Bytes of a password that policyd sees; it refuses more than 1024."""
 MAX_ANSWERS: Final = 8
@@ -382,13 +381,3 @@ class _Question:
 
 async def _nothing() -> None:
     """The first `none`."""
-
-
-def plain_source(address: str) -> str:
-    """An address as policy compares it: no zone, and IPv4 as IPv4 also when it came in over IPv6."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return str(mapped or found)
