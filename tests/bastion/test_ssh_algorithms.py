@@ -14,9 +14,7 @@ from bastion.ssh.algorithms import CIPHERS, KEX, MACS, ciphers_for, load_host_ke
 ALL = [b"aes256-gcm@openssh.com", b"chacha20-poly1305@openssh.com", b"aes256-ctr"]
 
 
-@pytest.mark.parametrize(
-    "version", [b"OpenSSH_6.2", b"OpenSSH_6.6.1p1 Ubuntu", b"OpenSSH_9.2p1", b"OpenSSH_10.0"]
-)
+@pytest.mark.parametrize("version", [b"OpenSSH_6.2", b"OpenSSH_6.6.1p1 Ubuntu", b"OpenSSH_9.2p1", b"OpenSSH_10.0"])
 def test_openssh_is_offered_gcm_alone(version: bytes) -> None:
     assert ciphers_for(b"SSH-2.0-" + version, ALL) == ALL[:1]
 
