@@ -223,10 +223,8 @@ class Door(ServerConnection):
         assert relay.target is not None
         channel_kind = _FROM_TARGET.get(kind)
         match channel_kind:
-            case ChannelKind.AGENT:
-                asked_for = relay.agent_allowed
-            case ChannelKind.X11:
-                asked_for = relay.x11_allowed
+            case ChannelKind.AGENT | ChannelKind.X11:
+                asked_for = channel_kind in relay.may_open_back
             case ChannelKind.FORWARD_REMOTE | ChannelKind.FORWARD_SOCKET:
                 asked_for = any(name in _FORWARD_REQUESTS and _FORWARD_REQUESTS[name] is channel_kind
                                 for name, _ in relay.remote_forwards)  # fmt: skip
