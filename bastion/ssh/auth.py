@@ -36,6 +36,7 @@ from bastion.ssh import algorithms
 from bastion.ssh.links import PolicyLink, PolicyLost
 from bastion.ssh.transport import ServerConnection
 from bastion.startups import Outcome as Ending
+from bastion.text import neutral
 from policy.messages import (
     Acceptable,
     AnswerCode,
@@ -235,7 +236,7 @@ class PersonConnection(ServerConnection):
 
     async def _begin(self) -> None:
         """The conversation with policyd."""
-        self.client = self._client_version.decode("ascii", "replace")[8:]
+        self.client = neutral(self._client_version.decode("ascii", "replace")[8:])
         hello = Hello(
             source=self.source, source_port=self._peer_port, listener=f"{self._local_addr}:{self._local_port}",
             client=self.client, ssh_session=self._session_id,

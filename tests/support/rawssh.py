@@ -50,12 +50,13 @@ class Raw(SSHClientConnection):
         self.by_hand = False
 
     @classmethod
-    async def connect(cls, port: int, host: str = LOOPBACK, **options: Any) -> "Raw":
+    async def connect(cls, port: int, host: str = LOOPBACK, version: bytes = b"", **options: Any) -> "Raw":
         loop = asyncio.get_running_loop()
         made = await asyncssh.SSHClientConnectionOptions.construct(
             None, config=(), host=host, port=port, username="x", known_hosts=None, client_factory=asyncssh.SSHClient,
             client_keys=None, agent_path=None, **options,
         )  # fmt: skip
+        made.version = version or made.version
         made.waiter = loop.create_future()
         raw = cls(loop, made, wait="auth")
         made.waiter.add_done_callback(lambda waiter: waiter.cancelled() or waiter.exception())
