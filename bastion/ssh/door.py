@@ -161,7 +161,7 @@ class Door(ServerConnection):
     def feeds(self, target: PacketTransport) -> None:
         """When the person does not take what the target sends, the target is read no more."""
         self._feeding = target
-        self.packets.on_full = self._full
+        self.packets.on_full.append(self._full)
 
     def _full(self, full: bool) -> None:
         if self._feeding is not None:

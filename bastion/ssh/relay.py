@@ -118,7 +118,7 @@ class Relay:
         self.target = target
         target.on_open = self.door.opened_by_target
         # A peer that does not read slows the other one: bytes wait in sockets, not here.
-        target.packets.on_full = lambda full: _pause(self.door.packets, self, full)
+        target.packets.on_full.append(lambda full: _pause(self.door.packets, self, full))
         self.door.feeds(target.packets)
         if self.over:
             target.abort()
