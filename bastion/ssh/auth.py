@@ -32,8 +32,8 @@ from bastion.errors import MisuseError
 from bastion.login import Login, parse
 from bastion.settings import SshSettings
 from bastion.ssh import algorithms
+from bastion.ssh.connections import ServerConnection
 from bastion.ssh.links import PolicyLink, PolicyLost
-from bastion.ssh.transport import ServerConnection
 from bastion.startups import Outcome as Ending
 from bastion.startups import plain_source
 from bastion.text import neutral

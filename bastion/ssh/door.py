@@ -25,10 +25,11 @@ from bastion.config import Settings
 from bastion.errors import BastionError, Denied, ExitCode, PeerError
 from bastion.requests import string
 from bastion.ssh.burst import burst
+from bastion.ssh.connections import ServerConnection
 from bastion.ssh.forwards import ForwardChannel, destination
 from bastion.ssh.relay import Relay
 from bastion.ssh.sessions import SessionChannel
-from bastion.ssh.transport import PacketTransport, ServerConnection
+from bastion.ssh.transport import PacketTransport
 from bastion.taps import ForwardTap
 from policy.messages import Authorize, EndSession
 from policy.model import ChannelKind

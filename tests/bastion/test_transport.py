@@ -20,8 +20,9 @@ from asyncssh.constants import MSG_IGNORE
 from bastion.ssh import transport, upstream
 from bastion.ssh.burst import burst
 from bastion.ssh.channels import CLOSE, DATA, EOF, REQUEST, WINDOW_ADJUST
+from bastion.ssh.connections import ClientConnection, ServerConnection
 from bastion.ssh.gcm import TAG, Gcm
-from bastion.ssh.transport import HIGH_WATER, MAX_PACKET, ClientConnection, PacketTransport, ServerConnection
+from bastion.ssh.transport import HIGH_WATER, MAX_PACKET, PacketTransport
 from recorder.model import Kind
 from tests.bastion.aio import asynchronous, quiet, until
 from tests.bastion.site import GCM, Site
