@@ -50,10 +50,15 @@ class Folder:
         try:
             fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            os.close(self.handle)
             raise ValueError(f"another recorderd writes to `{path}`") from None
         self._reserve, self._low_water = reserve_mib * MIB, low_water_mib * MIB
         self._reserved = self.full = False
         self.refill()
+
+    def close(self) -> None:
+        """Another process may write here from now on."""
+        os.close(self.handle)
 
     def free_bytes(self) -> int:
         space = os.fstatvfs(self.handle)
