@@ -97,6 +97,8 @@ class Folder:
 
     def day(self, t0_us: int) -> str:
         """Name of the folder for a recording that began then; ValueError for a time no calendar has."""
+        if t0_us < 0:
+            raise ValueError(f"{t0_us} us is not a date")
         try:
             return datetime.datetime.fromtimestamp(t0_us / 1e6, datetime.UTC).date().isoformat()
         except (OverflowError, OSError) as exc:
