@@ -66,7 +66,7 @@ def test_cut_short_anywhere(size):
 
 
 def test_a_separator_in_a_name_would_let_two_places_share_a_binding():
-    with pytest.raises(VaultError, match="no `|`"):
+    with pytest.raises(VaultError, match=r"no `\|`"):
         VAULT.seal("account", "a1|1", 1, Secret(b"x"))
 
 
