@@ -1,29 +1,41 @@
-"""asyncssh's connections as both legs use them: their channels are `End` objects, their packets `PacketTransport`'s."""
+"""What both legs override of asyncssh's connections: packets go through `transport`, channels are `End` objects."""
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from asyncssh.connection import SSHClientConnection, SSHConnection, SSHServerConnection
 from asyncssh.constants import MSG_CHANNEL_OPEN, MSG_GLOBAL_REQUEST, MSG_IGNORE
 from asyncssh.misc import ProtocolError
 from asyncssh.packet import SSHPacket
 
-from bastion.ssh import algorithms
+from bastion.ssh.algorithms import ciphers_for
 from bastion.ssh.gcm import Gcm
-
-if TYPE_CHECKING:
-    from bastion.ssh.transport import PacketTransport
+from bastion.ssh.transport import PacketTransport
 
 
 class PacketConnection(SSHConnection):
     """What both legs override of asyncssh. `_channels` holds `End` objects, not asyncssh's channels."""
 
-    packets: "PacketTransport"
+    packets: PacketTransport
 
     def is_fast(self) -> bool:
         """Does `PacketTransport` open the packets?"""
         return type(self._recv_encryption) is Gcm and self._auth_complete and not self._decompressor
+
+    def is_busy(self) -> bool:
+        """Does asyncssh await something before it takes the next packet?"""
+        return self._recv_handler not in (self._recv_pkthdr, self._recv_packet, self._recv_version)
+
+    def take_back(self) -> bytes:
+        """What asyncssh holds of a packet that is not whole. AES-GCM leaves its head as it is, nothing is undone."""
+        left = self._inpbuf
+        if self._recv_handler == self._recv_packet:
+            left = self._packet + left
+            self._packet = b""
+            self._recv_handler = self._recv_pkthdr
+        self._inpbuf = b""
+        return left
 
     def heard(self) -> None:
         """The peer lives."""
@@ -41,7 +53,14 @@ class PacketConnection(SSHConnection):
     def _finish_recv_packet(self, pkttype: int, seq: int, _task: Any = None, is_async: bool = False) -> None:
         super()._finish_recv_packet(pkttype, seq, _task, is_async)
         if is_async:
+            if self.is_fast() and not self.is_busy():
+                self.packets.take_back()
             self._loop.call_soon(self.packets.go_on)
+
+    def _send_deferred_packets(self) -> None:
+        super()._send_deferred_packets()
+        if self._kex_complete:
+            self.packets.deferred_sent()
 
     def log_sent_packet(self, *_: Any, **__: Any) -> None:
         """Formatting each packet for a log that nobody reads cost a tenth of the processor."""
@@ -83,7 +102,7 @@ class ServerConnection(PacketConnection, SSHServerConnection):
         raise NotImplementedError
 
     def _send_kexinit(self) -> None:
-        self._enc_algs = algorithms.ciphers_for(self._client_version, self._options.encryption_algs)
+        self._enc_algs = ciphers_for(self._client_version, self._options.encryption_algs)
         super()._send_kexinit()
 
     def choose_server_host_key(self, peer_host_key_algs: Sequence[bytes]) -> bool:

@@ -162,7 +162,7 @@ class Door(ServerConnection):
     def feeds(self, target: PacketTransport) -> None:
         """When the person does not take what the target sends, the target is read no more."""
         self._feeding = target
-        self.packets.on_full = self._full
+        self.packets.on_full.append(self._full)
 
     def _full(self, full: bool) -> None:
         if self._feeding is not None:
@@ -224,10 +224,8 @@ class Door(ServerConnection):
         assert relay.target is not None
         channel_kind = _FROM_TARGET.get(kind)
         match channel_kind:
-            case ChannelKind.AGENT:
-                asked_for = relay.agent_allowed
-            case ChannelKind.X11:
-                asked_for = relay.x11_allowed
+            case ChannelKind.AGENT | ChannelKind.X11:
+                asked_for = channel_kind in relay.may_open_back
             case ChannelKind.FORWARD_REMOTE | ChannelKind.FORWARD_SOCKET:
                 asked_for = any(name in _FORWARD_REQUESTS and _FORWARD_REQUESTS[name] is channel_kind
                                 for name, _ in relay.remote_forwards)  # fmt: skip
