@@ -28,7 +28,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not shutil.which("ssh"), reaso
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    gateway = Gateway(tmp_path_factory.mktemp("login"), settings=('banner = "sessions are recorded"',)).make()
+    gateway = Gateway(
+        tmp_path_factory.mktemp("login"), settings=('banner = "sessions are recorded"', "startups_per_source = 100")
+    ).make()
     keygen(gateway.home / "user_ca")
     (gateway.folder / "user_cas").write_text(gateway.public("user_ca") + "\n")
     text = gateway.config.read_text()
