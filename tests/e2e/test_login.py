@@ -259,19 +259,6 @@ def test_openssh_is_offered_gcm_alone_and_others_everything(site: Gateway) -> No
     assert asyncio.run(other()) == "aes256-ctr"
 
 
-def test_two_handshakes_at_once_with_one_rsa_key_sign_each_by_its_own_algorithm(site: Gateway) -> None:
-    """asyncssh keeps the chosen algorithm at the key, which all connections share."""
-
-    async def many() -> list[str]:
-        wanted = ["rsa-sha2-256", "rsa-sha2-512"] * 4
-        all_of = await asyncio.gather(*(Raw.connect(site.port, server_host_key_algs=[one]) for one in wanted))
-        failed = [one for raw, one in zip(all_of, wanted, strict=True) if raw.gone.is_set()]
-        await asyncio.gather(*(raw.leave() for raw in all_of))
-        return failed
-
-    assert [asyncio.run(many()) for _ in range(3)] == [[], [], []]
-
-
 @pytest.mark.parametrize(("profile", "warnings"), [("compat", None), ("modern", None), ("pq", 0)])
 def test_ssh_audit_finds_no_failure(own: Gateway, profile: str, warnings: int | None) -> None:
     own.configure(f'profile = "{profile}"')
