@@ -657,6 +657,31 @@ def test_requests_without_waiting_for_answers_are_answered_in_order(site: Gatewa
     assert talking(site, dialogue) == [USERAUTH_FAILURE, USERAUTH_FAILURE, PK_OK, USERAUTH_SUCCESS, 91]
 
 
+@pytest.mark.parametrize("cipher", ["aes256-gcm@openssh.com", "aes256-ctr", "chacha20-poly1305@openssh.com"])
+@pytest.mark.parametrize("late", [0, 1, 20, 50, 100, 130])
+def test_what_comes_with_the_signature_in_one_piece_is_not_lost(
+    site: Gateway, sam: asyncssh.SSHKey, cipher: str, late: int
+) -> None:
+    """A client may open channels before it has heard of its success; the last `late` bytes come later.
+
+    With AES-GCM the packets change hands in the middle of this, from asyncssh to `PacketTransport`.
+    """
+
+    async def dialogue(raw: Raw) -> list[int]:
+        written, write = bytearray(), raw._send
+        raw._send = written.extend  # type: ignore[method-assign]
+        raw.prove("sam", sam)
+        for number in range(2):
+            raw.say(CHANNEL_OPEN, String("session"), UInt32(number), UInt32(1 << 20), UInt32(32768))
+        cut = len(written) - late
+        write(bytes(written[:cut]))
+        heard = [(await raw.hear())[0]]
+        write(bytes(written[cut:]))
+        return [*heard, (await raw.hear())[0], (await raw.hear())[0]]
+
+    assert talking(site, dialogue, encryption_algs=[cipher], version=b"Other_1.0") == [USERAUTH_SUCCESS, 91, 91]
+
+
 def test_authentication_after_login_is_out_of_order_once_something_else_was_said(
     site: Gateway, sam: asyncssh.SSHKey
 ) -> None:
