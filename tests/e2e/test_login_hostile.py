@@ -753,6 +753,29 @@ def test_one_source_cannot_shut_others_out(tmp_path: Path) -> None:
         gateway.stop()
 
 
+def test_a_source_that_fails_again_and_again_is_refused_for_a_while(tmp_path: Path) -> None:
+    """As PerSourcePenalties of sshd; loopback is exempt unless configured otherwise."""
+    gateway = Gateway(tmp_path, settings=('penalty_exempt = ["192.0.2.0/24"]',)).make().start()
+    try:
+
+        async def guess() -> bool:
+            raw = await Raw.connect(gateway.port)
+            if not raw.gone.is_set():
+                await raw.begin()
+                raw.request("sam", "password", Boolean(False), String("guess"))
+                assert (await raw.hear())[0] == USERAUTH_FAILURE
+                await raw.leave()
+                return True
+            return False
+
+        assert sum(asyncio.run(guess()) for _ in range(10)) in range(1, 5)
+        assert talk_in_the_clear(gateway.port, b"").startswith(b"bastion: too many")
+        with socket.create_connection((LOOPBACK, gateway.port), timeout=5, source_address=("127.0.0.2", 0)) as other:
+            assert other.recv(64).startswith(b"SSH-2.0")
+    finally:
+        gateway.stop()
+
+
 def test_whoever_does_not_log_in_within_the_grace_time_is_gone(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path, settings=("grace = 2.0",)).make().start()
     try:
