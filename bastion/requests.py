@@ -129,8 +129,11 @@ class Requests:
             return self._forward(name, want_reply, rest) if allowed else self._answer(want_reply, False)
         if not allowed:
             self.state = State.REFUSED
-            # The client shows what we write to standard error only after the start has succeeded.
-            return [*self._answer(want_reply, True), Refuse()]
+            # The client shows what we write to standard error only after the start has succeeded, and it has
+            # no other way to know: what the target has not answered yet is answered for it.
+            for at, answer in enumerate(self._answers):
+                self._answers[at] = True if answer is None else answer
+            return [*self._ready(), *self._answer(want_reply, True), Refuse()]
         self.state = State.STARTED
         self._start = name, rest, kind
         return self._forward(name, want_reply, rest, self._note(name, rest, kind))
@@ -143,6 +146,8 @@ class Requests:
 
     def answered(self, ok: bool) -> list[Effect]:
         """The target answered a forwarded request; Malformed if it was not asked."""
+        if self.state is State.REFUSED:
+            return []  # the person has been answered
         for at, answer in enumerate(self._answers):
             if answer is None:
                 self._answers[at] = ok
@@ -248,8 +253,9 @@ def _detail(name: bytes, rest: bytes) -> bytes:
 
 def string(data: bytes, at: int) -> tuple[bytes, int]:
     """An SSH string at `at` and where it ends; ValueError if it is cut short."""
-    size = _U32.unpack_from(data, at)[0]
-    end = at + 4 + size
+    if at + 4 > len(data):
+        raise ValueError("string is cut short")
+    end = at + 4 + int(_U32.unpack_from(data, at)[0])
     if end > len(data):
         raise ValueError("string is cut short")
     return data[at + 4 : end], end

@@ -17,13 +17,16 @@ from recorder.messages import MAX_APPEND, Append
 from recorder.model import MAX_EVENT_DATA
 
 WINDOW: Final = 2 * 1024 * 1024
-"""Bytes recorded and not acknowledged at which reading stops: what kill -9 of recorderd makes us hold at most, and
+"""Bytes recorded and not acknowledged at which reading stops: what a stuck recorderd makes us hold at most, and
 enough that 100 MB/s with 10 ms to the disk never waits."""
 
 MAX_EVENTS: Final = 2048
 """Events in one Append: with their columns they fit beside MAX_APPEND bytes of data."""
 
-_OVERHEAD: Final = 16  # bytes an event takes in an Append beside its data
+_COLUMNS: Final = 16  # bytes an event takes in an Append beside its data
+
+OVERHEAD: Final = 256
+"""Bytes of memory that an event and the message waiting for it take beside their data: keystrokes count too."""
 
 
 class Waiting(Protocol):
@@ -47,20 +50,22 @@ class Session:
         self._waiting: list[Waiting] = []
         self.ticket = 0
         self.acknowledged = 0
-        self.owed = 0  # bytes recorded and not acknowledged
+        self.owed = 0  # bytes recorded and not acknowledged, with their overhead
 
     def record(self, kind: int, channel: int, data: bytes) -> None:
         """Number an event; longer data becomes several."""
         ms = self._last_ms = max(self._last_ms, (self._clock() - self._began) // 1_000_000)
         pending = self._pending
+        before = len(pending)
         if len(data) <= MAX_EVENT_DATA:
             pending.append((kind, channel, ms, data))
-            self.ticket += 1
         else:
-            for at in range(0, len(data), MAX_EVENT_DATA):
-                pending.append((kind, channel, ms, data[at : at + MAX_EVENT_DATA]))
-                self.ticket += 1
-        self.owed += len(data)
+            pending += (
+                (kind, channel, ms, data[at : at + MAX_EVENT_DATA]) for at in range(0, len(data), MAX_EVENT_DATA)
+            )
+        count = len(pending) - before
+        self.ticket += count
+        self.owed += len(data) + count * OVERHEAD
 
     @property
     def has_pending(self) -> bool:
@@ -73,14 +78,14 @@ class Session:
         size = total = 0
         done = self.ticket - len(self._pending)
         for event in self._pending:
-            cost = len(event[3]) + _OVERHEAD
+            cost = len(event[3]) + _COLUMNS
             if batch and (size + cost > MAX_APPEND or len(batch) >= MAX_EVENTS):
                 done += len(batch)
                 appends.append(self._append(batch, done, total))
                 batch, size, total = [], 0, 0
             batch.append(event)
             size += cost
-            total += len(event[3])
+            total += len(event[3]) + OVERHEAD
         if batch:
             appends.append(self._append(batch, self.ticket, total))
         self._pending = []
@@ -98,7 +103,11 @@ class Session:
         while self._sent and self._sent[0][0] <= seq:
             _, self.acknowledged, size = self._sent.popleft()
             self.owed -= size
-        self._waiting = [flow for flow in self._waiting if flow.release()]
+        waiting, self._waiting = self._waiting, []
+        for flow in waiting:
+            # What is sent on may be recorded again at once, by this flow or one that was just emptied.
+            if flow.release():
+                self.wait(flow)
         return True
 
     def wait(self, flow: Waiting) -> None:
@@ -131,6 +140,8 @@ class Session:
     def until_over(self) -> float | None:
         """Seconds to the nearest limit as things stand."""
         limits = [
-            limit for limit in (self._expires, None if self._idle is None else self._active + self._idle) if limit
+            limit
+            for limit in (self._expires, None if self._idle is None else self._active + self._idle)
+            if limit is not None
         ]
         return max(0.0, (min(limits) - self._clock()) / 1e9) if limits else None

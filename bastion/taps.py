@@ -10,18 +10,16 @@ written before it goes on; none means that it need not wait.
 """
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
 from bastion.sftp import SftpTap
-from bastion.transfer import ScpTap, StreamTap
+from bastion.streams import KEEP, ScpTap, StreamTap
+from bastion.transfer import scp_side
 from bastion.typed import TypedText
 from policy.model import ChannelKind
 from recorder.model import Digest, Exit, ForwardNote, Kind, Note, SftpOp, Start
-
-KEEP: Final = 1024 * 1024
-"""Bytes of each stream of a command that are kept whole: what a person reads, and not the backup they pipe."""
 
 Events = Sequence[tuple[int, bytes]]
 
@@ -73,7 +71,8 @@ class StreamsTap:
     def __init__(self, key: bytes, keep: int, *, keep_content: bool, hash_content: bool) -> None:
         self._typed = TypedText(key, terminal=False)
         self._in, self._out, self._err = (
-            StreamTap(keep, keep_content, hash_content, stream) for stream in ("in", "out", "err")
+            StreamTap(keep=keep, keep_content=keep_content, hash_content=hash_content, stream=stream)
+            for stream in ("in", "out", "err")
         )
 
     def user(self, data: memoryview) -> Events:
@@ -170,9 +169,12 @@ def tap_for(start: Start, *, key: bytes, now: Clock, keep_content: bool, hash_co
     match start.kind:
         case ChannelKind.SFTP:
             return FilesTap(SftpTap(hash_content=hash_content), now, streams, keep_content=keep_content)
-        case ChannelKind.SCP if b"rsync" not in start.command.split(b" ", 1)[0]:
-            return FilesTap(ScpTap(hash_content=hash_content), now, streams, keep_content=keep_content)
+        case ChannelKind.SCP if (side := scp_side(start.command)) is not None:
+            from_user, path = side
+            scp = ScpTap(path=path, from_user=from_user, hash_content=hash_content)
+            return FilesTap(scp, now, streams, keep_content=keep_content)
         case ChannelKind.SCP:
+            # rsync: what moves is between its two ends and compressed; how much, and what its streams hashed to
             return StreamsTap(key, 0, keep_content=keep_content, hash_content=hash_content)
         case _:
             return streams

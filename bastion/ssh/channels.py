@@ -92,7 +92,7 @@ class End:
         if flow is None:
             self.owner.message(self, DATA, _U32.pack(len(data)) + bytes(data))
             return True
-        return flow.data(data)
+        return self.close_received or flow.data(data)
 
     def message(self, kind: int, payload: bytes) -> None:
         """Any other message has come."""
@@ -121,13 +121,20 @@ class End:
         return True
 
     def process_open_confirmation(self, remote: int, window: int, max_packet: int, packet: Any) -> None:
+        self._was_waiting()
         self.remote, self.max_packet = remote, max_packet
         self.owner.opened(self, window, packet.get_remaining_payload())
 
     def process_open_failure(self, code: int, reason: str, _lang: str) -> None:
+        self._was_waiting()
         self.close_sent = self.close_received = True
         self.owner.open_failed(self, code, reason)
         self.release()
+
+    def _was_waiting(self) -> None:
+        # Attack: an answer for a channel that is open already would link it anew, to whatever the peer says.
+        if self.remote >= 0:
+            raise ValueError("answer to the opening of a channel that is not waiting for one")
 
     def process_connection_close(self, _exc: Exception | None) -> None:
         self.close_sent = self.close_received = True
@@ -183,7 +190,8 @@ class Flow:
 
     def data(self, data: memoryview) -> bool:
         """As `End.data`."""
-        if self.stopped:
+        # Attack: data behind a CLOSE, for a number that the other side has given to another channel by now.
+        if self.stopped or self.to.close_sent:
             return True
         size = len(data)
         self.bytes += size
@@ -195,10 +203,14 @@ class Flow:
 
     def adjust(self, payload: bytes) -> None:
         """WINDOW_ADJUST has come; it is about the way back, so it waits for nothing here."""
-        self.to.send(WINDOW_ADJUST, payload)
+        if len(payload) < 4:
+            raise ValueError("window adjust is cut short")
+        self.to.send(WINDOW_ADJUST, payload[:4])
 
     def put(self, events: Events, kind: int, payload: bytes) -> None:
         """Record `events`, then send the message as soon as they are written and everything before it is sent."""
+        if self.stopped:
+            return
         journal = self.journal
         for event, what in events:
             journal.record(event, self.channel, what)

@@ -63,6 +63,7 @@ class Gateway:
 
     settings: Settings
     doors: set["Door"] = field(default_factory=set)
+    ending: set["asyncio.Task[None]"] = field(default_factory=set)  # connections gone whose sessions are not yet
     now: Callable[[], float] = time.monotonic
     stopping: bool = False
 

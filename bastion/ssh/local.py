@@ -33,7 +33,8 @@ class LocalChannel:
         self.terminal: Terminal | None = None
         self.env: dict[bytes, bytes] = {}
         self.resized: Callable[[], None] = lambda: None
-        self.granted = 0
+        self.granted = 0  # bytes that the person may still send
+        self._open = False
         self._input: deque[bytes] = deque()
         self._eof = False
         self._news = asyncio.Event()
@@ -52,7 +53,8 @@ class LocalChannel:
         if self._begin is not None:
             begin, self._begin = self._begin, None
             begin()
-        if not self.granted:
+        if not self._open:
+            self._open = True
             self._grant()
 
     # --- what the server of this channel uses -------------------------------------------------------
@@ -65,7 +67,6 @@ class LocalChannel:
             await self._news.wait()
         data = b"".join(self._input)
         self._input.clear()
-        self.granted -= len(data)
         self._grant()
         return data
 
@@ -83,6 +84,12 @@ class LocalChannel:
 
     def exit(self, status: int) -> None:
         self._status = status
+
+    def leave(self) -> bytes:
+        """What was typed and never read, for the target that takes over."""
+        data = b"".join(self._input)
+        self._input.clear()
+        return data
 
     # --- what the channel does with it --------------------------------------------------------------
 
@@ -105,7 +112,8 @@ class LocalChannel:
             data = payload[4:]
             if len(data) > self.granted:
                 self._eof = True  # it takes no notice of windows: nothing more is read from it
-            else:
+            if not self._eof and data:
+                self.granted -= len(data)
                 self._input.append(data)
         elif kind in (EOF, CLOSE):
             self._eof = True

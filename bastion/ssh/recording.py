@@ -89,9 +89,9 @@ class Recording:
 
     def flush(self) -> None:
         self._dirty = False
-        if self._closed:
-            return
-        if not self._owes_since:
+        if self._closed or self._ended is not None:
+            return  # numbered and never written: what it belongs to is never sent on
+        if self._session.has_pending and not self._owes_since:
             self._owes_since = self._loop.time()
         for append in self._session.take():
             self._send(encode(append))
@@ -131,7 +131,7 @@ class Recording:
                 data = self._sock.recv(MAX_MESSAGE + 1)
                 reply = _decoded(data)
                 if isinstance(reply, Ack):
-                    newest = reply.seq
+                    newest = max(newest, reply.seq)
                     continue
                 self._acknowledge(newest)
                 if isinstance(reply, Ended) and self._ended is not None:
@@ -170,11 +170,14 @@ class Recording:
         """Close the recording; quiet if it is lost already. Whatever was recorded before is part of it."""
         if self._closed:
             return
-        self.flush()
-        self._ended = self._loop.create_future()
-        self._send(encode(End(reason=reason, by=by, text=text)))
+        if self._ended is None:
+            self.flush()
+            if self._closed:  # it was lost by that
+                return
+            self._ended = self._loop.create_future()
+            self._send(encode(End(reason=reason, by=by, text=text)))
         try:
-            await asyncio.wait_for(self._ended, PATIENCE)
+            await asyncio.wait_for(asyncio.shield(self._ended), PATIENCE)
         except TimeoutError:
             self._lose(f"recorderd did not close the recording within {PATIENCE:g} seconds")
 
@@ -216,6 +219,9 @@ async def _first_word(run: Path, request: Open | Status) -> tuple[socket.socket,
             await loop.sock_connect(sock, str(run / SOCKET))
             await loop.sock_sendall(sock, encode(request))
             return sock, _decoded(await loop.sock_recv(sock, MAX_MESSAGE + 1))
+    except asyncio.CancelledError:
+        sock.close()
+        raise
     except TimeoutError:
         sock.close()
         raise RecorderLost(f"recorderd did not answer within {PATIENCE:g} seconds", _AGAIN) from None

@@ -193,7 +193,8 @@ class Relay:
     def pushed(self, message: EndSession) -> None:
         """policyd ends it."""
         by = message.by
-        words = f"{by}: {message.reason}" if by else message.reason
+        # An operator is a user of this machine; their number means nothing to the person.
+        words = f"{'an operator' if by.startswith('operator ') else by}: {message.reason}" if by else message.reason
         self.end("expired" if message.reason == "expired" else "killed", by=by, text=words)
 
     def target_lost(self, error: Exception | None) -> None:
