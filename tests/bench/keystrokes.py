@@ -5,7 +5,6 @@ import pty
 import select
 import subprocess
 import time
-import tty
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -21,8 +20,7 @@ class Terminal:
     """One `ssh -tt`, with a program at the far end that reads and says nothing."""
 
     def __init__(self, command: list[str]) -> None:
-        self.far, near = pty.openpty()
-        tty.setraw(near)
+        self.far, near = pty.openpty()  # left as it is: ssh takes its modes, echo among them, to the far end
         self.process = subprocess.Popen(command, stdin=near, stdout=near, stderr=near, start_new_session=True)
         os.close(near)
         self._read_until(b"ready")
@@ -43,7 +41,7 @@ class Terminal:
         seen = b""
         while wanted not in seen:
             ready, _, _ = select.select([self.far], [], [], PATIENCE)
-            assert ready, f"no {wanted!r} on the terminal, but {seen[-200:]!r}"
+            assert ready, f"no {wanted!r} from {self.process.args}, but {seen[-200:]!r}"
             seen += os.read(self.far, 4096)
 
 

@@ -17,8 +17,8 @@ SETTLE = 0.4  # seconds after the last session until its recording is closed and
 
 def log_in(site: Site, way: str, cipher: str = CIPHER) -> None:
     """`ssh WAY true`, and it must succeed."""
-    done = subprocess.run(site.ssh(way, "true", cipher=cipher), stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE,
-                          check=False)  # fmt: skip
+    done = subprocess.run(site.ssh(way, "true", cipher=cipher), stdin=subprocess.DEVNULL, capture_output=True,
+                          timeout=PATIENCE, check=False)  # fmt: skip
     assert done.returncode == 0, f"`{way}`: {done.stderr.decode(errors='replace')}"
 
 
