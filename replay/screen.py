@@ -26,9 +26,9 @@ _GAP: Final = ""
 
 
 class Screen:
-    """`gone` takes each line that scrolls off the top of the main screen, without its trailing blanks."""
+    """`gone` takes lines that leave: one that scrolls off the top of the main screen, or all that are cleared away."""
 
-    def __init__(self, columns: int = 80, rows: int = 24, gone: Callable[[str], None] | None = None) -> None:
+    def __init__(self, columns: int = 80, rows: int = 24, gone: Callable[[list[str]], None] | None = None) -> None:
         self.columns, self.rows = _bounded(columns, rows)
         self._gone = gone
         self._parser = Parser()
@@ -93,7 +93,12 @@ class Screen:
 
     def _leave(self, row: list[str]) -> None:
         if self._gone is not None and self._main is None:
-            self._gone("".join(row).rstrip(" "))
+            self._gone(["".join(row).rstrip(" ")])
+
+    def _clear(self) -> None:
+        """All rows are about to go."""
+        if self._gone is not None:
+            self._gone(self.lines())
 
     # --- text ---------------------------------------------------------------------------------------
 
@@ -221,6 +226,7 @@ class Screen:
         elif final == "8":
             self._restore()
         elif final == "c":
+            self._clear()
             self._reset()
 
     def _restore(self) -> None:
@@ -288,6 +294,7 @@ class Screen:
                 self._main = self._cells, self.x, self.y
                 self._cells = [self._blank() for _ in range(self.rows)]
             elif not on and self._main is not None:
+                self._clear()
                 self._cells, x, y = self._main
                 self._main = None
                 if mode == "1049":
@@ -330,6 +337,8 @@ class Screen:
         if final == "K":
             self._erase(y, x if how == 0 else 0, x + 1 if how == 1 else self.columns)
         elif final == "J":
+            if how == 2 or (how == 0 and x == y == 0):
+                self._clear()
             if how == 0:
                 self._erase(y, x, self.columns)
             elif how == 1:
