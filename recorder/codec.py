@@ -8,7 +8,8 @@ A batch of n events is stored as columns, because like compresses with like:
 event before, 4 of the data length. A plane of zeros is left out, so a lone keystroke costs 6 bytes and its data.
 """
 
-from typing import Final
+import threading
+from typing import Any, Final
 
 import zstandard
 
@@ -33,8 +34,11 @@ _CHANNEL_PLANES = 2
 _WIDE_PLANES = 4
 _FRAME = 5  # codec u8 | raw length u32
 
-_compressor = zstandard.ZstdCompressor(level=3, write_content_size=True)
-_decompressor = zstandard.ZstdDecompressor()
+FAST: Final = 1
+"""Level for what is compacted later: twice as fast as 3."""
+
+_LONG_LIVED: Final = (FAST, 3)
+_local = threading.local()  # a zstd context serves one thread at a time, and lets go of the interpreter lock
 
 
 class FormatError(Exception):
@@ -50,7 +54,7 @@ def encode_events(events: list[Event], before_ms: int) -> bytes:
         raise FormatError("a batch needs at least one event")
     if len(events) > MAX_EVENTS:
         raise FormatError(f"{len(events)} events in a batch, at most {MAX_EVENTS}")
-    channels, steps, lengths = bytearray(), bytearray(), bytearray()
+    kinds, channels, steps, lengths = bytearray(), bytearray(), bytearray(), bytearray()
     previous = before_ms
     for kind, channel, ms, data in events:
         step = ms - previous
@@ -58,6 +62,7 @@ def encode_events(events: list[Event], before_ms: int) -> bytes:
             raise FormatError(f"event out of range: kind {kind}, channel {channel}, {step} ms after the one before")
         if len(data) > MAX_EVENT_DATA:
             raise FormatError(f"{len(data)} bytes in an event, at most {MAX_EVENT_DATA}")
+        kinds.append(kind)
         channels += channel.to_bytes(_CHANNEL_PLANES, "little")
         steps += step.to_bytes(_WIDE_PLANES, "little")
         lengths += len(data).to_bytes(_WIDE_PLANES, "little")
@@ -71,8 +76,8 @@ def encode_events(events: list[Event], before_ms: int) -> bytes:
                 planes.append(values)
                 mask |= bit
             bit <<= 1
-    head = _varint(len(events)) + mask.to_bytes(2, "little") + bytes(event.kind for event in events)
-    return b"".join([head, *planes, *(event.data for event in events)])
+    head = varint(len(events)) + mask.to_bytes(2, "little") + bytes(kinds)
+    return b"".join([head, *planes, *[event[3] for event in events]])  # plain tuples do: they come off a socket
 
 
 def decode_events(data: bytes, before_ms: int) -> list[Event]:
@@ -80,7 +85,7 @@ def decode_events(data: bytes, before_ms: int) -> list[Event]:
 
     Only the one canonical encoding is accepted: two files with the same events have the same bytes.
     """
-    count, at = _read_varint(data)
+    count, at = read_varint(data)
     if not 1 <= count <= MAX_EVENTS:
         raise FormatError(f"{count} events in a batch, 1 to {MAX_EVENTS} expected")
     mask = int.from_bytes(data[at : at + 2], "little")
@@ -125,8 +130,7 @@ def compress(raw: bytes, level: int = 3) -> bytes:
         raise FormatError(f"{len(raw)} bytes to compress, at most {MAX_BATCH}")
     codec, body = STORED, raw
     if len(raw) >= WORTH_COMPRESSING:
-        compressor = _compressor if level == 3 else zstandard.ZstdCompressor(level=level, write_content_size=True)
-        smaller = compressor.compress(raw)
+        smaller = _compressor(level, len(raw)).compress(raw)
         if len(smaller) < len(raw):
             codec, body = ZSTD, smaller
     return bytes([codec]) + len(raw).to_bytes(4, "big") + body
@@ -146,7 +150,7 @@ def decompress(framed: bytes) -> bytes:
             # The frame's own size is checked first: the library allocates what the frame claims.
             if zstandard.frame_content_size(body) != length:
                 raise FormatError("the zstd frame disagrees about its length")
-            raw = _decompressor.decompress(body, max_output_size=length, allow_extra_data=False)
+            raw = zstandard.ZstdDecompressor().decompress(body, max_output_size=length, allow_extra_data=False)
         except zstandard.ZstdError as exc:
             raise FormatError(f"zstd: {exc}") from None
     else:
@@ -156,7 +160,18 @@ def decompress(framed: bytes) -> bytes:
     return raw
 
 
-def _varint(number: int) -> bytes:
+def _compressor(level: int, size: int) -> zstandard.ZstdCompressor:
+    """Contexts of high levels are big (80 MB at 19 without a size): they are made for their input, then dropped."""
+    if level in _LONG_LIVED:
+        kept: dict[Any, zstandard.ZstdCompressor] = _local.__dict__
+        if level not in kept:
+            kept[level] = zstandard.ZstdCompressor(level=level, write_content_size=True)
+        return kept[level]
+    parameters = zstandard.ZstdCompressionParameters.from_level(level, source_size=size, write_content_size=1)
+    return zstandard.ZstdCompressor(compression_params=parameters)
+
+
+def varint(number: int) -> bytes:
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -165,7 +180,7 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-def _read_varint(data: bytes) -> tuple[int, int]:
+def read_varint(data: bytes) -> tuple[int, int]:
     """The number at the start of `data` and where it ends; at most three bytes, shortest form only."""
     number = 0
     for at, byte in enumerate(data[:3]):

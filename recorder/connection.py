@@ -1,0 +1,233 @@
+"""One gateway connection, which is one recording: messages in, replies out, by the table in `daemon`."""
+
+import socket
+from typing import Final, NoReturn
+
+import msgspec
+import structlog
+import trio
+
+from recorder.chain import session_id
+from recorder.codec import FormatError
+from recorder.journal import Opening
+from recorder.live import Failed, Live, Studio
+from recorder.messages import (
+    Ack,
+    Append,
+    End,
+    Ended,
+    Health,
+    Open,
+    Opened,
+    Refused,
+    Reply,
+    Request,
+    Status,
+    decode_request,
+    encode,
+)
+from recorder.model import END_REASONS, Event
+from recorder.sockets import BUFFER, Oversized, Peer, give, take
+
+ROUND: Final = 256 * 1024
+"""Bytes of messages taken together into one chunk: larger ones compress no better, and others wait meanwhile."""
+OPEN_SECONDS: Final = 30.0
+"""From connection to the first message; a gateway sends it at once."""
+REPLY_SECONDS: Final = 30.0
+"""A gateway that reads no reply for so long is lost."""
+MAX_FIELDS: Final = 64
+"""Entries in the maps of an Open; gateways send ten."""
+MAX_REASON: Final = 4096
+
+log = structlog.get_logger()
+
+
+class Protocol(Exception):
+    """The peer said what it must not say now."""
+
+
+class Lost(Exception):
+    """The peer has gone."""
+
+
+class Connection:
+    """States: NEW (no `live`), RECORDING (`live`), over."""
+
+    def __init__(self, studio: Studio, sock: socket.socket, peer: Peer, sync: bool, drain_seconds: float) -> None:
+        """`sync`: every batch is synced, whether asked for or not. `drain_seconds`: to end when we are stopped."""
+        self._studio, self._sock, self._peer = studio, sock, peer
+        self._sync, self._drain_seconds = sync, drain_seconds
+        self._live: Live | None = None
+        self._seq = -1
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+
+    async def serve(self) -> None:
+        """Until the recording has ended or the peer has gone."""
+        reason, cause = "interrupted", ""
+        with self._sock:
+            try:
+                if (live := await self._new()) is None:
+                    return
+                reason = "interrupted"
+                with live.on_failure:
+                    await self._recording(live)
+                if live.failed:
+                    reason, cause = "failed", live.failed
+            except Failed as error:
+                reason, cause = "failed", str(error)
+            except (Protocol, Oversized, FormatError, msgspec.MsgspecError) as error:
+                cause = str(error).lower() or "a message is too large"
+                log.warning("peer-error", peer=str(self._peer), error=cause)
+            except (Lost, OSError):
+                pass
+            finally:
+                with trio.move_on_after(self._drain_seconds, shield=True):
+                    await self._over(reason, cause)
+
+    async def _new(self) -> Live | None:
+        with trio.move_on_after(OPEN_SECONDS):
+            while True:
+                match await self._request():
+                    case Status():
+                        await self._reply(self._health())
+                    case Open() as request:
+                        return await self._open(request)
+                    case other:
+                        _unexpected(other)
+        return None
+
+    async def _open(self, request: Open) -> Live | None:
+        try:
+            opening = Opening(
+                session=session_id(request.session),
+                t0_us=request.t0_us,
+                node=self._studio.node,
+                public=request.public,
+                private=request.private,
+            )
+            if max(len(request.public), len(request.private)) > MAX_FIELDS:
+                raise Protocol(f"more than {MAX_FIELDS} fields")
+            if not self._studio.folder.accepting:
+                raise Protocol("too little space is left for recordings")
+            self._live = Live(self._studio, opening)
+        except (Protocol, FormatError, ValueError) as error:
+            await self._refuse(str(error))
+            return None
+        except FileExistsError:
+            await self._refuse("this session has a recording already")
+            return None
+        except OSError as error:
+            await self._refuse(f"no recording can be begun: {(error.strerror or str(error)).lower()}")
+            return None
+        self._studio.live[opening.session] = self._live
+        self._sync = self._sync or request.sync
+        log.info("opened", session=opening.session, file=self._live.files.name)
+        await self._reply(Opened(self._live.files.name))
+        return self._live
+
+    async def _recording(self, live: Live) -> None:
+        """Take what is there, write it as one chunk, acknowledge the newest; again."""
+        while True:
+            events: list[Event] = []
+            end: End | None = None
+            size = 0
+            while size < ROUND and end is None:
+                data = take(self._sock)
+                if data is None:
+                    break
+                match decode_request(data) if data else None:
+                    case Append(seq, batch):
+                        if seq <= self._seq:
+                            raise Protocol(f"append {seq} after {self._seq}")
+                        self._seq = seq
+                        events += batch  # type: ignore[arg-type]  # tuples as the wire has them
+                        size += len(data)
+                    case End() as request:
+                        end = request
+                    case None:
+                        self._write(live, events)
+                        raise Lost
+                    case other:
+                        _unexpected(other)
+            if events:
+                self._write(live, events)
+                if self._sync:
+                    await live.sync()
+                if not give(self._sock, encode(Ack(self._seq))):
+                    await self._reply(Ack(self._seq))
+            if end:
+                return await self._end(live, end)
+            if live.journal.full:
+                await live.room()
+            await trio.lowlevel.wait_readable(self._sock)
+
+    def _write(self, live: Live, events: list[Event]) -> None:
+        if events:
+            live.append(events)
+
+    async def _end(self, live: Live, end: End) -> None:
+        if end.reason not in END_REASONS:
+            raise Protocol("an end without a known reason")
+        with trio.CancelScope(shield=True):
+            self._live = None
+            try:
+                await live.end(end.reason, end.by[:MAX_REASON], end.text[:MAX_REASON])
+            finally:
+                self._close(live)
+        log.info("closed", session=live.session, reason=end.reason)
+        await self._reply(Ended())
+
+    async def _over(self, reason: str, cause: str) -> None:
+        """Whatever happened: what lives is ended, and the peer is told if there is something to tell."""
+        if live := self._live:
+            self._live = None
+            try:
+                await live.end(reason, "recorderd", cause)
+            except Failed as error:
+                cause = cause or str(error)
+                log.error("left-to-recovery", session=live.session, error=str(error))
+            finally:
+                self._close(live)
+            log.info("closed", session=live.session, reason=reason)
+        if cause:
+            try:
+                give(self._sock, encode(Refused(cause)))
+            except OSError:
+                pass  # it has gone; the log has it
+
+    def _close(self, live: Live) -> None:
+        self._studio.live.pop(live.session, None)
+        live.close()
+
+    def _health(self) -> Health:
+        folder = self._studio.folder
+        return Health(
+            live=len(self._studio.live),
+            free_bytes=folder.free_bytes(),
+            accepting=folder.accepting,
+            node_key=self._studio.node_key.public_key().public_bytes_raw(),
+        )
+
+    async def _request(self) -> Request:
+        while (data := take(self._sock)) is None:
+            await trio.lowlevel.wait_readable(self._sock)
+        if not data:
+            raise Lost
+        return decode_request(data)
+
+    async def _reply(self, reply: Reply) -> None:
+        data = encode(reply)
+        with trio.move_on_after(REPLY_SECONDS):
+            while not give(self._sock, data):
+                await trio.lowlevel.wait_writable(self._sock)
+            return
+        raise Lost
+
+    async def _refuse(self, cause: str) -> None:
+        log.warning("refused", peer=str(self._peer), cause=cause)
+        await self._reply(Refused(cause))
+
+
+def _unexpected(request: object) -> NoReturn:
+    raise Protocol(f"{type(request).__name__} is not expected now")

@@ -1,0 +1,115 @@
+"""recorderd itself: one socket, a task per connection, group commit, watchdog.
+
+NEW        Open    -> Opened, RECORDING        Status -> Health, NEW
+RECORDING  Append  -> Ack                      End    -> Ended, over
+anything else closes the socket; a connection that is lost ends its recording as interrupted
+"""
+
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from recorder import durable
+from recorder.configuration import Configuration
+from recorder.connection import Connection
+from recorder.journal import Limits
+from recorder.live import Studio
+from recorder.sockets import SOCKET, listen, passed_socket, peer_of, welcome
+from recorder.systemd import tell, watchdog_seconds
+
+MAX_CONNECTIONS: Final = 8192
+"""One per live session; each holds four file handles of the 65,536 that the unit allows."""
+DRAIN_SECONDS: Final = 15.0
+"""From SIGTERM to the end: each live recording gets its end record and its sync."""
+TICK: Final = 1.0
+
+log = structlog.get_logger()
+
+
+async def serve(config: Configuration) -> None:
+    """Serve until SIGTERM or SIGINT. OSError, ValueError and SocketError say why it cannot start."""
+    settings = config.recorder
+    folder = durable.Folder(config.directory, settings.reserve_mib, settings.low_water_mib)
+    node_key = durable.node_key(folder)
+    config.run.mkdir(mode=0o750, parents=True, exist_ok=True)
+    listener = passed_socket() or listen(config.run / SOCKET, os.stat(config.run).st_gid)
+    listener.setblocking(False)
+    limits = Limits(segment_seconds=settings.segment_seconds, segment_bytes=settings.segment_kib * 1024)
+    with listener, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as background:
+            studio = Studio(
+                folder=folder,
+                node_key=node_key,
+                node=config.node,
+                auditors=config.auditors,
+                limits=limits,
+                background=background,
+            )
+            if settings.sync_ms:
+                background.start_soon(_commit, studio, settings.sync_ms / 1000)
+            background.start_soon(_tick, studio)
+            background.start_soon(_watchdog)
+            async with trio.open_nursery() as doors:
+                doors.start_soon(_accept, studio, listener, settings.sync_ms == 0)
+                log.info("ready", socket=listener.getsockname(), recordings=str(folder.path), node=config.node)
+                tell("READY=1")
+                async for number in signals:
+                    if number != signal.SIGHUP:  # nothing here changes without a restart: keys and limits are per start
+                        break
+                tell("STOPPING=1")
+                log.info("stopping", live=len(studio.live))
+                doors.cancel_scope.cancel()
+            background.cancel_scope.cancel()
+
+
+async def _accept(studio: Studio, listener: socket.socket, sync: bool) -> None:
+    group = os.stat(Path(listener.getsockname())).st_gid
+    async with trio.open_nursery() as nursery:
+        while True:
+            await trio.lowlevel.wait_readable(listener)
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                continue
+            except OSError as error:  # out of file descriptors: those that are open go on
+                log.error("accept-failed", error=error.strerror)
+                await trio.sleep(0.5)
+                continue
+            peer = peer_of(sock)
+            if not welcome(peer, group) or len(nursery.child_tasks) >= MAX_CONNECTIONS:
+                log.warning("peer-refused", peer=str(peer), open=len(nursery.child_tasks))
+                sock.close()
+                continue
+            nursery.start_soon(Connection(studio, sock, peer, sync, DRAIN_SECONDS).serve)
+
+
+async def _commit(studio: Studio, seconds: float) -> None:
+    """Group commit: what was written becomes durable together, at most `seconds` later."""
+    while True:
+        await trio.sleep(seconds)
+        owners = {handle: live for live in studio.live.values() for handle in live.files.for_commit()}
+        if owners:
+            with trio.CancelScope(shield=True):
+                failed = await trio.to_thread.run_sync(durable.sync_handles, list(owners), studio.folder.handle)
+            for handle in failed:
+                owners[handle].commit_failed()
+
+
+async def _tick(studio: Studio) -> None:
+    while True:
+        await trio.sleep(TICK)
+        studio.folder.refill()
+        for live in list(studio.live.values()):
+            live.tick()
+
+
+async def _watchdog() -> None:
+    if seconds := watchdog_seconds():
+        while True:
+            tell("WATCHDOG=1")
+            await trio.sleep(seconds / 3)
