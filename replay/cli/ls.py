@@ -67,7 +67,7 @@ def command(
 def _show(rows: list[Row]) -> None:
     width = _prefix(rows)
     table(
-        ("id", "start", "length", "person", "account@target", "kinds", "state", "size"),
+        ("id", "start", "length", "person", "account@target", "kinds", "ended", "size"),
         [
             (
                 found.session[:width],
