@@ -112,6 +112,7 @@ class Player:
         self._stage = Stage(self.recording.events, chosen, columns, rows, self.typed)
         ms = max(ms, chosen.begun - 1 if chosen is not None else -1)
         self.pace.jump(max(ms, 0), trio.current_time())
+        self._overlay = trio.current_time() + LINGER  # the keys, and whether the window is too small
         await self._draw(ms)
 
     async def _draw(self, ms: int) -> None:

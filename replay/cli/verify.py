@@ -48,7 +48,8 @@ def command(
     if recording is not None:
         path = located(recording, config, directory)
         paths = [path]
-        folder = None if is_file(recording) else place.directory(config, directory)
+        elsewhere = is_file(recording) and config is None and directory is None
+        folder = None if elsewhere else place.directory(config, directory)
     else:
         folder = place.directory(config, directory)
         paths = _since(folder, since)

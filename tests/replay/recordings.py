@@ -105,7 +105,7 @@ class Made:
         batch: list[Event] = []
         size = 0
         for event in events:
-            if batch and size + len(event.data) > MAX_APPEND - MAX_EVENT_DATA // 2 or len(batch) >= 1000:
+            if (batch and size + len(event.data) > MAX_APPEND - MAX_EVENT_DATA // 2) or len(batch) >= 1000:
                 self.client.append(*batch)
                 batch, size = [], 0
             batch.append(event)
