@@ -4,23 +4,15 @@ Compared in tests with libvterm, the terminal of Neovim. Colours are not kept, b
 that playing can go on from a picture drawn anew. Fed by a hostile target: every size and count is bounded.
 """
 
-import re
-import unicodedata
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Final
 
+from replay.cells import DRAWING, SPECIAL, bounded, numbers, width_of
 from replay.escapes import CONTROL, CSI, TEXT, Parser
-
-MAX_COLUMNS: Final = 1000
-MAX_ROWS: Final = 500
-"""No terminal is larger, and one screen of blanks must not take gigabytes because a client said so."""
 
 MAX_MARKS: Final = 8
 """Combining marks on one character; `zalgo` text must not grow a cell without end."""
 
-_SPECIAL: Final = re.compile("[\u00ad\u0300-\U0010ffff]")
-_DRAWING: Final = str.maketrans("`afgijklmnopqrstuvwxyz{|}~", "◆▒°±␉┘┐┌└┼⎺⎻─⎼⎽├┤┴┬│≤≥π≠£·")
 _GAP: Final = ""
 """The right half of a wide character: it has no text of its own."""
 
@@ -29,23 +21,23 @@ class Screen:
     """`gone` takes lines that leave: one that scrolls off the top of the main screen, or all that are cleared away."""
 
     def __init__(self, columns: int = 80, rows: int = 24, gone: Callable[[list[str]], None] | None = None) -> None:
-        self.columns, self.rows = _bounded(columns, rows)
+        self.columns, self.rows = bounded(columns, rows)
         self._gone = gone
         self._parser = Parser()
         self._reset()
 
     def _reset(self) -> None:
         self._cells = [self._blank() for _ in range(self.rows)]
-        self._main: tuple[list[list[str]], int, int] | None = None  # the main screen while the other one is shown
+        self._main: list[list[str]] | None = None  # the main screen while the other one is shown
         self.x = self.y = 0
         self.top, self.bottom = 0, self.rows - 1
         self.colours = ""
-        self._saved = (0, 0)
         self._at_edge = False  # the last column was written; the next character wraps first
         self._wraps, self._inserts, self._origin = True, False, False
         self._charsets, self._shift = ["B", "B"], 0
         self._tabs = set(range(8, self.columns, 8))
         self._last = ""
+        self._saved = self._state()
 
     @property
     def alternate(self) -> bool:
@@ -69,7 +61,7 @@ class Screen:
 
     def resize(self, columns: int, rows: int) -> None:
         """Keep the top-left part; rows above the cursor scroll off if the cursor would not fit."""
-        columns, rows = _bounded(columns, rows)
+        columns, rows = bounded(columns, rows)
         while self.rows > rows and self.y >= rows:
             self._leave(self._cells.pop(0))
             self.rows -= 1
@@ -77,8 +69,7 @@ class Screen:
         self.columns, self.rows = columns, rows
         self._cells = self._fitted(self._cells)
         if self._main:
-            cells, x, y = self._main
-            self._main = self._fitted(cells), min(x, columns - 1), min(y, rows - 1)
+            self._main = self._fitted(self._main)
         self.x, self.y = min(self.x, columns - 1), min(self.y, rows - 1)
         self.top, self.bottom = 0, rows - 1
         self._tabs = set(range(8, columns, 8))
@@ -104,8 +95,8 @@ class Screen:
 
     def _put(self, text: str) -> None:
         if self._charsets[self._shift] == "0":
-            text = text.translate(_DRAWING)
-        if self._inserts or not self._wraps or _SPECIAL.search(text):
+            text = text.translate(DRAWING)
+        if self._inserts or not self._wraps or SPECIAL.search(text):
             self._put_each(text)
             return
         at, end, columns = 0, len(text), self.columns
@@ -127,7 +118,7 @@ class Screen:
     def _put_each(self, text: str) -> None:
         """Characters one by one: wide ones, combining ones, or in insert mode."""
         for char in text:
-            width = _width(char)
+            width = width_of(char)
             if not width:
                 self._combine(char)
                 continue
@@ -222,16 +213,21 @@ class Screen:
         elif final == "H":
             self._tabs.add(self.x)
         elif final == "7":
-            self._saved = self.x, self.y
+            self._saved = self._state()
         elif final == "8":
             self._restore()
         elif final == "c":
             self._clear()
             self._reset()
 
+    def _state(self) -> tuple[int, int, bool, tuple[str, str], int, str]:
+        """What ESC 7 keeps (DEC STD 070, DECSC)."""
+        return self.x, self.y, self._origin, (self._charsets[0], self._charsets[1]), self._shift, self.colours
+
     def _restore(self) -> None:
-        self.x, self.y = min(self._saved[0], self.columns - 1), min(self._saved[1], self.rows - 1)
-        self._at_edge = False
+        x, y, self._origin, charsets, self._shift, self.colours = self._saved
+        self._charsets = list(charsets)
+        self.x, self.y, self._at_edge = min(x, self.columns - 1), min(y, self.rows - 1), False
 
     # --- control sequences --------------------------------------------------------------------------
 
@@ -254,18 +250,18 @@ class Screen:
         if final in "hl":
             self._inserts = (final == "h") if body == "4" else self._inserts
             return
-        numbers = _numbers(body)
-        if numbers is None:
+        values = numbers(body)
+        if values is None:
             return
-        first = numbers[0]
+        first = values[0]
         if final in _MOVES:
-            self._move(final, max(first, 1), numbers)
+            self._move(final, max(first, 1), values)
         elif final in _EDITS:
             self._edit(final, first, max(first, 1))
         elif final == "r":
-            self._margins(max(first, 1) - 1, (numbers[1] if len(numbers) > 1 else 0) or self.rows)
+            self._margins(max(first, 1) - 1, (values[1] if len(values) > 1 else 0) or self.rows)
         elif final == "s" and not body:
-            self._saved = self.x, self.y
+            self._saved = self._state()
         elif final == "u" and not body:
             self._restore()
         elif final == "b":
@@ -289,16 +285,23 @@ class Screen:
         elif mode == "6":
             self._origin = on
             self.x, self.y, self._at_edge = 0, self.top if on else 0, False
-        elif mode in ("47", "1047", "1049"):
-            if on and self._main is None:
-                self._main = self._cells, self.x, self.y
+        elif mode in ("47", "1047", "1048", "1049"):
+            if on and mode in ("1048", "1049"):
+                self._saved = self._state()
+            if mode != "1048":
+                self._switch(on)
+            if on and mode == "1049":
                 self._cells = [self._blank() for _ in range(self.rows)]
-            elif not on and self._main is not None:
-                self._clear()
-                self._cells, x, y = self._main
-                self._main = None
-                if mode == "1049":
-                    self.x, self.y, self._at_edge = x, y, False
+            if not on and mode in ("1048", "1049"):
+                self._restore()
+
+    def _switch(self, alternate: bool) -> None:
+        if alternate and self._main is None:
+            self._main = self._cells
+            self._cells = [self._blank() for _ in range(self.rows)]
+        elif not alternate and self._main is not None:
+            self._clear()
+            self._cells, self._main = self._main, None
 
     def _margins(self, top: int, bottom: int) -> None:
         top, bottom = min(top, self.rows - 1), min(bottom, self.rows) - 1
@@ -371,26 +374,3 @@ class Screen:
 
 _MOVES: Final = frozenset("ABCDEFGHIZ`adef")
 _EDITS: Final = frozenset("JKXP@LMST")
-
-
-def _bounded(columns: int, rows: int) -> tuple[int, int]:
-    return min(max(columns, 2), MAX_COLUMNS), min(max(rows, 2), MAX_ROWS)
-
-
-@lru_cache(1024)
-def _numbers(body: str) -> list[int] | None:
-    """`5;12` -> [5, 12]; None for what is no list of sensible numbers."""
-    parts = body.split(";")
-    if len(parts) > 16 or any(len(part) > 5 or not (part.isdecimal() or not part) for part in parts):
-        return None
-    return [int(part) if part else 0 for part in parts]
-
-
-@lru_cache(4096)
-def _width(char: str) -> int:
-    """Columns of a character: 0 for one that combines, 2 for one of East Asian width."""
-    if char < "\u0300":
-        return 0 if char == "\u00ad" else 1
-    if unicodedata.category(char) in ("Mn", "Me", "Cf") or "\u1160" <= char <= "\u11ff":
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
