@@ -308,11 +308,11 @@ class Screen:
         self.top, self.bottom = (top, bottom) if top < bottom else (0, self.rows - 1)
         self.x, self.y, self._at_edge = 0, self.top if self._origin else 0, False
 
-    def _move(self, final: str, count: int, numbers: list[int]) -> None:
+    def _move(self, final: str, count: int, values: list[int]) -> None:
         low, high = (self.top, self.bottom) if self._origin else (0, self.rows - 1)
         if final in "Hf":
             self.y = min(low + count - 1, high)
-            self.x = max(numbers[1] if len(numbers) > 1 else 1, 1) - 1
+            self.x = max(values[1] if len(values) > 1 else 1, 1) - 1
         elif final in "AF":
             self.y = max(self.top if self.y >= self.top else 0, self.y - count)
         elif final in "BEe":
