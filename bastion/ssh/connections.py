@@ -9,7 +9,7 @@ from asyncssh.constants import MSG_CHANNEL_OPEN, MSG_GLOBAL_REQUEST, MSG_IGNORE
 from asyncssh.misc import ProtocolError
 from asyncssh.packet import SSHPacket
 
-from bastion.ssh.algorithms import ciphers_for
+from bastion.ssh import algorithms
 from bastion.ssh.gcm import Gcm
 from bastion.ssh.transport import PacketTransport
 
@@ -102,7 +102,7 @@ class ServerConnection(PacketConnection, SSHServerConnection):
         raise NotImplementedError
 
     def _send_kexinit(self) -> None:
-        self._enc_algs = ciphers_for(self._client_version, self._options.encryption_algs)
+        self._enc_algs = algorithms.ciphers_for(self._client_version, self._options.encryption_algs)
         super()._send_kexinit()
 
     def choose_server_host_key(self, peer_host_key_algs: Sequence[bytes]) -> bool:
