@@ -30,5 +30,6 @@ class SshSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     # networks without penalties
     penalty_exempt: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.0/8", "::1/128"])
     channels: int = 20  # open at once on one connection
+    hash_content: bool = True  # SHA-256 of what passes and is not kept
     keepalive: float = 30.0  # seconds of silence before asking the peer whether it lives; three silent answers end it
     dial: float = 15.0  # seconds to reach and log in to a target

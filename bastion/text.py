@@ -10,7 +10,12 @@ def neutral(text: str, *, keep_lines: bool = False) -> str:
     """
     return "".join(
         char
-        if unicodedata.category(char)[0] != "C" or (keep_lines and char == "\n")
+        if not _acts(unicodedata.category(char)) or (keep_lines and char == "\n")
         else char.encode("unicode_escape", "backslashreplace").decode()
         for char in text
     )
+
+
+def _acts(category: str) -> bool:
+    """Controls, formats, surrogates, unassigned; line and paragraph separators, which browsers and editors obey."""
+    return category[0] == "C" or category in ("Zl", "Zp")

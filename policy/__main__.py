@@ -11,12 +11,13 @@ from typing import Final, NoReturn
 import structlog
 
 _PR_SET_DUMPABLE: Final = 4
+_MAX_KEYS: Final = 64 * 1024  # characters of keys on standard input: 32 of the longest
 EXIT_USAGE: Final = 64
 EXIT_MISCONFIGURED: Final = 78
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one of `serve`, `init`, `db upgrade`, `db status`, `db accept-trail`."""
+    """Run one of `serve`, `init`, `check`, `db upgrade`, `db status`, `db accept-trail`."""
     _hide_memory()
     arguments = _parser().parse_args(argv)
     _log_json()
@@ -30,7 +31,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         arguments.run(arguments)
     except BadConfiguration as error:
-        _fail("\n".join(error.problems), "")
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        sys.exit(EXIT_MISCONFIGURED)
     except (NotReady, StoreError, VaultError, CommandRefused) as error:
         _fail(error.cause, error.hint)
     except SocketError as error:
@@ -46,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
     init = commands.add_parser("init", help="make the database, the master key, the CAs and the first administrator")
     init.add_argument("--admin", default="", metavar="NAME")
-    init.add_argument("--admin-key", action="append", default=[], metavar="LINE", help="authorized_keys line")
+    init.add_argument(
+        "--admin-key", action="append", default=[], metavar="LINE", help="authorized_keys line; - reads them"
+    )
     init.set_defaults(run=_init)
     database = commands.add_parser("db", help="the database").add_subparsers(required=True, metavar="COMMAND")
     upgrade = database.add_parser("upgrade", help="bring it to the version of this program")
@@ -55,7 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(run=_status)
     accept = database.add_parser("accept-trail", help="go on from a damaged audit trail; keeps that as an event")
     accept.set_defaults(run=_accept)
-    for command in (serve, init, upgrade, status, accept):
+    check = commands.add_parser("check", help="show everything that is wrong with the rules and the files beside them")
+    check.add_argument("file", nargs="?", type=Path, help="rules to check in place of those in force")
+    check.set_defaults(run=_check)
+    for command in (serve, init, upgrade, status, accept, check):
         command.add_argument("--config", required=True, type=Path, metavar="FILE", help="bastion.toml")
     return parser
 
@@ -73,8 +81,20 @@ def _init(arguments: argparse.Namespace) -> None:
     from policy.configuration import read_configuration
     from policy.setup import make_state
 
-    for line in make_state(read_configuration(arguments.config), arguments.admin, arguments.admin_key):
+    keys = [line for line in arguments.admin_key if line != "-"]
+    if "-" in arguments.admin_key:
+        keys += [line for line in sys.stdin.read(_MAX_KEYS).splitlines() if line.strip()]
+    for line in make_state(read_configuration(arguments.config), arguments.admin, keys):
         print(f"made {line}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from policy.configuration import read_all, read_configuration, read_rules
+
+    config = read_configuration(arguments.config)
+    path = arguments.file or config.rules
+    rules = read_rules(path) if arguments.file else read_all(config)[0]
+    print(f"{path}: {len(rules.rules)} rule{'' if len(rules.rules) == 1 else 's'}, all fine")
 
 
 def _upgrade(arguments: argparse.Namespace) -> None:

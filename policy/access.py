@@ -13,8 +13,18 @@ import trio
 
 from policy.audit import Event
 from policy.authority import Authority
+from policy.conditions import Facts
 from policy.conversation import Conversation, State
-from policy.decide import EXPLAIN_COLUMNS, Allow, Deny, Facts, decide, denial_for_audit, denial_for_person, explain
+from policy.decide import (
+    EXPLAIN_COLUMNS,
+    Allow,
+    Deny,
+    attainable,
+    decide,
+    denial_for_audit,
+    denial_for_person,
+    explain,
+)
 from policy.messages import (
     Allowed,
     Authorize,
@@ -172,12 +182,9 @@ async def reachable(desk: Authority, talk: Conversation, _: Reachable) -> Rows:
             case Allow() as allow if target is not None and target.host_keys:
                 labels = " ".join(f"{key}={value}" for key, value in sorted(target.labels.items()))
                 rows.append([account.target, account.name, " ".join(sorted(allow.kinds)), "", labels])
-            case Deny() as deny if target is not None and deny.causes[0].why in _CURABLE:
+            case Deny() as deny if target is not None and attainable(deny):
                 rows.append([account.target, account.name, "", deny.causes[0].why.value, ""])
     return Rows(columns=["target", "account", "channels", "needs", "labels"], rows=rows)
-
-
-_CURABLE: Final = frozenset({"second-factor-needed", "reason-needed", "ticket-needed", "outside-of-hours"})
 
 
 async def explain_access(desk: Authority, talk: Conversation, request: Explain) -> Rows:
@@ -209,6 +216,12 @@ async def explain_access(desk: Authority, talk: Conversation, request: Explain) 
     if target is not None and not target.host_keys:
         note += "; refused whatever the rules say: the target has no pinned host key"
     return Rows(columns=list(EXPLAIN_COLUMNS), rows=explain(desk.rules, facts), note=note)
+
+
+def may_come_to(desk: Authority, talk: Conversation, target: str) -> bool:
+    """Whether this person may use an account there, now or once something is brought along: else there is no target."""
+    names = [account.name for account in desk.roster.accounts(target)] or [""]  # unknown targets take as long
+    return any(attainable(decide(desk.rules, facts_of(desk, talk, name, target))) for name in names)
 
 
 # --- how --------------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ import trio
 from policy import login, signatures, sshkeys
 from policy.audit import Event
 from policy.authority import Authority
+from policy.conditions import FactorKind
 from policy.conversation import Conversation, State, Violation
 from policy.credentials import Rejected, Speaker, check_certificate
-from policy.decide import FactorKind
 from policy.factors import check_code
-from policy.lockouts import PERSON, SOURCE, network_of
+from policy.lockouts import CODE, PERSON, SOURCE, network_of
 from policy.messages import (
     Acceptable,
     Admin,
@@ -30,7 +30,7 @@ from policy.messages import (
     Verdict,
     Worker,
 )
-from policy.model import MAX_LOGIN, Outcome
+from policy.model import MAX_LOGIN, Method, Outcome
 from policy.names import plain_address
 from policy.passwords import Busy
 from policy.sshkeys import PublicKey
@@ -190,6 +190,7 @@ def _person(desk: Authority, name: str) -> login.Person | None:
         name=found.name,
         disabled=found.disabled,
         locked=desk.lockouts.locked_person(found.name, time.time()),
+        code_locked=desk.lockouts.locked_code(found.name, time.time()),
         has_password=bool(found.phc),
         has_code=bool(found.totp),
     )
@@ -210,7 +211,8 @@ async def _advance(desk: Authority, talk: Conversation, event: login.Event, pass
             case login.BurnPassword():
                 result = await _check_password(desk, "", password)
             case login.VerifyCode(person=name, code=code):
-                result = login.CodeChecked(ok=await check_code(desk, name, code), now=time.time())
+                ok = await check_code(desk, name, code) and not desk.lockouts.locked_code(name, time.time())
+                result = login.CodeChecked(ok=ok, now=time.time())
             case login.Failed() as failed:
                 await _failed(desk, talk, failed, counted=not isinstance(event, login.KeyOffered))
             case login.Succeeded() as succeeded:
@@ -232,6 +234,8 @@ async def _check_password(desk: Authority, name: str, password: Secret | None) -
         ok = await desk.passwords.check(person.phc if person else "", password or Secret(b""))
     except Busy:
         ok = False
+    # Of a hundred guesses under way at once, those that come after the lock are wrong whatever they are.
+    ok = ok and not desk.lockouts.locked_person(name, time.time())
     return login.PasswordChecked(ok=ok, now=time.time())
 
 
@@ -241,7 +245,8 @@ async def _failed(desk: Authority, talk: Conversation, failed: login.Failed, *, 
     if not counted:
         return
     now = time.time()
-    subjects = [(SOURCE, network_of(talk.source))] + [(PERSON, failed.person)] * failed.counts
+    kind = CODE if failed.method is Method.CODE else PERSON
+    subjects = [(SOURCE, network_of(talk.source))] + [(kind, failed.person)] * failed.counts
     locked = [(kind, subject) for kind, subject in subjects if desk.lockouts.count(kind, subject, now)]
     event = Event(
         event="login-failed", who=failed.person, why=failed.reason, source=talk.source, detail={"method": failed.method}
@@ -263,11 +268,21 @@ async def _succeeded(desk: Authority, talk: Conversation, succeeded: login.Succe
     detail = {"factors": " ".join(succeeded.factors), "client": talk.hello.client if talk.hello else ""}
     if proven.speaker is not None:
         detail["certificate"] = f"{proven.speaker.key_id} serial {proven.speaker.serial} ca {proven.speaker.ca}"
-    await desk.ledger.write(
-        lambda t: t.clear_failures(PERSON, name),
-        Event(event="login", who=name, source=talk.source, detail=detail),
-    )
-    desk.lockouts.clear(name)
+    event = Event(event="login", who=name, source=talk.source, detail=detail)
+    ways = {FactorKind.PASSWORD: PERSON, FactorKind.CODE: CODE}
+    # A key says nothing about who guesses the password: only the way that was used is open again.
+    cleared = [ways[kind] for kind in succeeded.factors if kind in ways and desk.lockouts.failed(ways[kind], name)]
+
+    def clear(t: Tables) -> None:
+        for kind in cleared:
+            t.clear_failures(kind, name)
+
+    if cleared:
+        await desk.ledger.write(clear, event)
+    else:
+        await desk.ledger.note(event)
+    for kind in cleared:
+        desk.lockouts.clear(kind, name)
     now, clock = time.time(), trio.current_time()
     talk.person, talk.speaker = name, proven.speaker
     talk.factors = tuple((kind, clock - max(0.0, now - at)) for kind, at in proven.factors)

@@ -10,9 +10,9 @@ import structlog
 import trio
 
 from policy.audit import Event, clean
+from policy.conditions import Factor
 from policy.configuration import BadConfiguration, Configuration, read_all
 from policy.conversation import Conversation
-from policy.decide import Factor
 from policy.ledger import Ledger
 from policy.lockouts import Lockouts
 from policy.messages import Refused
@@ -111,7 +111,7 @@ class Authority:
             return next(iter(t.persons(name)), None)
 
         async with self._changing:
-            self.roster.put_person(name, await self.ledger.write(run, event))
+            self.roster.put_person(name, await self.ledger.write(run, event, durable=True))
 
     async def change_target(self, name: str, change: Callable[[Tables], object], event: Event) -> None:
         """The same for a target with its accounts."""
@@ -121,7 +121,7 @@ class Authority:
             return next(iter(t.targets(name)), None), t.accounts(name)
 
         async with self._changing:
-            self.roster.put_target(name, *await self.ledger.write(run, event))
+            self.roster.put_target(name, *await self.ledger.write(run, event, durable=True))
 
     async def hashed(self, text: str) -> str:
         """The PHC string of a new password; empty for none."""

@@ -108,7 +108,12 @@ async def _accept(desk: Authority, listener: SocketType, first: State) -> None:
                 log.error("accept-failed", error=error.strerror)
                 await trio.sleep(0.5)
                 continue
-            peer = peer_of(connection)
+            try:
+                peer = peer_of(connection)
+            except OSError as error:  # one peer that cannot be known is not let in, and ends nobody else
+                log.warning("peer-unknown", error=error.strerror)
+                connection.close()
+                continue
             if not welcome(peer, group) or open_now.available_tokens < 1:
                 log.warning("peer-refused", peer=str(peer), socket=first, open=open_now.borrowed_tokens)
                 connection.close()

@@ -4,77 +4,15 @@ Forbid wins over allow; nothing that matches is a denial; an error while decidin
 each of its conditions holds. `explain` shows the very conditions that `decide` looks at, so they cannot disagree.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from enum import StrEnum
-from fnmatch import fnmatchcase
+from datetime import timedelta
 from typing import Final
 
+from policy.conditions import Check, Facts, Why, concerns, conditions
 from policy.model import ChannelKind
-from policy.names import plain_address
-from policy.rules import OWN_ACCOUNT, Approval, Effect, Mfa, Rule, RuleSet
+from policy.rules import Effect, Rule, RuleSet
 from policy.windows import format_duration
-
-
-class FactorKind(StrEnum):
-    """Ways in which a person was proven."""
-
-    KEY = "key"
-    CERTIFICATE = "certificate"
-    VERIFIED_KEY = "verified-key"  # security key that checked a PIN or a finger
-    PASSWORD = "password"
-    CODE = "code"  # one-time password
-
-
-SECOND_FACTORS: Final = frozenset({FactorKind.CODE, FactorKind.VERIFIED_KEY})
-"""What `mfa` in a rule asks for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Factor:
-    """`age` counts to the session's authorisation: a session that lives does not lose its proof."""
-
-    kind: FactorKind
-    age: timedelta
-    here: bool = True  # proven on this very connection
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """All that a decision rests on, as the caller knows it now."""
-
-    person: str
-    roles: frozenset[str]
-    account: str
-    target: str
-    labels: Mapping[str, str]
-    now: datetime  # aware
-    source: str  # address of the client
-    channel: ChannelKind | None = None  # None: the session as a whole
-    disabled: bool = False
-    known: bool = True  # target and account have a record
-    factors: tuple[Factor, ...] = ()
-    ticket: str = ""
-    reason: str = ""
-    withheld: frozenset[ChannelKind] = frozenset()  # kinds that the person's certificate does not permit
-
-
-class Why(StrEnum):
-    """Reason of a denial, a word for the audit trail."""
-
-    NO_RULE = "no-rule"
-    NO_TARGET = "no-target"
-    DISABLED = "person-disabled"
-    FORBIDDEN = "forbidden"
-    WITHHELD = "withheld-by-certificate"
-    MFA = "second-factor-needed"
-    TICKET = "ticket-needed"
-    REASON = "reason-needed"
-    APPROVAL = "approval-needed"
-    CLOSED = "outside-of-hours"
-    SOURCE = "outside-of-networks"
-    ERROR = "error-while-deciding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,15 +45,8 @@ class Deny:
 Decision = Allow | Deny
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One condition of one rule against the facts."""
-
-    name: str  # who, where, as, allow, from, when, require.*
-    ok: bool
-    detail: str
-    why: Why | None = None  # what its failure tells; None: the rule is about somebody or something else
-
+CURABLE: Final = frozenset({Why.MFA, Why.REASON, Why.TICKET, Why.CLOSED})
+"""What a person can bring along or wait for."""
 
 EXPLAIN_COLUMNS: Final = ("rule", "line", "effect", "condition", "holds", "detail")
 
@@ -127,6 +58,16 @@ def decide(rules: RuleSet, facts: Facts) -> Decision:
     except Exception as error:
         # INVARIANT: any error while deciding is a denial; the type alone, since the text might quote secrets.
         return Deny(causes=(Cause(why=Why.ERROR, text=f"{type(error).__name__} while deciding"),))
+
+
+def attainable(decision: Decision) -> bool:
+    """Whether it is yes, or would be by some rule once the person brings what that rule asks for, or waits."""
+    if isinstance(decision, Allow):
+        return True
+    missing: dict[str, set[Why]] = {}
+    for cause in decision.causes:
+        missing.setdefault(cause.rule, set()).add(cause.why)
+    return any(whys <= CURABLE for whys in missing.values())
 
 
 def explain(rules: RuleSet, facts: Facts) -> list[list[str]]:
@@ -183,9 +124,10 @@ def _decide(rules: RuleSet, facts: Facts) -> Decision:
         raise ValueError("time without a zone")
     if facts.disabled:
         return _deny(Why.DISABLED, f"person `{facts.person}` is disabled")
-    if not facts.known:
+    # Most rules are about somebody or something else, which is cheap to see; only the others are looked at closely.
+    checked = [(rule, conditions(rule, facts)) for rule in rules.rules if concerns(rule, facts)]
+    if not facts.known:  # not before: the answer to a name that does not exist should take as long as any other
         return _deny(Why.NO_TARGET, f"`{facts.account}` on `{facts.target}` has no record")
-    checked = [(rule, conditions(rule, facts)) for rule in rules.rules]
     matching = [rule for rule, checks in checked if all(check.ok for check in checks)]
     allowing = [rule for rule in matching if rule.effect is Effect.ALLOW]
     forbidding = [rule for rule in matching if rule.effect is Effect.FORBID]
@@ -249,114 +191,6 @@ def _until_closing(rule: Rule, facts: Facts) -> timedelta | None:
 
 def _tightest(limits: Iterable[timedelta | None]) -> timedelta | None:
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-# --- conditions -------------------------------------------------------------------------------------
-
-
-def conditions(rule: Rule, facts: Facts) -> list[Check]:
-    """Every condition that the rule sets, against the facts. Raises if the facts make no sense."""
-    checks = [_who(rule, facts), _where(rule, facts), _as(rule, facts), _allow(rule, facts)]
-    if rule.networks:
-        address = plain_address(facts.source)
-        inside = any(address in network for network in rule.networks)
-        networks = ", ".join(map(str, rule.networks))
-        checks.append(Check(name="from", ok=inside, detail=f"{address}, wants {networks}", why=Why.SOURCE))
-    if rule.when is not None:
-        checks.append(
-            Check(name="when", ok=rule.when.is_open(facts.now), detail=f"open {rule.when.text}", why=Why.CLOSED)
-        )
-    need = rule.require
-    if need.mfa is not None:
-        checks.append(_mfa(need.mfa, facts.factors))
-    if need.reason:
-        given = bool(facts.reason.strip())
-        checks.append(
-            Check(
-                name="require.reason",
-                ok=given,
-                detail="a reason is given" if given else "no reason is given",
-                why=Why.REASON,
-            )
-        )
-    if need.ticket:
-        detail = f"a ticket of `{need.ticket}` cannot be checked: this bastion is connected to no ticket system"
-        checks.append(Check(name="require.ticket", ok=False, detail=detail, why=Why.TICKET))
-    if need.approval is not None:
-        checks.append(_approval(need.approval))
-    return checks
-
-
-def _who(rule: Rule, facts: Facts) -> Check:
-    if rule.who is None:
-        return Check(name="who", ok=True, detail="everybody")
-    roles = rule.who.roles & facts.roles
-    if "*" in rule.who.roles | rule.who.persons:
-        return Check(name="who", ok=True, detail="everybody")
-    if facts.person in rule.who.persons:
-        return Check(name="who", ok=True, detail=f"person {facts.person}")
-    wanted = [f"role {role}" for role in sorted(rule.who.roles)] + [f"person {p}" for p in sorted(rule.who.persons)]
-    has = ", ".join(sorted(facts.roles)) or "no role"
-    detail = f"role {', '.join(sorted(roles))}" if roles else f"wants {' or '.join(wanted)}; `{facts.person}` has {has}"
-    return Check(name="who", ok=bool(roles), detail=detail)
-
-
-def _where(rule: Rule, facts: Facts) -> Check:
-    if rule.where is None:
-        return Check(name="where", ok=True, detail="everywhere")
-    patterns = rule.where.targets
-    if patterns and not any(fnmatchcase(facts.target, pattern) for pattern in patterns):
-        return Check(name="where", ok=False, detail=f"`{facts.target}` is none of {', '.join(patterns)}")
-    for name, values in rule.where.labels:
-        value = facts.labels.get(name)
-        if value is None or not (value in values or "*" in values):
-            has = "has no such label" if value is None else f"has `{value}`"
-            wanted = " or ".join(sorted(values))
-            return Check(name="where", ok=False, detail=f"label {name}: wants {wanted}; `{facts.target}` {has}")
-    labels = [f"{name}={facts.labels[name]}" for name, _ in rule.where.labels]
-    return Check(name="where", ok=True, detail=", ".join(labels) or f"target {facts.target}")
-
-
-def _as(rule: Rule, facts: Facts) -> Check:
-    accounts = rule.accounts
-    if accounts is None or "*" in accounts:
-        return Check(name="as", ok=True, detail="every account")
-    own = OWN_ACCOUNT in accounts and facts.account == facts.person
-    ok = own or facts.account in accounts - {OWN_ACCOUNT}
-    wanted = ", ".join(sorted(accounts))
-    return Check(
-        name="as", ok=ok, detail=f"account {facts.account}" if ok else f"wants {wanted}; got `{facts.account}`"
-    )
-
-
-def _allow(rule: Rule, facts: Facts) -> Check:
-    kinds = ", ".join(kind for kind in ChannelKind if kind in rule.kinds)
-    if facts.channel is None:
-        return Check(name="allow", ok=bool(rule.kinds), detail=kinds)
-    ok = facts.channel in rule.kinds
-    return Check(name="allow", ok=ok, detail=f"{facts.channel}" if ok else f"got {facts.channel}, rule has {kinds}")
-
-
-def _mfa(need: Mfa, factors: Iterable[Factor]) -> Check:
-    proven = [factor for factor in factors if factor.kind in SECOND_FACTORS and factor.age >= timedelta()]
-    if need.max_age is None:
-        fresh = [factor for factor in proven if factor.here]
-        wanted = "a code on this connection"
-    else:
-        fresh = [factor for factor in proven if factor.age <= need.max_age]
-        wanted = f"a code at most {format_duration(need.max_age)} old"
-    if fresh:
-        best = min(fresh, key=lambda factor: factor.age)
-        return Check(name="require.mfa", ok=True, detail=f"{best.kind}, {format_duration(best.age)} old")
-    newest = min((factor.age for factor in proven), default=None)
-    has = "none was entered" if newest is None else f"the newest is {format_duration(newest)} old"
-    return Check(name="require.mfa", ok=False, detail=f"wants {wanted}, {has}", why=Why.MFA)
-
-
-def _approval(need: Approval) -> Check:
-    people = f"{need.count} of {' or '.join(need.by)}"
-    detail = f"an approval by {people} cannot be given: this bastion takes no approvals"
-    return Check(name="require.approval", ok=False, detail=detail, why=Why.APPROVAL)
 
 
 def _summary(allow: Allow) -> str:

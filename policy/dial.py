@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 
 from policy import certificates, signatures, sshkeys
+from policy.access import may_come_to
 from policy.audit import Event
 from policy.authority import Authority
 from policy.conversation import Conversation
@@ -104,10 +105,15 @@ async def sign(desk: Authority, talk: Conversation, request: Sign) -> Signature 
 
 
 async def host_certificate(desk: Authority, talk: Conversation, request: HostCertificate) -> Certificate | Refused:
-    """For names with a target record alone: the host CA must not vouch for machines that are not ours."""
+    """For names with a target record alone: the host CA must not vouch for machines that are not ours.
+
+    And for those alone who may come to use it: the certificate itself would tell that the target exists.
+    """
     target = desk.roster.target(request.target)
-    if target is None:
-        return await desk.refuse_access(talk, f"host certificate for `{request.target[:128]}`", "no such target")
+    may = may_come_to(desk, talk, request.target)
+    if target is None or not may:
+        why = "no such target" if target is None else "no account there is within reach"
+        return await desk.refuse_access(talk, f"host certificate for `{request.target[:128]}`", why)
     try:
         key = sshkeys.parse_public_key(request.public)
         blob, seconds = certificates.mint_host_certificate(

@@ -5,6 +5,7 @@ import time
 from policy import naming
 from policy.authority import Authority, ended_note
 from policy.conversation import Conversation
+from policy.lockouts import CODE, PERSON
 from policy.messages import Done, PersonAdd, PersonList, PersonOffboard, PersonSet, PersonShow, Rows
 from policy.naming import CommandRefused, counted
 from policy.store import Conflict, Tables
@@ -72,11 +73,12 @@ async def person_set(desk: Authority, talk: Conversation, request: PersonSet) ->
             t.remove_key(person.name, fingerprint)
         if phc:
             t.put_password(person.name, phc, now)
-            t.clear_failures("person", person.name)
+            t.clear_failures(PERSON, person.name)
         if request.disabled is not None:
             t.set_disabled(person.name, request.disabled)
             if not request.disabled:
-                t.clear_failures("person", person.name)
+                t.clear_failures(PERSON, person.name)
+                t.clear_failures(CODE, person.name)
 
     changes = {
         "roles added": " ".join(sorted(add)),
@@ -94,7 +96,9 @@ async def person_set(desk: Authority, talk: Conversation, request: PersonSet) ->
     except Conflict as error:
         raise _taken(person.name, error) from None
     if phc or request.disabled is False:
-        desk.lockouts.clear(person.name)
+        desk.lockouts.clear(PERSON, person.name)
+    if request.disabled is False:
+        desk.lockouts.clear(CODE, person.name)
     ended = await desk.end_person(person.name, talk.who, "disabled") if request.disabled else 0
     said = "; ".join(f"{key} {value}" for key, value in changes.items())
     return Done(
@@ -139,7 +143,9 @@ async def person_show(desk: Authority, talk: Conversation, request: PersonShow) 
     rows = [["name", one.name], ["state", _state(one)], ["roles", " ".join(sorted(one.roles))]]
     rows += [["key", f"{key.fingerprint} {key.line}"] for key in one.keys]
     rows += [["password", "yes" if one.phc else "no"], ["second factor", "yes" if one.totp else "no"]]
-    rows += [["locked", "yes" if desk.lockouts.locked_person(one.name, time.time()) else "no"]]
+    now = time.time()
+    ways = {"password": desk.lockouts.locked_person(one.name, now), "code": desk.lockouts.locked_code(one.name, now)}
+    rows += [["locked", " ".join(way for way, locked in ways.items() if locked) or "no"]]
     rows += [["session", live.id] for live in desk.sessions.of_person(one.name)]
     return Rows(columns=["field", "value"], rows=rows)
 

@@ -7,10 +7,12 @@ from typing import Final
 
 from policy.authority import Authority
 from policy.conversation import Conversation, State
+from policy.lockouts import CODE
 from policy.messages import Done, MfaEnrol, MfaList, MfaReset, Refused, Rows
 from policy.mfa import totp
 from policy.naming import CommandRefused, counted, shown_time
 from policy.roster import TOTP
+from policy.store import Tables
 from policy.store.records import Person
 from policy.vault import Secret
 
@@ -29,7 +31,7 @@ async def check_code(desk: Authority, name: str, code: str) -> bool:
     if step is None:
         return False
     # Of twenty at once with the same code one is stored; the others lose the race and are wrong.
-    return await desk.ledger.write(lambda t: t.use_step(found.id, step, time.time_ns()))
+    return await desk.ledger.write(lambda t: t.use_step(found.id, step, time.time_ns()), durable=True)
 
 
 async def mfa_enrol(desk: Authority, talk: Conversation, request: MfaEnrol) -> Done:
@@ -82,9 +84,17 @@ async def mfa_reset(desk: Authority, talk: Conversation, request: MfaReset) -> D
         raise CommandRefused(
             f"person `{person.name}` has no second factor", f"add one: `bastion mfa enrol {person.name}`"
         )
+
+    def change(t: Tables) -> None:
+        t.remove_authenticators(person.name)
+        t.clear_failures(CODE, person.name)
+
     await desk.change_person(
-        person.name, lambda t: t.remove_authenticators(person.name), talk.event("mfa-reset", person.name)
+        person.name,
+        change,
+        talk.event("mfa-reset", person.name),
     )
+    desk.lockouts.clear(CODE, person.name)
     desk.proofs.forget(person.name)
     return Done(
         text=f"removed {counted(len(person.totp), 'second factor')} of `{person.name}`",

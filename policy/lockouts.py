@@ -1,7 +1,8 @@
 """Who failed too often: persons and source addresses, for a while. In memory, and in the database for a restart.
 
-`lock_after` failures of a person, or `source_failures` from a source, within `lock_minutes` lock for `lock_minutes`
-from the last of them. While something is locked nothing more is counted, so nobody can be kept out for ever.
+`lock_after` wrong passwords of a person, as many wrong codes, or `source_failures` from a source, within `lock_minutes`
+lock that way in for `lock_minutes` from the last of them. While something is locked nothing more is counted, so nobody
+can be kept out for ever.
 """
 
 import ipaddress
@@ -12,7 +13,8 @@ from typing import Final
 from policy.model import PolicySettings
 from policy.names import plain_address
 
-PERSON: Final = "person"
+PERSON: Final = "person"  # wrong passwords
+CODE: Final = "code"  # wrong codes of a person
 SOURCE: Final = "source"
 
 MAX_SUBJECTS: Final = 50_000
@@ -24,7 +26,7 @@ class Lockouts:
 
     def __init__(self, settings: PolicySettings) -> None:
         self.window: Final = 60.0 * settings.lock_minutes
-        self._limits: Final = {PERSON: settings.lock_after, SOURCE: settings.source_failures}
+        self._limits: Final = {PERSON: settings.lock_after, CODE: settings.lock_after, SOURCE: settings.source_failures}
         self._failures: dict[tuple[str, str], deque[float]] = {}
         self._until: dict[tuple[str, str], float] = {}
 
@@ -35,6 +37,9 @@ class Lockouts:
 
     def locked_person(self, person: str, now: float) -> bool:
         return self._locked((PERSON, person), now)
+
+    def locked_code(self, person: str, now: float) -> bool:
+        return self._locked((CODE, person), now)
 
     def locked_source(self, source: str, now: float) -> bool:
         return self._locked((SOURCE, network_of(source)), now)
@@ -59,10 +64,14 @@ class Lockouts:
         recent.clear()
         return True
 
-    def clear(self, person: str) -> None:
-        """A right login, or an administrator's word."""
-        self._failures.pop((PERSON, person), None)
-        self._until.pop((PERSON, person), None)
+    def failed(self, kind: str, person: str) -> bool:
+        """Whether there is anything to clear."""
+        return (kind, person) in self._failures or (kind, person) in self._until
+
+    def clear(self, kind: str, person: str) -> None:
+        """A right login in the same way, or an administrator's word."""
+        self._failures.pop((kind, person), None)
+        self._until.pop((kind, person), None)
 
     def _locked(self, key: tuple[str, str], now: float) -> bool:
         until = self._until.get(key)

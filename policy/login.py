@@ -14,6 +14,9 @@ The caller looks up the facts, puts them into an event, and carries out the effe
 Whatever the phase: a source that is locked out, a claim of another person after the first factor, the sixth failure and
 the 64th request lead to CLOSED. A refusal says the same of an unknown person, of a disabled or locked one and of a
 wrong key or password, and a password costs a hash for each of them.
+
+A lock keeps from guessing and from nothing else: wrong passwords, which anybody can send, lock the person's password;
+wrong codes, which only a holder of the first factor can send, lock the person's code. Keys go on.
 """
 
 from collections.abc import Callable
@@ -21,8 +24,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, cast
 
+from policy.conditions import FactorKind
 from policy.credentials import Speaker
-from policy.decide import FactorKind
 from policy.messages import Acceptable, Challenge, Verdict
 from policy.model import Method, Outcome
 
@@ -55,14 +58,11 @@ class Person:
 
     name: str
     disabled: bool = False
-    locked: bool = False
+    locked: bool = False  # too many wrong passwords
+    code_locked: bool = False  # too many wrong codes
     has_password: bool = False
     has_code: bool = False  # a second factor is enrolled: it is always asked for
     needs_code: bool = False  # a second factor is demanded of this person
-
-    @property
-    def usable(self) -> bool:
-        return not (self.disabled or self.locked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,11 +251,11 @@ def _objection(owner: Person | None, event: _Asked) -> str:
         return "key is not known"
     if event.claimed is not None and event.claimed.name != owner.name:
         return f"key of `{owner.name}` with the name of another person"
-    return _unusable(owner)
+    return "person is disabled" if owner.disabled else ""
 
 
-def _unusable(person: Person) -> str:
-    return "person is disabled" if person.disabled else "person is locked out" if person.locked else ""
+def _unusable(person: Person, *, locked: bool) -> str:
+    return "person is disabled" if person.disabled else "person is locked out" if locked else ""
 
 
 def _password_tried(login: Login, event: PasswordTried) -> Step:
@@ -263,7 +263,7 @@ def _password_tried(login: Login, event: PasswordTried) -> Step:
         return _fail(login, event, f"password of {event.size} bytes")
     login = replace(login, phase=Phase.CHECKING_PASSWORD, claim=event.claim, trying=event.claimed)
     person = event.claimed
-    if person is None or not person.has_password or not person.usable:
+    if person is None or not person.has_password or _unusable(person, locked=person.locked):
         return login, (BurnPassword(),)
     return login, (VerifyPassword(person=person.name),)
 
@@ -272,7 +272,7 @@ def _password_checked(login: Login, event: PasswordChecked) -> Step:
     person, login = login.trying, replace(login, phase=Phase.FRESH, trying=None)
     if person is None:
         return _fail(login, event, "person is not known", name=login.claim)
-    if reason := _unusable(person):
+    if reason := _unusable(person, locked=person.locked):
         return _fail(login, event, reason, name=person.name)
     if not person.has_password:
         return _fail(login, event, "person has no password", name=person.name)
@@ -308,7 +308,7 @@ def _code_answered(login: Login, event: CodeAnswered) -> Step:
     person = event.person
     if person is None or person.name != login.person:
         return _fail(login, event, "person is gone")
-    if reason := _unusable(person):
+    if reason := _unusable(person, locked=person.code_locked):
         return _fail(login, event, reason)
     if len(event.answers) != 1:
         return _fail(login, event, f"{len(event.answers)} answers to one question")

@@ -200,7 +200,8 @@ class Signature(_Message):
 
 
 class HostCertificate(_Message):
-    """Certify the gateway's key for `target`, which must have a record."""
+    """Certify the gateway's key for `target`. Asked on each connection of a person: refused, as for a name without a
+    record, when the person could not come to use any account there. The certificate may serve others, too."""
 
     target: str
     public: bytes
@@ -228,7 +229,8 @@ class SessionEnded(_Message):
 
 
 class Report(_Message):
-    """Something the audit trail must know: host-key-mismatch, target-unreachable, recorder-lost, protocol-error."""
+    """Something the audit trail must know: host-key-mismatch, target-unreachable, login-failed-at-target,
+    recorder-lost, protocol-error. `session` may be empty when there was none yet."""
 
     session: str
     event: str
@@ -441,7 +443,7 @@ def decode_request(data: bytes) -> tuple[int, Request]:
     """Id and body of a request; msgspec.MsgspecError if it is none."""
     try:
         return _requests.decode(data)
-    except UnicodeDecodeError as exc:  # msgspec lets this one through for a string that is not UTF-8
+    except (UnicodeDecodeError, RecursionError) as exc:  # msgspec lets these through: not UTF-8, nested too deep
         raise msgspec.DecodeError(str(exc)) from None
 
 
@@ -449,5 +451,5 @@ def decode_reply(data: bytes) -> tuple[int, Reply]:
     """Id and body of a reply or push; msgspec.MsgspecError if it is none."""
     try:
         return _replies.decode(data)
-    except UnicodeDecodeError as exc:  # msgspec lets this one through for a string that is not UTF-8
+    except (UnicodeDecodeError, RecursionError) as exc:  # msgspec lets these through: not UTF-8, nested too deep
         raise msgspec.DecodeError(str(exc)) from None

@@ -11,6 +11,7 @@ socket and nothing else. A handler answers with a reply; a reason crosses the so
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -169,8 +170,11 @@ async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery, tu
             return
         ident, request, entry = admit(talk, data)
         if entry.command:
-            await turns.acquire_on_behalf_of(request)
-            commands.start_soon(_command_task, desk, talk, ident, request, entry, turns)
+            turn = object()  # not the request: messages have no hash
+            await turns.acquire_on_behalf_of(turn)
+            commands.start_soon(
+                _command_task, desk, talk, ident, request, entry, partial(turns.release_on_behalf_of, turn)
+            )
         else:
             reply = await answer(desk, talk, request, entry)
             if reply is not None:
@@ -214,7 +218,7 @@ async def answer(desk: Authority, talk: Conversation, request: m.Request, entry:
 
 
 async def _command_task(
-    desk: Authority, talk: Conversation, ident: int, request: m.Request, entry: Entry, turns: trio.CapacityLimiter
+    desk: Authority, talk: Conversation, ident: int, request: m.Request, entry: Entry, done: Callable[[], None]
 ) -> None:
     try:
         reply = await answer(desk, talk, request, entry)
@@ -224,7 +228,7 @@ async def _command_task(
         talk.log().critical("handler-failed", error=type(error).__name__, where=_frames(error))
         talk.close()
     finally:
-        turns.release_on_behalf_of(request)
+        done()
 
 
 async def _check_roles(desk: Authority, talk: Conversation, request: m.Request, entry: Entry) -> m.Refused | None:

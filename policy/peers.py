@@ -18,7 +18,8 @@ BACKLOG: Final = 128
 MODE: Final = 0o660
 _UCRED: Final = struct.Struct("iII")
 _SO_PEERGROUPS: Final = 59  # <asm-generic/socket.h>; Python has no name for it
-_MAX_GROUPS: Final = 1024
+_MAX_GROUPS: Final = 256
+"""1024 bytes, the most that Python's getsockopt takes. Whoever is in more groups is known by uid and gid alone."""
 
 
 class SocketError(Exception):
@@ -46,7 +47,10 @@ def peer_of(connection: trio.socket.SocketType) -> Peer:
     """From SO_PEERCRED and SO_PEERGROUPS: what the peer was when it connected."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, gid = _UCRED.unpack(raw)
-    groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
+    try:
+        groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
+    except OSError:  # ERANGE: more groups than fit; fewer are known, so fewer may connect
+        groups = b""
     return Peer(pid=pid, uid=uid, gid=gid, groups=frozenset(struct.unpack(f"{len(groups) // 4}I", groups)))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
-from policy.decide import SECOND_FACTORS, Factor, FactorKind
+from policy.conditions import SECOND_FACTORS, Factor, FactorKind
 
 MAX_REMEMBERED: Final = 20_000
 """(person, address) pairs, some 5 MB; the longest unused go first."""

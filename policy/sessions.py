@@ -13,7 +13,9 @@ from policy.ledger import Ledger, LedgerError
 from policy.messages import Done, EndSession, Report, SessionEnded, SessionStarted
 from policy.model import ChannelKind
 
-KNOWN_REPORTS: Final = frozenset({"host-key-mismatch", "target-unreachable", "recorder-lost", "protocol-error"})
+KNOWN_REPORTS: Final = frozenset(
+    {"host-key-mismatch", "target-unreachable", "login-failed-at-target", "recorder-lost", "protocol-error"}
+)
 REPORTED: Final = "reported"
 """The event of any other report; the gateway's word for it is kept in its detail."""
 

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -111,7 +112,12 @@ def plain_name(algorithm: str) -> str:
 
 
 def parse_public_key(blob: bytes, *, min_rsa_bits: int = MIN_RSA_BITS) -> PublicKey:
-    """A key from its SSH blob; BadKey says what is wrong with it."""
+    """A key from its SSH blob; BadKey says what is wrong with it. The last few are remembered."""
+    return _parse_public_key(blob, min_rsa_bits)
+
+
+@lru_cache(maxsize=512)  # a key is offered, proven and looked up within a second; the check of its point is the dearest
+def _parse_public_key(blob: bytes, min_rsa_bits: int) -> PublicKey:
     if len(blob) > MAX_BLOB:
         raise BadKey(f"key has {len(blob)} bytes, want at most {MAX_BLOB}")
     reader = Reader(blob)
@@ -283,7 +289,7 @@ def parse_private_key(pem: bytes) -> PrivateKey:
         key = loader(pem.strip() + b"\n", password=None)
     except TypeError:
         raise BadKey("private key is encrypted: remove its passphrase first with `ssh-keygen -p`") from None
-    except (ValueError, UnsupportedAlgorithm, AssertionError, IndexError, KeyError, OverflowError):
+    except (ValueError, UnsupportedAlgorithm, AssertionError, LookupError, OverflowError, NotImplementedError):
         raise BadKey("private key cannot be read") from None
     if not isinstance(key, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise BadKey("private key is of a type that is not supported")

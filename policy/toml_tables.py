@@ -35,6 +35,8 @@ class Reading:
 
     def problem(self, key: str, text: str, *below: str) -> None:
         path = (*self.at, *key.split("."), *below) if key else self.at
+        # It is read on a terminal, which a file from elsewhere must not steer.
+        text = "".join(char if char.isprintable() else f"\\u{{{ord(char):x}}}" for char in text)
         self.problems.append(
             Problem(file=self.file, line=line_of(self.lines, path), rule=self.rule, key=key, text=text)
         )

@@ -13,6 +13,7 @@ DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 _DURATION: Final = re.compile(r"(?:(\d{1,5})d)?(?:(\d{1,5})h)?(?:(\d{1,5})m)?(?:(\d{1,5})s)?", re.ASCII)
 _HOURS: Final = re.compile(r"(\d\d):(\d\d)-(\d\d):(\d\d)", re.ASCII)
+_ZONE: Final = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,2}")
 _DAY: Final = 24 * 60
 _HORIZON: Final = 8  # days; a window that has not closed by then never does
 
@@ -66,9 +67,11 @@ def parse_hours(text: str) -> tuple[int, int]:
 def parse_zone(text: str) -> ZoneInfo:
     """An IANA time zone; ValueError with a near name."""
     try:
+        if not _ZONE.fullmatch(text):
+            raise ValueError  # where the system has no such file, zoneinfo imports a module of that name
         return ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: `Europe` is a folder
-        near = get_close_matches(text, available_timezones(), n=1)
+        near = get_close_matches(text[:64], available_timezones(), n=1)
         hint = f"; did you mean `{near[0]}`" if near else ""
         raise ValueError(f"got `{text[:40]}`, want a time zone like `Europe/Berlin`{hint}") from None
 

@@ -88,7 +88,7 @@ def decode_request(data: bytes) -> Request:
     """Bytes from a gateway; msgspec.MsgspecError if they are no request."""
     try:
         return _requests.decode(data)
-    except UnicodeDecodeError as exc:  # msgspec lets this one through for a string that is not UTF-8
+    except (UnicodeDecodeError, RecursionError) as exc:  # msgspec lets these through: not UTF-8, nested too deep
         raise msgspec.DecodeError(str(exc)) from None
 
 
@@ -96,5 +96,5 @@ def decode_reply(data: bytes) -> Reply:
     """Bytes from recorderd; msgspec.MsgspecError if they are no reply."""
     try:
         return _replies.decode(data)
-    except UnicodeDecodeError as exc:  # msgspec lets this one through for a string that is not UTF-8
+    except (UnicodeDecodeError, RecursionError) as exc:  # msgspec lets these through: not UTF-8, nested too deep
         raise msgspec.DecodeError(str(exc)) from None

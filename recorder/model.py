@@ -37,6 +37,8 @@ class Kind(IntEnum):
     ACCESS = 12  # AccessNote
     DIGEST = 13  # Digest
     REVEALED = 14  # bytes typed earlier as SEALED_INPUT, as text, because the target has echoed them
+    CONTENT_IN = 20  # bytes of a transfer or forward towards the target, kept because a rule demands it
+    CONTENT_OUT = 21  # the same, towards the person
 
 
 class KeyClass(IntEnum):
@@ -63,6 +65,8 @@ CLASS_OF: Final[dict[Kind, KeyClass]] = {
     Kind.SEALED_INPUT: KeyClass.KEYS,
     Kind.REVEALED: KeyClass.KEYS,
     Kind.CLIPBOARD: KeyClass.CONTENT,
+    Kind.CONTENT_IN: KeyClass.CONTENT,
+    Kind.CONTENT_OUT: KeyClass.CONTENT,
 }
 """Kinds that are not in class VIEW."""
 

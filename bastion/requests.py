@@ -1,0 +1,266 @@
+"""The requests of one session channel (RFC 4254 section 6): which pass, which are asked about, who answers. Pure.
+
+    gathering --pty-req, env--> gathering
+    gathering --x11-req, auth-agent-req--> asking --decided--> gathering
+    gathering --shell, exec, subsystem--> asking --allowed--> started
+                                          asking --denied--> refused
+    started   --window-change, signal, break, ...--> started
+
+Everything that comes while `asking` waits with the caller. Answers go to the person in the order of the requests,
+whoever gives them: the target its own, the bastion those it decides (RFC 4254 section 5.4).
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from struct import Struct
+from struct import error as StructError
+from typing import Final
+
+from bastion.transfer import env_allowed, kind_of
+from policy.model import ChannelKind
+from recorder.model import Start
+
+MAX_ENV: Final = 64
+"""Variables taken from a person on one channel, as sshd's own limit was drawn: 20,000 were kept by asyncssh."""
+MAX_ENV_BYTES: Final = 32 * 1024
+MAX_REQUEST: Final = 64
+"""Characters of a request's name; the longest in use has 31."""
+OURS: Final = b"BASTION_"
+"""Variables of this prefix are for us and go no further."""
+
+PASSING: Final = frozenset(
+    {b"window-change", b"signal", b"break", b"eow@openssh.com", b"xon-xoff", b"keepalive@openssh.com"}
+)
+"""What a person may send after the start; all else is refused, not relayed: it would be an unrecorded channel."""
+FROM_TARGET: Final = frozenset(
+    {b"exit-status", b"exit-signal", b"xon-xoff", b"eow@openssh.com", b"keepalive@openssh.com"}
+)
+
+_U32: Final = Struct(">I")
+_SIZE: Final = Struct(">II")
+
+
+class State(Enum):
+    GATHERING = "gathering"
+    ASKING = "asking"
+    STARTED = "started"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """To the target, as it came; `start` is to be recorded first."""
+
+    name: bytes
+    want_reply: bool
+    rest: bytes
+    start: Start | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To the person."""
+
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """policyd decides; hold everything until `decided`."""
+
+    kind: ChannelKind
+    detail: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """The terminal has a new size: to be recorded."""
+
+    columns: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The start was denied: tell the person and close."""
+
+
+Effect = Forward | Answer | Ask | Resize | Refuse
+
+
+class Malformed(Exception):
+    """The peer's request is no request."""
+
+
+class Requests:
+    """One channel's."""
+
+    def __init__(self) -> None:
+        self.state = State.GATHERING
+        self.env: dict[bytes, bytes] = {}
+        self.ours: dict[bytes, bytes] = {}
+        self.term = b""
+        self.columns = self.rows = 0
+        self._env_bytes = 0
+        self._asked: tuple[bytes, bool, bytes, ChannelKind] | None = None
+        self._start: tuple[bytes, bytes, ChannelKind] | None = None
+        self._answers: deque[bool | None] = deque()  # None: the target's, still to come
+
+    def request(self, name: bytes, want_reply: bool, rest: bytes) -> list[Effect]:
+        """The person asks for something. Malformed if it cannot be read; never called while `asking`."""
+        assert self.state is not State.ASKING, "the caller holds requests while one is asked about"
+        if len(name) > MAX_REQUEST or self.state is State.REFUSED:
+            return self._answer(want_reply, False)
+        try:
+            if self.state is State.STARTED:
+                return self._started(name, want_reply, rest)
+            return self._gathering(name, want_reply, rest)
+        except (StructError, IndexError, ValueError):
+            raise Malformed(f"malformed channel request `{name.decode('ascii', 'replace')}`") from None
+
+    def decided(self, allowed: bool) -> list[Effect]:
+        """policyd's answer to the last Ask."""
+        assert self._asked is not None, "nothing was asked"
+        name, want_reply, rest, kind = self._asked
+        self._asked = None
+        if name in _ASIDE:
+            self.state = State.GATHERING
+            return self._forward(name, want_reply, rest) if allowed else self._answer(want_reply, False)
+        if not allowed:
+            self.state = State.REFUSED
+            # The client shows what we write to standard error only after the start has succeeded, and it has
+            # no other way to know: what the target has not answered yet is answered for it.
+            for at, answer in enumerate(self._answers):
+                self._answers[at] = True if answer is None else answer
+            return [*self._ready(), *self._answer(want_reply, True), Refuse()]
+        self.state = State.STARTED
+        self._start = name, rest, kind
+        return self._forward(name, want_reply, rest, self._note(name, rest, kind))
+
+    def again(self) -> list[Effect]:
+        """The start once more, for a target that was found after the person was told that it runs."""
+        assert self._start is not None, "nothing was started"
+        name, rest, kind = self._start
+        return self._forward(name, False, rest, self._note(name, rest, kind))
+
+    def answered(self, ok: bool) -> list[Effect]:
+        """The target answered a forwarded request; Malformed if it was not asked."""
+        if self.state is State.REFUSED:
+            return []  # the person has been answered
+        for at, answer in enumerate(self._answers):
+            if answer is None:
+                self._answers[at] = ok
+                return self._ready()
+        raise Malformed("answer to a request that was not made")
+
+    # ------------------------------------------------------------------------------------------------
+
+    def _note(self, name: bytes, rest: bytes, kind: ChannelKind) -> Start:
+        return Start(
+            kind=kind.value, command=_detail(name, rest), term=self.term, columns=self.columns, rows=self.rows,
+            env={key.decode("ascii", "replace"): value for key, value in self.env.items()},
+        )  # fmt: skip
+
+    def _gathering(self, name: bytes, want_reply: bool, rest: bytes) -> list[Effect]:
+        match name:
+            case b"pty-req":
+                term, at = string(rest, 0)
+                columns, rows = _SIZE.unpack_from(rest, at)
+                if self.term:
+                    return self._answer(want_reply, False)
+                self.term, self.columns, self.rows = term[:64] or b"dumb", columns, rows
+                return self._forward(name, want_reply, rest)
+            case b"env":
+                return self._env(want_reply, rest)
+            case b"window-change":
+                return self._resize(want_reply, rest)
+            case b"shell" | b"exec" | b"subsystem":
+                detail = _detail(name, rest)
+                kind = _KIND[name] if name == b"shell" else _start_kind(name, detail)
+                return self._ask(name, want_reply, rest, kind, detail)
+            case b"x11-req":
+                return self._ask(name, want_reply, rest, ChannelKind.X11, b"")
+            case b"auth-agent-req@openssh.com":
+                return self._ask(name, want_reply, rest, ChannelKind.AGENT, b"")
+            case _:
+                return self._answer(want_reply, False)
+
+    def _started(self, name: bytes, want_reply: bool, rest: bytes) -> list[Effect]:
+        if name == b"window-change":
+            return self._resize(want_reply, rest)
+        if name in PASSING:
+            return self._forward(name, want_reply, rest)
+        return self._answer(want_reply, False)
+
+    def _resize(self, want_reply: bool, rest: bytes) -> list[Effect]:
+        columns, rows = _SIZE.unpack_from(rest)
+        if not self.term:
+            return self._answer(want_reply, False)
+        self.columns, self.rows = columns, rows
+        return [Resize(columns, rows), *self._forward(b"window-change", want_reply, rest)]
+
+    def _env(self, want_reply: bool, rest: bytes) -> list[Effect]:
+        name, at = string(rest, 0)
+        value, _ = string(rest, at)
+        self._env_bytes += len(name) + len(value)
+        if len(self.env) + len(self.ours) >= MAX_ENV or self._env_bytes > MAX_ENV_BYTES:
+            return self._answer(want_reply, False)
+        if name.startswith(OURS):
+            self.ours[name] = value
+            return self._answer(want_reply, True)
+        if not env_allowed(name, value):
+            return self._answer(want_reply, False)  # LD_PRELOAD and its like
+        self.env[name] = value
+        return self._forward(b"env", want_reply, rest)
+
+    def _ask(self, name: bytes, want_reply: bool, rest: bytes, kind: ChannelKind, detail: bytes) -> list[Effect]:
+        self.state = State.ASKING
+        self._asked = name, want_reply, rest, kind
+        return [Ask(kind, detail)]
+
+    def _forward(self, name: bytes, want_reply: bool, rest: bytes, start: Start | None = None) -> list[Effect]:
+        if want_reply:
+            self._answers.append(None)
+        return [Forward(name, want_reply, rest, start)]
+
+    def _answer(self, want_reply: bool, ok: bool) -> list[Effect]:
+        if not want_reply:
+            return []
+        self._answers.append(ok)
+        return self._ready()
+
+    def _ready(self) -> list[Effect]:
+        ready: list[Effect] = []
+        while self._answers and self._answers[0] is not None:
+            ready.append(Answer(bool(self._answers.popleft())))
+        return ready
+
+
+_ASIDE: Final = frozenset({b"x11-req", b"auth-agent-req@openssh.com"})
+_KIND: Final = {b"shell": ChannelKind.SHELL}
+
+
+def _start_kind(name: bytes, detail: bytes) -> ChannelKind:
+    if name == b"exec":
+        return kind_of(detail)
+    return ChannelKind.SFTP if detail == b"sftp" else ChannelKind.SUBSYSTEM
+
+
+def _detail(name: bytes, rest: bytes) -> bytes:
+    return b"" if name == b"shell" else string(rest, 0)[0]
+
+
+def string(data: bytes, at: int) -> tuple[bytes, int]:
+    """An SSH string at `at` and where it ends; ValueError if it is cut short."""
+    if at + 4 > len(data):
+        raise ValueError("string is cut short")
+    end = at + 4 + int(_U32.unpack_from(data, at)[0])
+    if end > len(data):
+        raise ValueError("string is cut short")
+    return data[at + 4 : end], end
+
+
+def strings(*parts: bytes) -> bytes:
+    """SSH strings, one after another."""
+    return b"".join(_U32.pack(len(part)) + part for part in parts)

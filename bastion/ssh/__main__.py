@@ -1,0 +1,69 @@
+"""`python -m bastion.ssh --config FILE --worker N`: one worker of the SSH gateway."""
+
+import argparse
+import asyncio
+import ctypes
+import logging
+import random
+import sys
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from bastion import config
+from bastion.errors import BastionError
+
+_PR_SET_DUMPABLE: Final = 4
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until SIGTERM; the exit status."""
+    # No core dump and no ptrace by others of our user: passwords pass through this memory.
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    parser = argparse.ArgumentParser(prog="bastion-ssh", description="A worker of the SSH gateway.")
+    parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="bastion.toml")
+    parser.add_argument("--worker", required=True, type=int, metavar="N", help="its number, from 0")
+    arguments = parser.parse_args(argv)
+    _log_json()
+    from bastion.ssh.worker import Worker
+    from bastion.startups import Startups
+
+    try:
+        settings = config.load(arguments.config)
+        admission = Startups(settings.ssh, random.SystemRandom().random)
+        asyncio.run(Worker(settings=settings, number=arguments.worker, admission=admission).run())
+    except BastionError as error:
+        print("\n".join(error.lines()), file=sys.stderr)
+        return int(error.code)
+    except RuntimeError as error:
+        print(f"bastion: {error}\nbastion: install what requirements.txt says", file=sys.stderr)
+        return 78
+    return 0
+
+
+def _log_json() -> None:
+    """One event, one line of JSON on standard error; what libraries say by `logging` as well."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(ensure_ascii=True),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
+
+
+class _Library(logging.Handler):
+    """Warnings of asyncio and asyncssh as events of ours, without tracebacks: those may quote what passed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else ""
+        structlog.get_logger().warning("library", library=record.name, text=record.getMessage()[:500], error=error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

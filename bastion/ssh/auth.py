@@ -1,0 +1,383 @@
+"""A person's connection up to the login: asks policyd about every key, password and code, and believes nobody else.
+
+    first request -> conversation with policyd (Hello) -> OfferKey | ProveKey | TryPassword | AskCode, AnswerCode
+        Verdict REFUSED     SSH_MSG_USERAUTH_FAILURE, counted
+        Verdict MORE        the same with partial success and what is still needed (RFC 4252 section 5.1)
+        Verdict DONE        success: `person` is set, and never before
+        Verdict DISCONNECT  no further word
+
+asyncssh's own authentication is not used at all: it asks an application whether anything has to be proven
+(`begin_auth`), maps user names to others that look alike, cancels a request by the next one, and takes certificates
+that nobody meant. One request is answered before the next packet is read, and nothing is read meanwhile, so no state
+changes between question and answer (CVE-2023-46445, CVE-2023-46446).
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from asyncssh.constants import (
+    DISC_NO_MORE_AUTH_METHODS_AVAILABLE,
+    DISC_PROTOCOL_ERROR,
+    DISC_SERVICE_NOT_AVAILABLE,
+    MSG_KEXINIT,
+    MSG_USERAUTH_FAILURE,
+    MSG_USERAUTH_REQUEST,
+)
+from asyncssh.misc import DisconnectError, ProtocolError, ProtocolNotSupported
+from asyncssh.packet import Boolean, NameList, SSHPacket, String, UInt32
+
+from bastion.errors import MisuseError
+from bastion.login import Login, parse
+from bastion.settings import SshSettings
+from bastion.ssh.connections import ServerConnection
+from bastion.ssh.links import PolicyLink, PolicyLost
+from bastion.startups import Outcome as Ending
+from bastion.startups import plain_source
+from bastion.text import neutral
+from policy.messages import (
+    Acceptable,
+    AnswerCode,
+    AskCode,
+    Challenge,
+    EndSession,
+    Hello,
+    OfferKey,
+    ProveKey,
+    Reply,
+    Request,
+    TryPassword,
+    Verdict,
+)
+from policy.model import Method, Outcome
+
+MSG_USERAUTH_PK_OK: Final = 60
+MSG_USERAUTH_INFO_REQUEST: Final = 60
+MSG_USERAUTH_INFO_RESPONSE: Final = 61
+
+MAX_PACKET: Final = 40_000
+"""Bytes of one packet before login: RFC 4253 section 6.1 asks for 35,000, and 200 strangers may be here at once."""
+MAX_PACKET_LATER: Final = 256 * 1024
+"""Bytes of one packet after login, as OpenSSH."""
+MAX_BLOB, MAX_SIGNATURE = 16 * 1024, 8 * 1024
+"""Bytes of a key or certificate (16384-bit RSA: 2 KiB), which travels to policyd twice, and of what it signs."""
+MAX_PASSWORD: Final = 1025
+"""Bytes of a password that policyd sees; it refuses more than 1024."""
+MAX_ANSWERS: Final = 8
+MAX_USER: Final = 1023
+"""Bytes of a user name, as asyncssh; `bastion.login` takes fewer characters."""
+
+_CONNECTION: Final = b"ssh-connection"
+_FIRST: Final = [Method.PUBLIC_KEY, Method.PASSWORD]
+_ASKING: Final = "asking policyd"
+
+
+class PersonConnection(ServerConnection):
+    """Subclasses say what happens then: `logged_in`, `pushed`, `policy_lost`."""
+
+    def __init__(
+        self, loop: Any, options: Any, settings: SshSettings, policy_socket: Path, left: Callable[[Ending], None]
+    ) -> None:
+        """`left` is told once how the time before login ended."""
+        super().__init__(loop, options)
+        self._max_recv_pktlen = MAX_PACKET
+        self._ssh = settings
+        self._policy_socket = policy_socket
+        self._left: Callable[[Ending], None] | None = left
+        self._user: bytes | None = None
+        self._methods = list(_FIRST)
+        self._failures = 0
+        self._requests = 0
+        self.person = ""
+        self.source = ""
+        self.client = ""
+        self.login = Login()
+        self.misuse: MisuseError | None = None  # what is wrong with the user name, told after login alone
+        self.policy: PolicyLink | None = None
+
+    # --- for subclasses -----------------------------------------------------------------------------
+
+    def logged_in(self) -> None:
+        """The person is proven and told so."""
+
+    def pushed(self, message: EndSession) -> None:
+        """policyd ends a session, or everything of this connection."""
+
+    def policy_lost(self) -> None:
+        """policyd is gone: nothing may go on."""
+
+    def release(self) -> None:
+        """The connection is gone: end the conversation, at the latest when its sessions are written down."""
+        if self.policy is not None:
+            self.policy.close()
+
+    # --- before authentication ----------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.source = plain_source(self._peer_addr)
+
+    def _process_kexinit_once(self, kind: int, seq: int, packet: SSHPacket) -> Any:
+        if self._session_id and not self._auth_complete:
+            # A client may ask for new keys again and again, each time at the price of a signature.
+            raise ProtocolError("new keys before login")
+        return self._process_kexinit(kind, seq, packet)
+
+    # --- requests -----------------------------------------------------------------------------------
+
+    def _process_userauth_request(self, _kind: int, _seq: int, packet: SSHPacket) -> Awaitable[None] | None:
+        user, service, method = packet.get_string(), packet.get_string(), packet.get_string()
+        if self._auth_complete:
+            # RFC 4252 section 5.1: ignored in silence; once something else was said it is out of order.
+            if self._auth_final:
+                raise ProtocolError("authentication after login")
+            packet.get_bytes(len(packet.get_remaining_payload()))
+            return None
+        if not self._auth_in_progress:
+            raise ProtocolError("authentication before its service was asked for")
+        if service != _CONNECTION:
+            raise DisconnectError(DISC_SERVICE_NOT_AVAILABLE, "unknown service")
+        if len(user) > MAX_USER:
+            raise ProtocolError("user name is too long")
+        if self._user is not None and user != self._user:
+            # What was proven for one name must not count for another (x/crypto b25012b); OpenSSH does the same.
+            raise DisconnectError(DISC_PROTOCOL_ERROR, "change of user name is not allowed")
+        if self._user is None:
+            self._user = user
+            self._read_name(user)
+        self._auth = None  # a question that was asked is abandoned by a new request (RFC 4256 section 3.1)
+        return self._undisturbed(self._attempt(self._parse(method, packet)))
+
+    def _read_name(self, user: bytes) -> None:
+        """What the user name asks for, as far as it can be understood."""
+        try:
+            self.login = parse(user.decode())
+        except UnicodeDecodeError:
+            self.misuse = MisuseError("user name is not UTF-8", "use: ssh account@target@bastion")
+        except MisuseError as error:
+            self.misuse = error
+
+    def _parse(self, method: bytes, packet: SSHPacket) -> "Callable[[], Awaitable[None]] | None":
+        """What to do for this method; None if it is not one that would do now. ProtocolError if it is malformed."""
+        if method not in [name.encode() for name in self._methods]:
+            packet.get_bytes(len(packet.get_remaining_payload()))
+            return None if method != b"none" or self._requests else _nothing
+        if method == b"publickey":
+            return self._parse_key(packet)
+        if method == b"password":
+            change, password = packet.get_boolean(), packet.get_string()
+            if change:
+                packet.get_string()
+            packet.check_end()
+            if change:
+                return None
+            return lambda: self._verdict(TryPassword(person=self.login.person, password=password[:MAX_PASSWORD]))
+        packet.get_string(), packet.get_string()  # language and submethods
+        packet.check_end()
+        return self._ask_code
+
+    def _parse_key(self, packet: SSHPacket) -> "Callable[[], Awaitable[None]] | None":
+        signed, algorithm, blob = packet.get_boolean(), packet.get_string(), packet.get_string()
+        data, signature = b"", b""
+        if signed:
+            # RFC 4252 section 7: what is signed is the session and this very request, byte by byte.
+            data = String(self._session_id) + packet.get_consumed_payload()
+            signature = packet.get_string()
+        packet.check_end()
+        if len(blob) > MAX_BLOB or len(signature) > MAX_SIGNATURE:
+            return None
+        person = self.login.person
+        if signed:
+            return lambda: self._verdict(ProveKey(person=person, blob=blob, signed=data, signature=signature))
+        return lambda: self._offer(OfferKey(person=person, blob=blob), algorithm)
+
+    async def _undisturbed(self, work: Coroutine[Any, Any, None]) -> None:
+        """Read nothing more from the client until it is answered: neither state nor memory changes meanwhile."""
+        self.packets.pause(_ASKING)
+        try:
+            await work
+        except PolicyLost as error:
+            raise DisconnectError(DISC_SERVICE_NOT_AVAILABLE, error.cause) from None
+        finally:
+            self.packets.resume(_ASKING)
+
+    async def _attempt(self, act: "Callable[[], Awaitable[None]] | None") -> None:
+        self._requests += 1
+        if self.policy is None:
+            await self._begin()
+        if self.is_closed():
+            return
+        if act is None:
+            self._fail()
+        elif act is _nothing:
+            # As OpenSSH: a client may ask with `none` what there is, once, without being counted.
+            self._send_methods(partial=False)
+        else:
+            await act()
+
+    async def _begin(self) -> None:
+        """The conversation with policyd."""
+        self.client = neutral(self._client_version.decode("ascii", "replace")[8:])
+        hello = Hello(
+            source=self.source, source_port=self._peer_port, listener=f"{self._local_addr}:{self._local_port}",
+            client=self.client, ssh_session=self._session_id,
+        )  # fmt: skip
+        link = await PolicyLink.connect(self._policy_socket, hello, self._push, self._policy_gone)
+        if self.is_closed():
+            link.close()
+            return
+        self.policy = link
+        if self._ssh.banner:
+            self.send_auth_banner(self._ssh.banner.rstrip("\n") + "\n")
+
+    # --- questions ----------------------------------------------------------------------------------
+
+    async def ask(self, request: Request) -> Reply:
+        """policyd's answer; PolicyLost when there will be none."""
+        if self.policy is None:
+            raise PolicyLost
+        return await self.policy.ask(request)
+
+    async def _offer(self, offer: OfferKey, algorithm: bytes) -> None:
+        reply = await self.ask(offer)
+        if isinstance(reply, Acceptable) and reply.ok:
+            # An offered key is not a proven key: this says nothing but "sign, please".
+            self.send_packet(MSG_USERAUTH_PK_OK, String(algorithm), String(offer.blob))
+        else:
+            self._fail()
+
+    async def _ask_code(self) -> None:
+        reply = await self.ask(AskCode(person=self.login.person))
+        if not isinstance(reply, Challenge):
+            return await self._carry_out(reply)
+        self._auth = _Question(self)  # type: ignore[assignment]
+        prompts = b"".join(String(text) + Boolean(echo) for text, echo in reply.prompts)
+        self.send_packet(
+            MSG_USERAUTH_INFO_REQUEST,
+            String(reply.name), String(reply.instructions), String(""), UInt32(len(reply.prompts)), prompts,
+        )  # fmt: skip
+
+    async def _verdict(self, request: Request) -> None:
+        await self._carry_out(await self.ask(request))
+
+    async def _carry_out(self, reply: Reply) -> None:
+        if not isinstance(reply, Verdict):
+            raise PolicyLost(f"the policy service answered with {type(reply).__name__}")
+        match reply.outcome:
+            case Outcome.DONE if reply.person:
+                await self._succeed(reply.person)
+            case Outcome.MORE:
+                self._methods = reply.next
+                self._send_methods(partial=True)
+            case Outcome.REFUSED:
+                self._methods = reply.next
+                self._fail()
+            case _:
+                self._cut()
+
+    async def _succeed(self, person: str) -> None:
+        if self.is_closed():
+            return
+        self.person = person
+        self._max_recv_pktlen = MAX_PACKET_LATER
+        self._report(Ending.LOGGED_IN)
+        # Nothing is decided between the success that the client sees and the first channel: asyncssh lets both through
+        # before it awaits anything (`auth_completed` is no place for a policy).
+        await self.send_userauth_success()
+        structlog.get_logger().info("login", person=person, source=self.source, client=self.client)
+        self.logged_in()
+
+    def _fail(self) -> None:
+        self._failures += 1
+        if self._failures >= self._ssh.tries:
+            self._cut()
+        self._send_methods(partial=False)
+
+    def _cut(self) -> None:
+        self._failures += 1
+        raise DisconnectError(DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures")
+
+    def _send_methods(self, *, partial: bool) -> None:
+        names = [method.value.encode() for method in self._methods]
+        self.send_packet(MSG_USERAUTH_FAILURE, NameList(names), Boolean(partial))
+
+    def answered(self, packet: SSHPacket) -> Awaitable[None]:
+        """SSH_MSG_USERAUTH_INFO_RESPONSE to the one question that is open."""
+        count = packet.get_uint32()
+        if count > MAX_ANSWERS:
+            raise ProtocolError(f"{count} answers")
+        try:
+            answers = [packet.get_string().decode() for _ in range(count)]
+        except UnicodeDecodeError:
+            raise ProtocolError("answer is not UTF-8") from None
+        packet.check_end()
+        self._auth = None
+        return self._undisturbed(self._verdict(AnswerCode(person=self.login.person, answers=answers)))
+
+    # --- policyd ------------------------------------------------------------------------------------
+
+    def _push(self, message: Reply) -> None:
+        if not isinstance(message, EndSession):
+            return self._policy_gone()  # it says what we do not understand: better no policy than another one
+        if self.person:
+            self.pushed(message)
+        elif not self.is_closed():
+            self.disconnect(DISC_SERVICE_NOT_AVAILABLE, "bastion: login was ended")
+
+    def _policy_gone(self) -> None:
+        if self.person:
+            self.policy_lost()
+        elif not self.is_closed():
+            self.disconnect(DISC_SERVICE_NOT_AVAILABLE, PolicyLost().cause)
+
+    # --- the end ------------------------------------------------------------------------------------
+
+    def _login_timer_callback(self) -> None:
+        self._report(Ending.GRACE_EXCEEDED)
+        super()._login_timer_callback()
+
+    def _report(self, outcome: Ending) -> None:
+        left, self._left = self._left, None
+        if left is not None:
+            left(outcome)
+
+    def _cleanup(self, exc: Exception | None) -> None:
+        if self._left is not None:
+            outcome = Ending.AUTH_FAILED if self._failures else Ending.NO_ATTEMPT
+            if isinstance(exc, ProtocolError | ProtocolNotSupported):
+                outcome = Ending.PROTOCOL_ERROR
+            if self._user is not None:
+                why = str(exc or "")[:200]
+                structlog.get_logger().info("no-login", source=self.source, client=self.client, why=why)
+            self._report(outcome)
+        super()._cleanup(exc)
+        self.release()
+
+    _packet_handlers = {  # noqa: RUF012
+        **ServerConnection._packet_handlers,
+        MSG_KEXINIT: lambda self, *args: self._process_kexinit_once(*args),
+        MSG_USERAUTH_REQUEST: lambda self, *args: self._process_userauth_request(*args),
+    }
+
+
+class _Question:
+    """The open keyboard-interactive question, to asyncssh the authentication under way: it gets messages 60 to 79."""
+
+    def __init__(self, connection: PersonConnection) -> None:
+        self._connection = connection
+
+    def process_packet(self, kind: int, _seq: int, packet: SSHPacket) -> Any:
+        if kind != MSG_USERAUTH_INFO_RESPONSE:
+            raise ProtocolError(f"message {kind} is no answer")
+        return self._connection.answered(packet)
+
+    def log_received_packet(self, *_: Any) -> None:
+        """Nothing: answers are secrets."""
+
+    def cancel(self) -> None:
+        """Nothing is under way while the person thinks."""
+
+
+async def _nothing() -> None:
+    """The first `none`."""

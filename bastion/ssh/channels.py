@@ -1,0 +1,234 @@
+"""Ends of channels and what flows between two of them. No asyncio, no asyncssh: messages in, messages out.
+
+An `End` is one channel number on one leg. A `Flow` is one direction between two ends. What arrives at an end goes to
+its `owner` (requests, opens, closes) or, data being most of it, through its flow: `tap` says what must be recorded
+before it goes on, and the flow keeps it until that is acknowledged.
+
+INVARIANT: a flow passes messages on in the order in which they came, whatever they wait for.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from struct import Struct
+from typing import Any, Final, Protocol
+
+WINDOW_ADJUST: Final = 93
+DATA: Final = 94
+EXTENDED_DATA: Final = 95
+EOF: Final = 96
+CLOSE: Final = 97
+REQUEST: Final = 98
+SUCCESS: Final = 99
+FAILURE: Final = 100
+
+_U32: Final = Struct(">I")
+
+Events = Sequence[tuple[int, bytes]]
+Tap = Callable[[memoryview], Events]
+"""Bytes that pass -> events to record before they may go on; none: they may go on at once."""
+
+
+class Leg(Protocol):
+    """A connection, as its channels see it: `bastion.ssh.transport`'s."""
+
+    packets: Any
+
+    def add_channel(self, end: Any) -> int: ...
+
+    def remove_channel(self, number: int) -> None: ...
+
+
+class Owner(Protocol):
+    """What an end belongs to."""
+
+    def message(self, end: "End", kind: int, payload: bytes) -> None:
+        """Everything but data that flows; `payload` begins behind the channel number."""
+
+    def opened(self, end: "End", window: int, rest: bytes) -> None:
+        """The peer confirmed a channel that we asked for; data may be in the very next packet."""
+
+    def open_failed(self, end: "End", code: int, reason: str) -> None: ...
+
+    def lost(self, end: "End") -> None:
+        """The connection is gone."""
+
+
+class Journal(Protocol):
+    """Where events go before bytes do: `bastion.session.Session`."""
+
+    def record(self, kind: int, channel: int, data: bytes) -> None: ...
+
+    @property
+    def ticket(self) -> int:
+        """Number of events recorded so far."""
+
+    @property
+    def acknowledged(self) -> int:
+        """Number of events known to be written."""
+
+    def wait(self, flow: "Flow") -> None:
+        """Tell this flow (`release`) when more is acknowledged."""
+
+
+class End:
+    """One channel number on one leg, ours and the peer's. Born when the number is taken, gone after both CLOSEs."""
+
+    __slots__ = ("close_received", "close_sent", "flow", "leg", "logger", "max_packet", "number", "owner", "remote")
+
+    def __init__(self, leg: Leg, owner: Owner) -> None:
+        self.leg = leg
+        self.owner = owner
+        self.number = leg.add_channel(self)
+        self.remote = -1
+        self.max_packet = 0
+        self.flow: Flow | None = None
+        self.close_sent = self.close_received = False
+
+    # --- what arrives -------------------------------------------------------------------------------
+
+    def data(self, data: memoryview) -> bool:
+        """DATA has come. False: nothing to wait for, the caller sends it to `flow.to`. True: taken care of."""
+        flow = self.flow
+        if flow is None:
+            self.owner.message(self, DATA, _U32.pack(len(data)) + bytes(data))
+            return True
+        return self.close_received or flow.data(data)
+
+    def message(self, kind: int, payload: bytes) -> None:
+        """Any other message has come."""
+        if kind == WINDOW_ADJUST and self.flow is not None:
+            self.flow.adjust(payload)
+            return
+        if kind == CLOSE:
+            self.close_received = True
+        self.owner.message(self, kind, payload)
+        if kind == CLOSE:
+            self.release()
+
+    # asyncssh calls these of what it finds in `_channels` when it opens packets itself.
+
+    def process_packet(self, kind: int, _seq: int, packet: Any) -> bool:
+        payload = packet.get_remaining_payload()
+        packet.get_bytes(len(payload))
+        if kind == DATA:
+            if len(payload) < 4 or _U32.unpack_from(payload)[0] != len(payload) - 4:
+                raise ValueError("data of a channel message does not fill it")
+            if not self.data(memoryview(payload)[4:]):
+                assert self.flow is not None
+                self.flow.to.send(DATA, payload)
+        else:
+            self.message(kind, payload)
+        return True
+
+    def process_open_confirmation(self, remote: int, window: int, max_packet: int, packet: Any) -> None:
+        self._was_waiting()
+        self.remote, self.max_packet = remote, max_packet
+        self.owner.opened(self, window, packet.get_remaining_payload())
+
+    def process_open_failure(self, code: int, reason: str, _lang: str) -> None:
+        self._was_waiting()
+        self.close_sent = self.close_received = True
+        self.owner.open_failed(self, code, reason)
+        self.release()
+
+    def _was_waiting(self) -> None:
+        # Attack: an answer for a channel that is open already would link it anew, to whatever the peer says.
+        if self.remote >= 0:
+            raise ValueError("answer to the opening of a channel that is not waiting for one")
+
+    def process_connection_close(self, _exc: Exception | None) -> None:
+        self.close_sent = self.close_received = True
+        self.owner.lost(self)
+        self.release()
+
+    def log_received_packet(self, *_: Any, **__: Any) -> None:
+        """Nothing: asyncssh asks for it."""
+
+    # --- what is sent -------------------------------------------------------------------------------
+
+    def send(self, kind: int, payload: bytes = b"") -> None:
+        """A message to the peer; nothing after our CLOSE."""
+        if self.close_sent or self.remote < 0:
+            return
+        if kind == DATA:
+            self.send_data(memoryview(payload)[4:])
+            return
+        if kind == CLOSE:
+            self.close_sent = True
+        self.leg.packets.send(kind, _U32.pack(self.remote) + payload)
+        if kind == CLOSE:
+            self.release()
+
+    def send_data(self, data: memoryview) -> None:
+        """Channel data, in messages of the size that the peer takes."""
+        if self.close_sent or self.remote < 0:
+            return
+        packets, remote, size = self.leg.packets, self.remote, self.max_packet
+        for at in range(0, len(data), size):
+            packets.send_data(remote, data[at : at + size])
+
+    def release(self) -> None:
+        """Give the number back once both sides have closed (RFC 4254 section 5.3)."""
+        if self.close_sent and self.close_received and self.number >= 0:
+            self.leg.remove_channel(self.number)
+            self.number = -1
+
+
+class Flow:
+    """One direction from one end to the other: recorded, acknowledged, then sent."""
+
+    __slots__ = ("bytes", "channel", "held", "journal", "stopped", "tap", "to")
+
+    def __init__(self, to: End, journal: Journal, channel: int, tap: Tap) -> None:
+        self.to = to
+        self.journal = journal
+        self.channel = channel  # its number in the recording
+        self.tap = tap
+        self.held: deque[tuple[int, int, bytes]] = deque()  # ticket, message, payload
+        self.bytes = 0
+        self.stopped = False
+
+    def data(self, data: memoryview) -> bool:
+        """As `End.data`."""
+        # Attack: data behind a CLOSE, for a number that the other side has given to another channel by now.
+        if self.stopped or self.to.close_sent:
+            return True
+        size = len(data)
+        self.bytes += size
+        events = self.tap(data)
+        if not events and not self.held and size <= self.to.max_packet:
+            return False
+        self.put(events, DATA, _U32.pack(size) + bytes(data))
+        return True
+
+    def adjust(self, payload: bytes) -> None:
+        """WINDOW_ADJUST has come; it is about the way back, so it waits for nothing here."""
+        if len(payload) < 4:
+            raise ValueError("window adjust is cut short")
+        self.to.send(WINDOW_ADJUST, payload[:4])
+
+    def put(self, events: Events, kind: int, payload: bytes) -> None:
+        """Record `events`, then send the message as soon as they are written and everything before it is sent."""
+        if self.stopped:
+            return
+        journal = self.journal
+        for event, what in events:
+            journal.record(event, self.channel, what)
+        if not self.held and (not events or journal.ticket <= journal.acknowledged):
+            self.to.send(kind, payload)
+            return
+        self.held.append((journal.ticket if events else 0, kind, payload))
+        journal.wait(self)
+
+    def release(self) -> bool:
+        """Send what needs no longer wait; True if something still does."""
+        acknowledged, held = self.journal.acknowledged, self.held
+        while held and held[0][0] <= acknowledged:
+            _, kind, payload = held.popleft()
+            self.to.send(kind, payload)
+        return bool(held)
+
+    def stop(self) -> None:
+        """Drop what is held and whatever comes."""
+        self.stopped = True
+        self.held.clear()

@@ -1,0 +1,339 @@
+"""What a person's connection lets them open: sessions, forwards, and for `ssh -J` connections within it.
+
+INVARIANT: every channel of every kind passes `Relay.ask`, and none is opened before there is a Relay.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from struct import error as StructError
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from asyncssh.constants import (
+    DISC_BY_APPLICATION,
+    MSG_REQUEST_FAILURE,
+    MSG_REQUEST_SUCCESS,
+    OPEN_ADMINISTRATIVELY_PROHIBITED,
+    OPEN_CONNECT_FAILED,
+    OPEN_RESOURCE_SHORTAGE,
+    OPEN_UNKNOWN_CHANNEL_TYPE,
+)
+
+from bastion.config import Settings
+from bastion.errors import BastionError, Denied, ExitCode, PeerError
+from bastion.requests import string
+from bastion.ssh.burst import burst
+from bastion.ssh.connections import ServerConnection
+from bastion.ssh.forwards import ForwardChannel, destination
+from bastion.ssh.relay import Relay
+from bastion.ssh.sessions import SessionChannel
+from bastion.ssh.transport import PacketTransport
+from bastion.taps import ForwardTap
+from policy.messages import Authorize, EndSession
+from policy.model import ChannelKind
+
+if TYPE_CHECKING:
+    from bastion.ssh.local import LocalChannel
+
+MAX_FORWARDS: Final = 256
+"""Forwarded connections open at once: a browser behind -D opens dozens; past this it is a scan."""
+MAX_GLOBAL: Final = 64
+"""Global requests waiting for their answer."""
+
+_FORWARD_REQUESTS: Final = {
+    b"tcpip-forward": ChannelKind.FORWARD_REMOTE,
+    b"streamlocal-forward@openssh.com": ChannelKind.FORWARD_SOCKET,
+}
+_CANCELS: Final = {
+    b"cancel-tcpip-forward": b"tcpip-forward",
+    b"cancel-streamlocal-forward@openssh.com": b"streamlocal-forward@openssh.com",
+}
+_FROM_TARGET: Final = {
+    b"forwarded-tcpip": ChannelKind.FORWARD_REMOTE,
+    b"forwarded-streamlocal@openssh.com": ChannelKind.FORWARD_SOCKET,
+    b"auth-agent@openssh.com": ChannelKind.AGENT,
+    b"x11": ChannelKind.X11,
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Gateway:
+    """What all connections of one worker share."""
+
+    settings: Settings
+    doors: set["Door"] = field(default_factory=set)
+    ending: set["asyncio.Task[None]"] = field(default_factory=set)  # connections gone whose sessions are not yet
+    now: Callable[[], float] = time.monotonic
+    stopping: bool = False
+
+    async def tick(self) -> None:
+        """Once a second, for as long as the worker lives: limits and stalled recorders."""
+        while True:
+            await asyncio.sleep(1)
+            for door in list(self.doors):
+                if (relay := door.relay) is not None:
+                    try:
+                        relay.tick()
+                    except Exception:
+                        # A fault of ours in one session ends that session: a limit that is not kept is no limit.
+                        structlog.get_logger().exception("tick-failed", session=relay.grant.session)
+                        relay.end("failed", text="internal error")
+
+
+class Door(ServerConnection):
+    """A person who has proven who they are. `account` and `target` are what this connection asks for."""
+
+    gateway: Gateway
+    policy: Any  # bastion.ssh.links.PolicyLink
+    person = ""
+    source = ""
+    client_version = ""
+    account = ""
+    target = ""
+    port = 0
+    via = "direct"
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.relays: dict[str, Relay] = {}  # of the person's connection and of those within it, by session
+        self.relay: Relay | None = None
+        self._starting: asyncio.Task[Relay] | None = None
+        self._sessions: set[SessionChannel] = set()
+        self._forwards = 0
+        self._no_more_sessions = False
+        self._feeding: PacketTransport | None = None
+        self._global: asyncio.Queue[tuple[bytes, bool, bytes]] | None = None
+        self._tasks_of_ours: set[asyncio.Task[Any]] = set()
+
+    # --- the target ---------------------------------------------------------------------------------
+
+    @property
+    def has_target(self) -> bool:
+        return bool(self.target)
+
+    def begin(self) -> None:
+        """The person is in: dial at once, so that their first channel need not wait for it."""
+        self.gateway.doors.add(self)
+        if self.has_target:
+            self._start(Authorize(account=self.account, target=self.target, port=self.port, via=self.via))
+
+    def _start(self, request: Authorize) -> "asyncio.Task[Relay]":
+        self._starting = asyncio.ensure_future(self._dial(request))
+        # Whoever waits for it sees the error; that nobody does is no fault.
+        self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._starting
+
+    async def _dial(self, request: Authorize) -> Relay:
+        relay = await Relay.start(self, request)
+        if self.is_closed():
+            await relay.leave("closed")
+            raise PeerError("the client is gone")
+        self.relay = relay
+        return relay
+
+    async def relay_ready(self) -> Relay:
+        """The session with the target; the BastionError that says why there is none."""
+        if self._starting is None:
+            raise Denied("no target is named", "use: ssh account@target@bastion", code=ExitCode.USAGE)
+        return await asyncio.shield(self._starting)
+
+    async def try_again(self, failure: BastionError, local: "LocalChannel") -> Relay:
+        """With the ticket and the reason that came with the channel, if the first try lacked them."""
+        ticket = local.env.get(b"BASTION_TICKET", b"").decode("utf-8", "replace")
+        reason = local.env.get(b"BASTION_REASON", b"").decode("utf-8", "replace")
+        if not (ticket or reason) or self.relay is not None:
+            raise failure
+        request = Authorize(
+            account=self.account, target=self.target, port=self.port, via=self.via, ticket=ticket, reason=reason
+        )
+        return await asyncio.shield(self._start(request))
+
+    async def pick(self, account: str, target: str) -> Relay:
+        """The menu's choice."""
+        self.account, self.target = account, target
+        return await asyncio.shield(self._start(Authorize(account=account, target=target, via="menu")))
+
+    async def serve(self, local: "LocalChannel") -> Relay | None:
+        """A channel without a target: a command of ours, or the menu and then the session it led to."""
+        raise NotImplementedError
+
+    def feeds(self, target: PacketTransport) -> None:
+        """When the person does not take what the target sends, the target is read no more."""
+        self._feeding = target
+        self.packets.on_full.append(self._full)
+
+    def _full(self, full: bool) -> None:
+        if self._feeding is not None:
+            (self._feeding.pause if full else self._feeding.resume)(self)
+
+    # --- channels -----------------------------------------------------------------------------------
+
+    def open_received(self, kind: bytes, sender: int, window: int, max_packet: int, rest: bytes) -> None:
+        if not self.person or self.gateway.stopping:
+            return self.refuse_open(sender, OPEN_ADMINISTRATIVELY_PROHIBITED, "not now")
+        if kind == b"session":
+            if self._no_more_sessions or len(self._sessions) >= self.gateway.settings.ssh.channels:
+                return self.refuse_open(sender, OPEN_RESOURCE_SHORTAGE, "bastion: too many sessions")
+            self._sessions.add(SessionChannel(self, sender, window, max_packet))
+        elif kind not in (b"direct-tcpip", b"direct-streamlocal@openssh.com"):
+            self.refuse_open(sender, OPEN_UNKNOWN_CHANNEL_TYPE, "unknown channel type")
+        elif self._forwards >= MAX_FORWARDS:
+            self.refuse_open(sender, OPEN_RESOURCE_SHORTAGE, "bastion: too many forwards")
+        else:
+            self._forwards += 1
+            self._spawn(self._open_forward(kind, sender, window, max_packet, rest))
+
+    def channel_closed(self, channel: SessionChannel) -> None:
+        self._sessions.discard(channel)
+
+    async def _open_forward(self, kind: bytes, sender: int, window: int, max_packet: int, rest: bytes) -> None:
+        try:
+            if kind == b"direct-tcpip":
+                host, port, origin = destination(rest)
+                if await self.open_jump(host, port, sender, window, max_packet):
+                    return
+                where, channel_kind = b"%s:%d" % (host, port), ChannelKind.FORWARD_LOCAL
+            else:
+                (where, _), origin, channel_kind = string(rest, 0), b"", ChannelKind.FORWARD_SOCKET
+            relay = await self.relay_ready()
+            if (error := await relay.ask(channel_kind, where)) is not None:
+                raise error
+            if relay.target is None or self.is_closed():
+                raise PeerError("this session has ended")
+            tap = ForwardTap(channel_kind.value, where, origin, keep_content=relay.grant.keep_content)
+            with burst():
+                ForwardChannel(relay, self, sender, max_packet, tap).open(relay.target, kind, window, rest)
+        except BastionError as error:
+            code = OPEN_CONNECT_FAILED if error.code == ExitCode.UNREACHABLE else OPEN_ADMINISTRATIVELY_PROHIBITED
+            self.refuse_open(sender, code, error.lines()[0])
+        except (StructError, ValueError):
+            self.refuse_open(sender, OPEN_CONNECT_FAILED, "malformed request")
+        finally:
+            self._forwards -= 1
+
+    async def open_jump(self, host: bytes, port: int, sender: int, window: int, max_packet: int) -> bool:
+        """`ssh -J`: end the inner connection here if this names a target of ours. False: it is a forward."""
+        return False
+
+    def opened_by_target(self, kind: bytes, sender: int, window: int, max_packet: int, rest: bytes) -> None:
+        """The target opens a channel back: only what the person asked for and policyd allowed."""
+        relay = self.relay
+        assert relay is not None
+        assert relay.target is not None
+        channel_kind = _FROM_TARGET.get(kind)
+        match channel_kind:
+            case ChannelKind.AGENT | ChannelKind.X11:
+                asked_for = channel_kind in relay.may_open_back
+            case ChannelKind.FORWARD_REMOTE | ChannelKind.FORWARD_SOCKET:
+                asked_for = any(name in _FORWARD_REQUESTS and _FORWARD_REQUESTS[name] is channel_kind
+                                for name, _ in relay.remote_forwards)  # fmt: skip
+            case _:
+                asked_for = False
+        if channel_kind is None or not asked_for or len(relay.channels) >= MAX_FORWARDS:
+            relay.log.warning("target-opened-unasked", kind=kind.decode("ascii", "replace")[:64])
+            return relay.target.refuse_open(sender, OPEN_ADMINISTRATIVELY_PROHIBITED, "not asked for")
+        where = b""
+        if kind == b"forwarded-tcpip":
+            host, port, origin = destination(rest)
+            where = b"%s:%d" % (host, port)
+        else:
+            origin = b""
+        tap = ForwardTap(channel_kind.value, where, origin, keep_content=relay.grant.keep_content)
+        ForwardChannel(relay, relay.target, sender, max_packet, tap).open(self, kind, window, rest)
+
+    # --- global requests ----------------------------------------------------------------------------
+
+    def global_request_received(self, name: bytes, want_reply: bool, rest: bytes) -> None:
+        if self._global is None:
+            self._global = asyncio.Queue(MAX_GLOBAL)
+            self._spawn(self._answer_globals(self._global))
+        try:
+            self._global.put_nowait((name, want_reply, rest))
+        except asyncio.QueueFull:
+            self.disconnect_person("too many global requests")
+
+    async def _answer_globals(self, queue: "asyncio.Queue[tuple[bytes, bool, bytes]]") -> None:
+        """One after another: answers have no number, their order is all that tells them apart."""
+        while True:
+            name, want_reply, rest = await queue.get()
+            answer = await self._global_request(name, rest)
+            if want_reply and not self.is_closed():
+                self.packets.send(MSG_REQUEST_FAILURE if answer is None else MSG_REQUEST_SUCCESS, answer or b"")
+
+    async def _global_request(self, name: bytes, rest: bytes) -> bytes | None:
+        """What to answer; None is no."""
+        if name == b"keepalive@openssh.com":
+            return b""
+        if name == b"no-more-sessions@openssh.com":
+            self._no_more_sessions = True
+            return b""
+        try:
+            return await self._remote_forward(name, rest)
+        except (BastionError, StructError, ValueError):
+            return None
+
+    async def _remote_forward(self, name: bytes, rest: bytes) -> bytes | None:
+        kind, cancels = _FORWARD_REQUESTS.get(name), _CANCELS.get(name)
+        if kind is None and cancels is None:
+            return None
+        relay = await self.relay_ready()
+        if kind is not None:
+            where, at = string(rest, 0)
+            if kind is ChannelKind.FORWARD_REMOTE:
+                where += b":%d" % int.from_bytes(rest[at : at + 4])
+            if len(relay.remote_forwards) >= MAX_GLOBAL or await relay.ask(kind, where) is not None:
+                return None
+        elif (cancels, rest) not in relay.remote_forwards and not any(n == cancels for n, _ in relay.remote_forwards):
+            return None
+        if relay.target is None or relay.over:
+            return None
+        if kind is not None:
+            # Before the target answers: a connection may come in with the same packet.
+            relay.remote_forwards.add((name, rest))
+        answer, packet = await relay.target._make_global_request(name, rest)
+        if answer != MSG_REQUEST_SUCCESS:
+            relay.remote_forwards.discard((name, rest))
+            return None
+        if cancels is not None:
+            relay.remote_forwards.discard((cancels, rest))
+        return bytes(packet.get_remaining_payload())
+
+    # --- the end ------------------------------------------------------------------------------------
+
+    def pushed(self, message: EndSession) -> None:
+        """policyd ends one session, or all of this person's connection."""
+        for relay in [self.relays.get(message.session)] if message.session else list(self.relays.values()):
+            if relay is not None:
+                relay.pushed(message)
+
+    def policy_lost(self) -> None:
+        """Without policyd there is no kill and no expiry: nothing goes on."""
+        for relay in list(self.relays.values()):
+            relay.end("policy-lost", text="the bastion's policy service is gone")
+        if not self.relays and not self.is_closed():
+            self.disconnect_person("the bastion's policy service is gone")
+
+    def disconnect_person(self, text: str) -> None:
+        if not self.is_closed():
+            self.disconnect(DISC_BY_APPLICATION, text)
+
+    def _cleanup(self, exc: Exception | None) -> None:
+        super()._cleanup(exc)
+        self.gateway.doors.discard(self)
+        for task in self._tasks_of_ours:
+            task.cancel()
+        if self.relay is not None:
+            self.relay.end("closed" if exc is None or not str(exc) else "client-lost")
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks_of_ours.add(task)
+        task.add_done_callback(self._spawned_ended)
+
+    def _spawned_ended(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks_of_ours.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            structlog.get_logger().error("task-failed", error=type(error).__name__)
+            self.disconnect_person("internal error")

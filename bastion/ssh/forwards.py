@@ -1,0 +1,124 @@
+"""Channels that are streams from their first byte: forwarded ports and sockets, agent, X11, in either direction."""
+
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from bastion.requests import string, strings
+from bastion.ssh.channels import CLOSE, EOF, FAILURE, REQUEST, End, Flow
+from bastion.ssh.sessions import CONFIRMATION, OPEN
+from bastion.taps import ForwardTap
+
+if TYPE_CHECKING:
+    from bastion.ssh.channels import Leg
+    from bastion.ssh.relay import Relay
+
+_NUMBERS: Final = Struct(">III")
+_U32: Final = Struct(">I")
+
+
+class ForwardChannel:
+    """Owner of both ends. The opener's confirmation waits for the other side's, and for the recording."""
+
+    def __init__(self, relay: "Relay", opener: "Leg", sender: int, max_packet: int, tap: ForwardTap) -> None:
+        self._relay = relay
+        self._tap = tap
+        self._opener = End(opener, self)
+        self._opener.remote, self._opener.max_packet = sender, max_packet
+        self._other: End | None = None
+        self._by_user = opener is relay.door
+        self._number = relay.next_channel()
+        self._flows: tuple[Flow, Flow] | None = None
+        self._done = False
+        relay.add(self)
+
+    def open(self, leg: "Leg", kind: bytes, window: int, rest: bytes) -> None:
+        """Ask the other side, with the opener's own window and packet size."""
+        self._other = End(leg, self)
+        leg.packets.send(
+            OPEN, strings(kind) + _NUMBERS.pack(self._other.number, window, self._opener.max_packet) + rest
+        )
+
+    def opened(self, end: End, window: int, rest: bytes) -> None:
+        recording, tap = self._relay.recording, self._tap
+        there, back = (tap.user, tap.target) if self._by_user else (tap.target, tap.user)
+        self._opener.flow = Flow(end, recording, self._number, there)
+        end.flow = Flow(self._opener, recording, self._number, back)
+        self._flows = self._opener.flow, end.flow
+        confirmation = _NUMBERS.pack(self._opener.number, window, end.max_packet) + rest
+        end.flow.put(tap.start(), CONFIRMATION, confirmation)
+
+    def open_failed(self, end: End, code: int, reason: str) -> None:
+        self._other = None
+        self._refuse(code, reason)
+
+    def _refuse(self, code: int, reason: str) -> None:
+        opener = self._opener
+        if not opener.close_sent:
+            opener.leg.refuse_open(opener.remote, code, reason)  # type: ignore[attr-defined]
+            opener.close_sent = opener.close_received = True
+            opener.release()
+        self._gone()
+
+    def message(self, end: End, kind: int, payload: bytes) -> None:
+        flow = end.flow
+        if flow is None:
+            self._relay.end("failed", text="data came for a channel that is not open")
+        elif kind == EOF:
+            flow.put((), EOF, b"")
+        elif kind == CLOSE:
+            flow.put(self._closing(), CLOSE, b"")
+            if flow.to.close_received:
+                self._gone()
+        elif kind == REQUEST:
+            _, at = string(payload, 0)
+            if payload[at : at + 1] != b"\0":
+                end.send(FAILURE)
+
+    def lost(self, end: End) -> None:
+        other = self._other if end is self._opener else self._opener
+        if other is not None and self._flows is not None:
+            other.send(CLOSE)
+        elif end is not self._opener:
+            self._other = None
+            self._refuse(2, "the connection to the target is gone")
+        self._gone()
+
+    def finish(self) -> None:
+        if self._flows is not None:
+            for kind, data in self._closing():
+                self._relay.recording.record(kind, self._number, data)
+
+    def part(self, text: str, status: int) -> None:
+        if self._flows is None:
+            self._refuse(1, text)
+            return
+        for flow in self._flows:
+            flow.stop()
+            flow.to.send(CLOSE)
+        self._gone()
+
+    def _closing(self) -> list[tuple[int, bytes]]:
+        if self._done:
+            return []
+        self._done = True
+        return list(self._tap.finish())
+
+    def _gone(self) -> None:
+        self.finish()
+        self._relay.remove(self)
+
+    @property
+    def passed(self) -> tuple[int, int]:
+        if self._flows is None:
+            return 0, 0
+        there, back = (flow.bytes for flow in self._flows)
+        return (there, back) if self._by_user else (back, there)
+
+
+def destination(rest: bytes) -> tuple[bytes, int, bytes]:
+    """Host, port and origin of a direct-tcpip or forwarded-tcpip channel (RFC 4254 section 7.2)."""
+    host, at = string(rest, 0)
+    (port,) = _U32.unpack_from(rest, at)
+    source, at = string(rest, at + 4)
+    (source_port,) = _U32.unpack_from(rest, at)
+    return host, port, source + b":%d" % source_port

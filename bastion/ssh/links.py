@@ -1,0 +1,187 @@
+"""A gateway's side of policyd's socket: one conversation, many questions at once, pushes in between.
+
+One of them belongs to each connection of a person, from their first word of authentication on, and one to the worker
+itself. When it is gone nothing is allowed any more: every question that waits fails, and whoever owns it is told.
+"""
+
+import asyncio
+import itertools
+import socket
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+
+from bastion.errors import BastionError, ExitCode, MisuseError
+from policy.messages import MAX_MESSAGE, Hello, Reply, Request, Scanned, Worker, decode_reply, encode
+
+POLICY_SOCKET: Final = "policyd.sock"
+
+CONNECT_SECONDS: Final = 5.0
+"""policyd accepts at once; its backlog of 128 is full only while a thousand people come at the same moment."""
+REPLY_SECONDS: Final = 30.0
+"""The slowest answer is a scan that an administrator asked for (10 s); later than this, nobody decides there."""
+MAX_WAITING: Final = 256
+"""Questions without an answer. A connection with 20 channels and 256 forwards asks one after the other."""
+_AT_ONCE: Final = 16
+"""Messages read in one turn, so that one talkative conversation leaves time to others."""
+_RETRY: Final = 0.02
+_SILENT: Final = (Scanned,)
+"""Requests that policyd does not answer."""
+
+
+class PolicyLost(BastionError):
+    """policyd does not answer: nothing can be allowed."""
+
+    code = ExitCode.UNREACHABLE
+
+    def __init__(self, cause: str = "the bastion's policy service does not answer") -> None:
+        super().__init__(cause, "try again in a moment; if it stays so, tell the people who run this bastion")
+
+
+class PolicyLink:
+    """One conversation. `on_push` and `on_lost` are called from the event loop, `on_lost` once and never after
+    `close`.
+    """
+
+    def __init__(self, sock: socket.socket, on_push: Callable[[Reply], None], on_lost: Callable[[], None]) -> None:
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._on_push = on_push
+        self._on_lost = on_lost
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Reply] | None] = {}  # None: nobody wants the answer
+        self._unsent: deque[bytes] = deque()
+        self._loop.add_reader(sock, self._read)
+
+    @classmethod
+    async def connect(
+        cls, path: Path, first: Hello | Worker, on_push: Callable[[Reply], None], on_lost: Callable[[], None]
+    ) -> Self:
+        """A conversation that has begun with `first`; PolicyLost if policyd is not there."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                while True:
+                    try:
+                        sock.connect(str(path))
+                        break
+                    except BlockingIOError:  # its backlog is full; unlike TCP, the kernel does not go on by itself
+                        await asyncio.sleep(_RETRY)
+        except (OSError, TimeoutError):
+            sock.close()
+            raise PolicyLost from None
+        except BaseException:
+            sock.close()
+            raise
+        link = cls(sock, on_push, on_lost)
+        link.tell(first)
+        return link
+
+    async def ask(self, request: Request) -> Reply:
+        """The answer; PolicyLost when there will be none."""
+        answer: asyncio.Future[Reply] = self._loop.create_future()
+        number = self._send(request, answer)
+        try:
+            async with asyncio.timeout(REPLY_SECONDS):
+                return await answer
+        except TimeoutError:
+            self._lose()
+            raise PolicyLost from None
+        finally:
+            if number in self._waiting:
+                self._waiting[number] = None  # we were cancelled, the answer will come all the same
+
+    def tell(self, request: Request) -> None:
+        """Say something whose answer nobody waits for; it is not said if policyd is gone."""
+        try:
+            self._send(request, None)
+        except PolicyLost:
+            pass  # `on_lost` has said so
+
+    def close(self) -> None:
+        """End the conversation; policyd then considers its sessions ended."""
+        self._end()
+
+    @property
+    def is_open(self) -> bool:
+        return self._sock.fileno() >= 0
+
+    def _send(self, request: Request, answer: "asyncio.Future[Reply] | None") -> int:
+        number = next(self._numbers)
+        data = encode(number, request)
+        if len(data) > MAX_MESSAGE:
+            raise MisuseError(f"the request is too large: {len(data)} bytes, at most {MAX_MESSAGE}")
+        if not self.is_open:
+            raise PolicyLost
+        if len(self._waiting) >= MAX_WAITING or len(self._unsent) >= MAX_WAITING:
+            self._lose()
+            raise PolicyLost
+        if not isinstance(request, _SILENT):
+            self._waiting[number] = answer
+        self._unsent.append(data)
+        if len(self._unsent) == 1:
+            self._write()
+        if not self.is_open:
+            raise PolicyLost
+        return number
+
+    def _write(self) -> None:
+        try:
+            while self._unsent:
+                self._sock.send(self._unsent[0])
+                self._unsent.popleft()
+        except BlockingIOError:
+            self._loop.add_writer(self._sock, self._write)
+            return
+        except OSError:
+            return self._lose()
+        self._loop.remove_writer(self._sock)
+
+    def _read(self) -> None:
+        for _ in range(_AT_ONCE):
+            if not self.is_open:
+                return
+            try:
+                data = self._sock.recv(MAX_MESSAGE + 1)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data or len(data) > MAX_MESSAGE or not self._take(data):
+                return self._lose()
+
+    def _take(self, data: bytes) -> bool:
+        """Hand on one message; false if it is none, or answers nothing that was asked."""
+        try:
+            number, reply = decode_reply(data)
+        except (msgspec.MsgspecError, RecursionError, ValueError):
+            return False
+        if number == 0:
+            self._on_push(reply)
+            return True
+        if number not in self._waiting:
+            return False
+        answer = self._waiting.pop(number)
+        if answer is not None and not answer.done():
+            answer.set_result(reply)
+        return True
+
+    def _lose(self) -> None:
+        if self.is_open:
+            self._end()
+            self._on_lost()
+
+    def _end(self) -> None:
+        if not self.is_open:
+            return
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        self._unsent.clear()
+        waiting, self._waiting = self._waiting, {}
+        for answer in waiting.values():
+            if answer is not None and not answer.done():
+                answer.set_exception(PolicyLost())

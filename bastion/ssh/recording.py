@@ -1,0 +1,249 @@
+"""The gateway's end of one recording: events to recorderd, acknowledgements back, fail closed."""
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bastion.errors import RecorderLost
+from bastion.session import Session
+from bastion.ssh.burst import burst, gathered, settle
+from recorder.messages import (
+    MAX_MESSAGE,
+    Ack,
+    End,
+    Ended,
+    Health,
+    Open,
+    Opened,
+    Refused,
+    Reply,
+    Status,
+    decode_reply,
+    encode,
+)
+
+SOCKET: Final = "recorderd.sock"
+PATIENCE: Final = 10.0
+"""Seconds for an answer to Open, Status or End; recorderd answers in milliseconds unless its disk hangs."""
+STALLED: Final = 30.0
+"""Seconds that recorderd may owe an acknowledgement before the session ends: nothing moves meanwhile anyway."""
+_AGAIN = "start it again: systemctl restart bastion-recorderd"
+
+
+class Recording:
+    """A live recording. What is recorded through `session` is sent in bursts; `on_lost` is called at most once."""
+
+    def __init__(self, sock: socket.socket, session: Session, on_lost: Callable[[RecorderLost], None]) -> None:
+        self._sock = sock
+        self._session = session
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[bytes] = deque()
+        self._dirty = False
+        self._closed = False
+        self._ended: asyncio.Future[None] | None = None
+        self._owes_since = 0.0
+        self.on_pressure: Callable[[bool], None] = lambda behind: None
+        self._behind = False
+        self.file = ""
+
+    @classmethod
+    async def open(
+        cls, run: Path, opening: Open, session: Session, on_lost: Callable[[RecorderLost], None]
+    ) -> "Recording":
+        """Start a recording; RecorderLost if recorderd is not there or refuses."""
+        sock, reply = await _first_word(run, opening)
+        if not isinstance(reply, Opened):
+            sock.close()
+            raise RecorderLost(f"the recording cannot start: {_cause(reply)}", "tell the people who run this bastion")
+        recording = cls(sock, session, on_lost)
+        recording.file = reply.file
+        recording._loop.add_reader(sock, recording._readable)
+        return recording
+
+    # --- sending ------------------------------------------------------------------------------------
+
+    def record(self, kind: int, channel: int, data: bytes) -> None:
+        """As `Session.record`, and to recorderd at the end of the burst."""
+        self._session.record(kind, channel, data)
+        if not self._dirty:
+            self._dirty = True
+            gathered(self)
+
+    @property
+    def ticket(self) -> int:
+        return self._session.ticket
+
+    @property
+    def acknowledged(self) -> int:
+        return self._session.acknowledged
+
+    def wait(self, flow: object) -> None:
+        self._session.wait(flow)  # type: ignore[arg-type]
+        settle()
+
+    def flush(self) -> None:
+        self._dirty = False
+        if self._closed or self._ended is not None:
+            return  # numbered and never written: what it belongs to is never sent on
+        if self._session.has_pending and not self._owes_since:
+            self._owes_since = self._loop.time()
+        for append in self._session.take():
+            self._send(encode(append))
+        self._press()
+
+    def _send(self, message: bytes) -> None:
+        if not self._queue:
+            try:
+                self._sock.send(message)
+                return
+            except BlockingIOError:
+                self._loop.add_writer(self._sock, self._writable)
+            except OSError as error:
+                self._lose(error.strerror or str(error))
+                return
+        # At most Session.WINDOW and one burst: reading stops when recorderd owes that much.
+        self._queue.append(message)
+
+    def _writable(self) -> None:
+        try:
+            while self._queue:
+                self._sock.send(self._queue[0])
+                self._queue.popleft()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lose(error.strerror or str(error))
+            return
+        self._loop.remove_writer(self._sock)
+
+    # --- what comes back ----------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        newest = 0
+        try:
+            while True:
+                data = self._sock.recv(MAX_MESSAGE + 1)
+                reply = _decoded(data)
+                if isinstance(reply, Ack):
+                    newest = max(newest, reply.seq)
+                    continue
+                self._acknowledge(newest)
+                if isinstance(reply, Ended) and self._ended is not None:
+                    self.close()
+                else:
+                    self._lose(_cause(reply))
+                return
+        except BlockingIOError:
+            self._acknowledge(newest)
+        except OSError as error:
+            self._lose(error.strerror or str(error))
+
+    def _acknowledge(self, seq: int) -> None:
+        if not seq or self._closed:
+            return
+        with burst():
+            if not self._session.acknowledge(seq):
+                self._lose("it acknowledges what it was never sent")
+        self._owes_since = self._loop.time() if self._session.owed else 0.0
+        self._press()
+
+    def _press(self) -> None:
+        behind = self._session.is_behind if not self._behind else not self._session.has_caught_up
+        if behind != self._behind:
+            self._behind = behind
+            self.on_pressure(behind)
+
+    def check(self) -> None:
+        """Called each second: a recorder that is stopped ends the session, as one that is lost does."""
+        if self._owes_since and self._loop.time() - self._owes_since > STALLED:
+            self._lose(f"recorderd has not answered for {STALLED:g} seconds")
+
+    # --- the end ------------------------------------------------------------------------------------
+
+    async def end(self, reason: str, by: str = "", text: str = "") -> None:
+        """Close the recording; quiet if it is lost already. Whatever was recorded before is part of it."""
+        if self._closed:
+            return
+        if self._ended is None:
+            self.flush()
+            if self._closed:  # it was lost by that
+                return
+            self._ended = self._loop.create_future()
+            self._send(encode(End(reason=reason, by=by, text=text)))
+        try:
+            await asyncio.wait_for(asyncio.shield(self._ended), PATIENCE)
+        except TimeoutError:
+            self._lose(f"recorderd did not close the recording within {PATIENCE:g} seconds")
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        self._queue.clear()
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    def _lose(self, why: str) -> None:
+        if self._closed:
+            return
+        ending = self._ended is not None
+        self.close()
+        if not ending:
+            self._on_lost(RecorderLost(f"the recording failed: {why}", "log in again, or tell the people who run this"))
+
+
+async def health(run: Path) -> Health:
+    """How recorderd is doing; RecorderLost if it does not say."""
+    sock, reply = await _first_word(run, Status())
+    sock.close()
+    if not isinstance(reply, Health):
+        raise RecorderLost(f"recorderd does not say how it is: {_cause(reply)}")
+    return reply
+
+
+async def _first_word(run: Path, request: Open | Status) -> tuple[socket.socket, Reply | None]:
+    loop = asyncio.get_running_loop()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.setblocking(False)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await loop.sock_connect(sock, str(run / SOCKET))
+            await loop.sock_sendall(sock, encode(request))
+            return sock, _decoded(await loop.sock_recv(sock, MAX_MESSAGE + 1))
+    except asyncio.CancelledError:
+        sock.close()
+        raise
+    except TimeoutError:
+        sock.close()
+        raise RecorderLost(f"recorderd did not answer within {PATIENCE:g} seconds", _AGAIN) from None
+    except OSError as error:
+        sock.close()
+        raise RecorderLost(f"recorderd is not there: {(error.strerror or str(error)).lower()}", _AGAIN) from None
+
+
+def _decoded(data: bytes) -> Reply | None:
+    if not data or len(data) > MAX_MESSAGE:
+        return None
+    try:
+        return decode_reply(data)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _cause(reply: Reply | None) -> str:
+    match reply:
+        case Refused(cause=cause):
+            return cause
+        case None:
+            return "recorderd is gone"
+        case _:
+            return f"recorderd said {type(reply).__name__}"

@@ -1,0 +1,198 @@
+"""One gateway process: listens, keeps its conversation with policyd, obeys signals, and ends in order.
+
+start     asyncssh's version, host keys, sockets -> READY=1
+SIGHUP    [ssh] settings and host keys anew, for connections from then on; a file with a fault changes nothing
+SIGTERM   nobody new, people are told, sessions are written down, then it exits
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from bastion import config
+from bastion.config import ConfigError, Settings
+from bastion.errors import BastionError
+from bastion.ssh import algorithms, scan, transport
+from bastion.ssh.door import Gateway
+from bastion.ssh.entrance import Entrance
+from bastion.ssh.jump import HostCertificates
+from bastion.ssh.links import POLICY_SOCKET, PolicyLink, PolicyLost
+from bastion.ssh.listener import Listener, open_sockets, passed_sockets
+from bastion.startups import Outcome, Startups
+from policy.messages import Reply, Scan
+from policy.messages import Worker as WorkerHello
+
+FAREWELL: Final = 8.0
+"""Seconds from SIGTERM for sessions to end in order; the supervisor waits 10, systemd 30."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds between tries to reach policyd: it may be starting again."""
+MAX_SCANS: Final = 4
+"""At once; policyd sends one per `--pin scan`."""
+GOING_DOWN: Final = "the bastion is going down: log in again in a moment"
+
+log = structlog.get_logger()
+
+
+async def _yes() -> bool:
+    return True
+
+
+@dataclass(slots=True, kw_only=True)
+class Worker:
+    """`alive` is asked before each word to the watchdog: True if this process can serve a session right now."""
+
+    settings: Settings
+    number: int
+    admission: Startups
+    alive: Callable[[], Awaitable[bool]] = _yes
+    gateway: Gateway = field(init=False)
+    _options: Any = field(init=False, default=None)
+    _certificates: HostCertificates = field(init=False)
+    _listener: Listener = field(init=False)
+    _link: PolicyLink | None = field(init=False, default=None)
+    _scans: "set[asyncio.Task[None]]" = field(init=False, default_factory=set)
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT; BastionError if it cannot start."""
+        transport.check_version()
+        self.gateway = Gateway(settings=self.settings)
+        await self._read_keys()
+        sockets = passed_sockets() or open_sockets(self.settings.ssh.listen, shared=self.settings.ssh.workers > 1)
+        self._listener = Listener(sockets, self._make, self.admission)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        tasks = [asyncio.create_task(work) for work in (self.gateway.tick(), self._serve_policyd(), self._watchdog())]
+        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.append(asyncio.create_task(self._reload())))
+        self._listener.start()
+        gc.collect()
+        gc.freeze()  # a thousand modules that never go: each full collection would walk them
+        tell_systemd("READY=1")
+        log.info("ready", worker=self.number, pid=os.getpid(), listen=[_shown(sock) for sock in sockets])
+        try:
+            await stop.wait()
+            tell_systemd("STOPPING=1")
+            await self._end()
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _make(self, left: Callable[[Outcome], None]) -> Entrance:
+        return Entrance(self._options, self.gateway, self._certificates, left)
+
+    async def _read_keys(self) -> None:
+        settings = self.gateway.settings
+        keys = algorithms.load_host_keys(key_paths(settings))
+        self._options = await algorithms.server_options(settings.ssh, keys)
+        self._certificates = HostCertificates(algorithms.connection_options(settings.ssh))
+
+    async def _reload(self) -> None:
+        before = self.gateway.settings
+        tell_systemd(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            self.gateway.settings = config.load(self.settings.path)
+            await self._read_keys()
+        except (ConfigError, BastionError) as error:
+            self.gateway.settings = before
+            log.error("configuration kept", problem=error.cause)
+        else:
+            now = self.gateway.settings.ssh
+            kept = [name for name in ("listen", "workers") if getattr(before.ssh, name) != getattr(now, name)]
+            log.info("reloaded", needs_restart=kept)
+        tell_systemd("READY=1")
+
+    # --- policyd's tasks ----------------------------------------------------------------------------
+
+    async def _serve_policyd(self) -> None:
+        """The worker's own conversation, again whenever it breaks."""
+        pause = FIRST_PAUSE
+        while True:
+            lost = asyncio.Event()
+            try:
+                self._link = await PolicyLink.connect(
+                    self.settings.run / POLICY_SOCKET, WorkerHello(pid=os.getpid()), self._task, lost.set
+                )
+            except PolicyLost as error:
+                log.warning("policyd-unreachable", why=error.cause, again_in=pause)
+            else:
+                pause = FIRST_PAUSE
+                await lost.wait()
+                log.warning("policyd-lost")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _task(self, task: Reply) -> None:
+        link = self._link
+        if link is None or not isinstance(task, Scan) or len(self._scans) >= MAX_SCANS:
+            log.warning("task-refused", task=type(task).__name__)
+            return
+        running = asyncio.create_task(scan.answer(link, task))
+        self._scans.add(running)
+        running.add_done_callback(self._scans.discard)
+
+    # --- the end ------------------------------------------------------------------------------------
+
+    async def _end(self) -> None:
+        gateway = self.gateway
+        gateway.stopping = True
+        self._listener.close()
+        log.info("stopping", connections=len(gateway.doors))
+        for door in list(gateway.doors):
+            for relay in list(door.relays.values()):
+                relay.end("shutdown", text=GOING_DOWN)
+            if not door.relays:
+                door.disconnect_person(GOING_DOWN)
+        deadline = time.monotonic() + FAREWELL
+        while (gateway.doors or gateway.ending) and time.monotonic() < deadline:  # noqa: ASYNC110 - each in its own time
+            await asyncio.sleep(0.05)
+        if gateway.doors:
+            log.warning("ended with sessions", connections=len(gateway.doors))
+
+    async def _watchdog(self) -> None:
+        """WATCHDOG=1 from the loop that serves people, after it has shown that it still can."""
+        microseconds = os.environ.get("WATCHDOG_USEC", "")
+        if not microseconds.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+            return
+        while True:
+            if await self.alive():
+                tell_systemd("WATCHDOG=1")
+            else:
+                log.error("not-alive")
+            await asyncio.sleep(int(microseconds) / 1e6 / 3)
+
+
+def key_paths(settings: Settings) -> list[Path]:
+    """Where the host keys are: what systemd hands this unit as a credential comes first."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    found = []
+    for path in settings.host_keys:
+        credential = Path(folder) / path.name
+        found.append(credential if folder and credential.is_file() else path)
+    return found
+
+
+def tell_systemd(message: str) -> None:
+    """sd_notify(3), to systemd or to the supervisor; nothing happens where nobody listens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address[:1] not in ("/", "@"):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(message.encode(), "\0" + address[1:] if address[0] == "@" else address)
+        except OSError as error:
+            log.warning("notify-failed", why=(error.strerror or "").lower())
+
+
+def _shown(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"

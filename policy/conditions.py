@@ -1,0 +1,226 @@
+"""The facts a decision rests on, and whether each condition of a rule holds for them. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import Final
+
+from policy.model import ChannelKind
+from policy.names import plain_address
+from policy.rules import OWN_ACCOUNT, Approval, Mfa, Rule
+from policy.windows import format_duration
+
+
+class FactorKind(StrEnum):
+    """Ways in which a person was proven."""
+
+    KEY = "key"
+    CERTIFICATE = "certificate"
+    VERIFIED_KEY = "verified-key"  # security key that checked a PIN or a finger
+    PASSWORD = "password"
+    CODE = "code"  # one-time password
+
+
+SECOND_FACTORS: Final = frozenset({FactorKind.CODE, FactorKind.VERIFIED_KEY})
+"""What `mfa` in a rule asks for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Factor:
+    """`age` counts to the session's authorisation: a session that lives does not lose its proof."""
+
+    kind: FactorKind
+    age: timedelta
+    here: bool = True  # proven on this very connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """All that a decision rests on, as the caller knows it now."""
+
+    person: str
+    roles: frozenset[str]
+    account: str
+    target: str
+    labels: Mapping[str, str]
+    now: datetime  # aware
+    source: str  # address of the client
+    channel: ChannelKind | None = None  # None: the session as a whole
+    disabled: bool = False
+    known: bool = True  # target and account have a record
+    factors: tuple[Factor, ...] = ()
+    ticket: str = ""
+    reason: str = ""
+    withheld: frozenset[ChannelKind] = frozenset()  # kinds that the person's certificate does not permit
+
+
+class Why(StrEnum):
+    """Reason of a denial, a word for the audit trail."""
+
+    NO_RULE = "no-rule"
+    NO_TARGET = "no-target"
+    DISABLED = "person-disabled"
+    FORBIDDEN = "forbidden"
+    WITHHELD = "withheld-by-certificate"
+    MFA = "second-factor-needed"
+    TICKET = "ticket-needed"
+    REASON = "reason-needed"
+    APPROVAL = "approval-needed"
+    CLOSED = "outside-of-hours"
+    SOURCE = "outside-of-networks"
+    ERROR = "error-while-deciding"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One condition of one rule against the facts."""
+
+    name: str  # who, where, as, allow, from, when, require.*
+    ok: bool
+    detail: str
+    why: Why | None = None  # what its failure tells; None: the rule is about somebody or something else
+
+
+def conditions(rule: Rule, facts: Facts) -> list[Check]:
+    """Every condition that the rule sets, against the facts. Raises if the facts make no sense."""
+    checks = [_who(rule, facts), _where(rule, facts), _as(rule, facts), _allow(rule, facts)]
+    if rule.networks:
+        address = plain_address(facts.source)
+        inside = any(address in network for network in rule.networks)
+        networks = ", ".join(map(str, rule.networks))
+        checks.append(Check(name="from", ok=inside, detail=f"{address}, wants {networks}", why=Why.SOURCE))
+    if rule.when is not None:
+        checks.append(
+            Check(name="when", ok=rule.when.is_open(facts.now), detail=f"open {rule.when.text}", why=Why.CLOSED)
+        )
+    need = rule.require
+    if need.mfa is not None:
+        checks.append(_mfa(need.mfa, facts.factors))
+    if need.reason:
+        given = bool(facts.reason.strip())
+        checks.append(
+            Check(
+                name="require.reason",
+                ok=given,
+                detail="a reason is given" if given else "no reason is given",
+                why=Why.REASON,
+            )
+        )
+    if need.ticket:
+        detail = f"a ticket of `{need.ticket}` cannot be checked: this bastion is connected to no ticket system"
+        checks.append(Check(name="require.ticket", ok=False, detail=detail, why=Why.TICKET))
+    if need.approval is not None:
+        checks.append(_approval(need.approval))
+    return checks
+
+
+def concerns(rule: Rule, facts: Facts) -> bool:
+    """Whether the conditions hold that make a rule one about this person, target, account and kind of channel."""
+    return (
+        _who_holds(rule, facts)
+        and _as_holds(rule, facts)
+        and _allow_holds(rule, facts)
+        and _misplaced(rule, facts) is None
+    )
+
+
+def _who_holds(rule: Rule, facts: Facts) -> bool:
+    who = rule.who
+    if who is None or facts.person in who.persons or not facts.roles.isdisjoint(who.roles):
+        return True
+    return "*" in who.roles or "*" in who.persons
+
+
+def _who(rule: Rule, facts: Facts) -> Check:
+    ok = _who_holds(rule, facts)
+    if rule.who is None or "*" in rule.who.roles | rule.who.persons:
+        return Check(name="who", ok=ok, detail="everybody")
+    if facts.person in rule.who.persons:
+        return Check(name="who", ok=ok, detail=f"person {facts.person}")
+    wanted = [f"role {role}" for role in sorted(rule.who.roles)] + [f"person {p}" for p in sorted(rule.who.persons)]
+    has = ", ".join(sorted(facts.roles)) or "no role"
+    roles = ", ".join(sorted(rule.who.roles & facts.roles))
+    return Check(name="who", ok=ok, detail=f"role {roles}" if ok else f"wants {' or '.join(wanted)}; has {has}")
+
+
+def _misplaced(rule: Rule, facts: Facts) -> str | None:
+    """The label that the target lacks, "" if its name does not fit, None if it is the right place."""
+    where = rule.where
+    if where is None:
+        return None
+    if where.targets and not any(fnmatchcase(facts.target, pattern) for pattern in where.targets):
+        return ""
+    for name, values in where.labels:
+        value = facts.labels.get(name)
+        if value is None or not (value in values or "*" in values):
+            return name
+    return None
+
+
+def _where(rule: Rule, facts: Facts) -> Check:
+    wrong = _misplaced(rule, facts)
+    if rule.where is None:
+        return Check(name="where", ok=wrong is None, detail="everywhere")
+    if wrong == "":
+        detail = f"`{facts.target}` is none of {', '.join(rule.where.targets)}"
+    elif wrong is not None:
+        value = facts.labels.get(wrong)
+        has = "has no such label" if value is None else f"has `{value}`"
+        wanted = " or ".join(sorted(dict(rule.where.labels)[wrong]))
+        detail = f"label {wrong}: wants {wanted}; `{facts.target}` {has}"
+    else:
+        detail = ", ".join(f"{name}={facts.labels[name]}" for name, _ in rule.where.labels) or f"target {facts.target}"
+    return Check(name="where", ok=wrong is None, detail=detail)
+
+
+def _as_holds(rule: Rule, facts: Facts) -> bool:
+    accounts = rule.accounts
+    if accounts is None or "*" in accounts or (OWN_ACCOUNT in accounts and facts.account == facts.person):
+        return True
+    return facts.account in accounts and facts.account != OWN_ACCOUNT
+
+
+def _as(rule: Rule, facts: Facts) -> Check:
+    ok = _as_holds(rule, facts)
+    if rule.accounts is None or "*" in rule.accounts:
+        return Check(name="as", ok=ok, detail="every account")
+    wanted = ", ".join(sorted(rule.accounts))
+    return Check(
+        name="as", ok=ok, detail=f"account {facts.account}" if ok else f"wants {wanted}; got `{facts.account}`"
+    )
+
+
+def _allow_holds(rule: Rule, facts: Facts) -> bool:
+    return facts.channel in rule.kinds if facts.channel is not None else bool(rule.kinds)
+
+
+def _allow(rule: Rule, facts: Facts) -> Check:
+    ok = _allow_holds(rule, facts)
+    kinds = ", ".join(kind for kind in ChannelKind if kind in rule.kinds)
+    if facts.channel is None:
+        return Check(name="allow", ok=ok, detail=kinds)
+    return Check(name="allow", ok=ok, detail=f"{facts.channel}" if ok else f"got {facts.channel}, rule has {kinds}")
+
+
+def _mfa(need: Mfa, factors: Iterable[Factor]) -> Check:
+    proven = [factor for factor in factors if factor.kind in SECOND_FACTORS and factor.age >= timedelta()]
+    if need.max_age is None:
+        fresh = [factor for factor in proven if factor.here]
+        wanted = "a code on this connection"
+    else:
+        fresh = [factor for factor in proven if factor.age <= need.max_age]
+        wanted = f"a code at most {format_duration(need.max_age)} old"
+    if fresh:
+        best = min(fresh, key=lambda factor: factor.age)
+        return Check(name="require.mfa", ok=True, detail=f"{best.kind}, {format_duration(best.age)} old")
+    newest = min((factor.age for factor in proven), default=None)
+    has = "none was entered" if newest is None else f"the newest is {format_duration(newest)} old"
+    return Check(name="require.mfa", ok=False, detail=f"wants {wanted}, {has}", why=Why.MFA)
+
+
+def _approval(need: Approval) -> Check:
+    people = f"{need.count} of {' or '.join(need.by)}"
+    detail = f"an approval by {people} cannot be given: this bastion takes no approvals"
+    return Check(name="require.approval", ok=False, detail=detail, why=Why.APPROVAL)

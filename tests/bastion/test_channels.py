@@ -1,0 +1,261 @@
+"""Ends and flows: order, sizes, closing, and what is dropped."""
+
+from struct import pack
+
+import pytest
+from asyncssh.packet import SSHPacket
+
+from bastion.session import Session
+from bastion.ssh.channels import CLOSE, DATA, EOF, EXTENDED_DATA, REQUEST, SUCCESS, WINDOW_ADJUST, End, Events, Flow
+from recorder.model import Kind
+from tests.bastion.leg import PaperLeg, PaperOwner
+
+
+def silent(data: memoryview) -> Events:
+    return ()
+
+
+def whole(data: memoryview) -> Events:
+    return [(Kind.OUTPUT, bytes(data))]
+
+
+class Pair:
+    """Two legs with an open channel on each, linked both ways."""
+
+    def __init__(self, tap: object = silent, max_packet: int = 32768) -> None:
+        self.journal = Session(lambda: 0, expires_in=None, idle=None)
+        self.owner = PaperOwner()
+        self.user, self.target = PaperLeg(), PaperLeg()
+        self.near, self.far = End(self.user, self.owner), End(self.target, self.owner)
+        self.near.remote, self.near.max_packet = 7, max_packet
+        self.far.remote, self.far.max_packet = 9, max_packet
+        self.near.flow = self.up = Flow(self.far, self.journal, 1, tap)  # type: ignore[arg-type]
+        self.far.flow = self.down = Flow(self.near, self.journal, 1, tap)  # type: ignore[arg-type]
+
+    def acknowledge(self) -> None:
+        for append in self.journal.take():
+            self.journal.acknowledge(append.seq)
+
+
+def text(data: bytes) -> bytes:
+    return len(data).to_bytes(4) + data
+
+
+# --- data -----------------------------------------------------------------------------------------------
+
+
+def test_data_that_waits_for_nobody_is_left_to_the_caller() -> None:
+    pair = Pair()
+    assert pair.near.data(memoryview(b"x" * 32768)) is False
+    assert pair.up.bytes == 32768
+    assert pair.target.sent == []
+
+
+def test_data_larger_than_the_other_side_takes_is_split() -> None:
+    pair = Pair(max_packet=10)
+    assert pair.near.data(memoryview(b"0123456789abcdefghijXYZ")) is True
+    assert pair.target.take() == [(DATA, text(b"0123456789")), (DATA, text(b"abcdefghij")), (DATA, text(b"XYZ"))]
+
+
+def test_a_message_of_data_is_split_too() -> None:
+    pair = Pair(max_packet=4)
+    pair.far.send(DATA, text(b"abcdefg"))
+    assert pair.target.take() == [(DATA, text(b"abcd")), (DATA, text(b"efg"))]
+
+
+def test_empty_data_passes_as_nothing() -> None:
+    pair = Pair(whole)
+    pair.near.data(memoryview(b""))
+    pair.acknowledge()
+    assert pair.target.data() == b""
+
+
+def test_recorded_data_waits_and_leaves_in_order_with_what_came_between() -> None:
+    pair = Pair(whole)
+    assert pair.far.data(memoryview(b"one"))
+    pair.down.put((), EXTENDED_DATA, pack(">I", 1) + text(b"err"))
+    assert pair.far.data(memoryview(b"two"))
+    pair.down.put((), EOF, b"")
+    assert pair.user.sent == []
+    pair.acknowledge()
+    assert pair.user.take() == [
+        (DATA, text(b"one")), (EXTENDED_DATA, pack(">I", 1) + text(b"err")), (DATA, text(b"two")), (EOF, b"")
+    ]  # fmt: skip
+
+
+def test_each_direction_waits_for_itself_alone() -> None:
+    pair = Pair(whole)
+    pair.far.data(memoryview(b"output"))
+    pair.near.flow = Flow(pair.far, pair.journal, 1, silent)
+    assert pair.near.data(memoryview(b"input")) is False
+
+
+def test_data_before_there_is_a_flow_goes_to_the_owner() -> None:
+    leg, owner = PaperLeg(), PaperOwner()
+    end = End(leg, owner)
+    assert end.data(memoryview(b"early")) is True
+    assert owner.heard == [("message", (DATA, text(b"early")))]
+
+
+def test_the_same_messages_arrive_when_asyncssh_opens_the_packets() -> None:
+    pair = Pair(whole)
+    pair.far.process_packet(DATA, 0, SSHPacket(text(b"out")))
+    pair.far.process_packet(REQUEST, 0, SSHPacket(text(b"exit-status") + b"\0" + bytes(4)))
+    pair.acknowledge()
+    assert pair.user.take() == [(DATA, text(b"out"))]
+    assert pair.owner.heard == [("message", (REQUEST, text(b"exit-status") + b"\0" + bytes(4)))]
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0\0\0", b"\0\0\0\4abc", b"\0\0\0\2abc", b"\xff\xff\xff\xff"])
+def test_data_that_does_not_fill_its_message_is_an_error(payload: bytes) -> None:
+    """Attack: bytes behind the data would pass unseen by the tap."""
+    pair = Pair()
+    with pytest.raises(ValueError, match="fill"):
+        pair.near.process_packet(DATA, 0, SSHPacket(payload))
+    assert pair.target.sent == []
+
+
+# --- windows --------------------------------------------------------------------------------------------
+
+
+def test_window_adjusts_pass_at_once_whatever_is_held() -> None:
+    pair = Pair(whole)
+    pair.near.data(memoryview(b"held"))
+    pair.near.message(WINDOW_ADJUST, pack(">I", 1000))
+    assert pair.target.take() == [(WINDOW_ADJUST, pack(">I", 1000))]
+
+
+def test_a_window_adjust_carries_nothing_else() -> None:
+    """Attack: bytes behind the number would reach the other side unrecorded."""
+    pair = Pair()
+    pair.near.message(WINDOW_ADJUST, pack(">I", 1000) + b"covert")
+    assert pair.target.take() == [(WINDOW_ADJUST, pack(">I", 1000))]
+    with pytest.raises(ValueError, match="window"):
+        pair.near.message(WINDOW_ADJUST, b"\0\0\1")
+
+
+# --- closing --------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_sent_after_our_close() -> None:
+    pair = Pair(whole)
+    pair.far.data(memoryview(b"held"))
+    pair.near.send(CLOSE)
+    pair.near.send(CLOSE)
+    pair.near.send(DATA, text(b"late"))
+    pair.near.send_data(memoryview(b"late"))
+    pair.acknowledge()
+    pair.near.send(SUCCESS)
+    assert pair.user.take() == [(CLOSE, b"")]
+
+
+def test_data_for_an_end_that_was_closed_is_dropped_before_it_is_sealed() -> None:
+    """Attack: CLOSE and then DATA, for a number that the target has meanwhile given to another channel.
+
+    The fast path seals what `data` does not keep; the data would arrive there, recorded as another channel's.
+    """
+    pair = Pair()
+    pair.far.send(CLOSE)
+    assert pair.near.data(memoryview(b"for channel 9")) is True
+    assert pair.target.take() == [(CLOSE, b"")]
+
+
+def test_data_behind_a_close_of_the_same_side_is_dropped() -> None:
+    pair = Pair()
+    pair.near.message(CLOSE, b"")
+    assert pair.near.data(memoryview(b"late")) is True
+    assert pair.target.sent == []
+    assert pair.up.bytes == 0
+
+
+def test_a_number_is_given_back_only_after_both_closes() -> None:
+    pair = Pair()
+    number = pair.near.number
+    pair.near.message(CLOSE, b"")
+    assert number in pair.user.ends
+    pair.near.send(CLOSE)
+    assert number not in pair.user.ends
+    pair.near.release()
+
+    number = pair.far.number
+    pair.far.send(CLOSE)
+    assert number in pair.target.ends
+    pair.far.message(CLOSE, b"")
+    assert number not in pair.target.ends
+
+
+def test_a_close_that_is_held_keeps_the_number() -> None:
+    pair = Pair(whole)
+    pair.far.data(memoryview(b"output"))
+    pair.down.put((), CLOSE, b"")
+    pair.near.message(CLOSE, b"")
+    assert pair.near.number in pair.user.ends
+    pair.acknowledge()
+    assert pair.user.take() == [(DATA, text(b"output")), (CLOSE, b"")]
+    assert pair.user.ends == {}
+
+
+def test_a_lost_connection_gives_every_number_back() -> None:
+    pair = Pair()
+    pair.near.process_connection_close(None)
+    assert pair.owner.heard == [("lost", None)]
+    assert pair.user.ends == {}
+    pair.near.send(DATA, text(b"late"))
+    assert pair.user.sent == []
+
+
+# --- stopping -------------------------------------------------------------------------------------------
+
+
+def test_stop_drops_what_is_held_and_what_comes_and_records_no_more() -> None:
+    pair = Pair(whole)
+    pair.far.data(memoryview(b"held"))
+    pair.down.stop()
+    assert pair.far.data(memoryview(b"later")) is True
+    pair.down.put([(Kind.EXIT, b"")], REQUEST, b"")
+    appends = pair.journal.take()
+    assert [event[3] for append in appends for event in append.events] == [b"held"]
+    pair.journal.acknowledge(appends[-1].seq)
+    assert pair.user.sent == []
+    assert not pair.down.release()
+
+
+# --- opening --------------------------------------------------------------------------------------------
+
+
+def test_an_end_that_is_not_confirmed_sends_nothing() -> None:
+    leg, owner = PaperLeg(), PaperOwner()
+    end = End(leg, owner)
+    end.send(DATA, text(b"early"))
+    end.send_data(memoryview(b"early"))
+    end.send(CLOSE)
+    assert leg.sent == []
+    assert not end.close_sent
+
+
+def test_a_confirmation_opens_once() -> None:
+    """Attack: a second confirmation, or one for a channel that the peer itself opened, would turn a flow around."""
+    leg, owner = PaperLeg(), PaperOwner()
+    end = End(leg, owner)
+    end.process_open_confirmation(5, 100, 32768, SSHPacket(b""))
+    assert owner.heard == [("opened", (100, b""))]
+    for again in (
+        lambda: end.process_open_confirmation(6, 100, 32768, SSHPacket(b"")),
+        lambda: end.process_open_failure(1, "no", ""),
+    ):
+        with pytest.raises(ValueError, match="not waiting"):
+            again()
+    assert end.remote == 5
+    assert len(owner.heard) == 1
+
+    theirs = Pair().near
+    with pytest.raises(ValueError, match="not waiting"):
+        theirs.process_open_confirmation(6, 100, 32768, SSHPacket(b""))
+
+
+def test_a_refused_open_gives_the_number_back() -> None:
+    leg, owner = PaperLeg(), PaperOwner()
+    end = End(leg, owner)
+    end.process_open_failure(2, "no", "")
+    assert owner.heard == [("failed", (2, "no"))]
+    assert leg.ends == {}
