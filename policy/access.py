@@ -41,6 +41,7 @@ from policy.messages import (
     Whoami,
 )
 from policy.model import ChannelKind
+from policy.names import plain_address
 from policy.naming import CommandRefused, instant, shown_time
 from policy.sessions import Live
 from policy.store.records import Session
@@ -197,6 +198,11 @@ async def explain_access(desk: Authority, talk: Conversation, request: Explain) 
     except ValueError:
         raise CommandRefused(_ONE_KIND.format(request.channel[:32]), f"one of {', '.join(ChannelKind)}") from None
     moment = instant(request.at) if request.at else time.time_ns()
+    if request.source:
+        try:
+            plain_address(request.source)
+        except ValueError:
+            raise CommandRefused(f"source `{request.source[:64]}` is no address", "want one like 192.0.2.7") from None
     target = desk.roster.target(request.target)
     facts = Facts(
         person=person.name,

@@ -87,7 +87,8 @@ async def ca_lines(desk: Authority, talk: Conversation, _: CaLines) -> Rows:
 async def reload(desk: Authority, talk: Conversation, _: Reload) -> Done:
     problems = await desk.reload(talk.who, talk.source)
     if problems:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise CommandRefused(
-            "the old rules stay in force:\n" + "\n".join(problems), f"correct {desk.config.rules}", code=78
+            f"the old rules stay in force: {problems[0]}{more}", "see all of it: bastion policy check", code=78
         )
     return Done(text=f"{counted(len(desk.rules.rules), 'rule')} in force", data={"rules": str(len(desk.rules.rules))})
