@@ -31,7 +31,6 @@ from asyncssh.packet import Boolean, NameList, SSHPacket, String, UInt32
 from bastion.errors import MisuseError
 from bastion.login import Login, parse
 from bastion.settings import SshSettings
-from bastion.ssh import algorithms
 from bastion.ssh.connections import ServerConnection
 from bastion.ssh.links import PolicyLink, PolicyLost
 from bastion.startups import Outcome as Ending
@@ -118,22 +117,6 @@ class PersonConnection(ServerConnection):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.source = plain_source(self._peer_addr)
-
-    def _send_kexinit(self) -> None:
-        self._enc_algs = algorithms.ciphers_for(self._client_version, self._options.encryption_algs)
-        super()._send_kexinit()
-
-    def choose_server_host_key(self, peer_host_key_algs: Any) -> bool:
-        # Two handshakes at once share the loaded key; the algorithm chosen for one must not be the other's.
-        for name in peer_host_key_algs:
-            pair = self._server_host_keys.get(name)
-            if pair is not None:
-                pair = algorithms.own_copy(pair)
-                if name != pair.algorithm:
-                    pair.set_sig_algorithm(name)
-                self._server_host_key = pair
-                return True
-        return False
 
     def _process_kexinit_once(self, kind: int, seq: int, packet: SSHPacket) -> Any:
         if self._session_id and not self._auth_complete:

@@ -1,5 +1,7 @@
 """What both legs override of asyncssh's connections: packets go through `transport`, channels are `End` objects."""
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 from asyncssh.connection import SSHClientConnection, SSHConnection, SSHServerConnection
@@ -7,6 +9,7 @@ from asyncssh.constants import MSG_CHANNEL_OPEN, MSG_GLOBAL_REQUEST, MSG_IGNORE
 from asyncssh.misc import ProtocolError
 from asyncssh.packet import SSHPacket
 
+from bastion.ssh import algorithms
 from bastion.ssh.gcm import Gcm
 from bastion.ssh.transport import PacketTransport
 
@@ -102,6 +105,22 @@ class ServerConnection(PacketConnection, SSHServerConnection):
     def global_request_received(self, name: bytes, want_reply: bool, rest: bytes) -> None:
         """Answered in order by whoever overrides this."""
         raise NotImplementedError
+
+    def _send_kexinit(self) -> None:
+        self._enc_algs = algorithms.ciphers_for(self._client_version, self._options.encryption_algs)
+        super()._send_kexinit()
+
+    def choose_server_host_key(self, peer_host_key_algs: Sequence[bytes]) -> bool:
+        # Two handshakes at once share the loaded key; the algorithm chosen for one must not be the other's.
+        for name in peer_host_key_algs:
+            pair = self._server_host_keys.get(name)
+            if pair is not None:
+                pair = copy.copy(pair)
+                if name != pair.algorithm:
+                    pair.set_sig_algorithm(name)
+                self._server_host_key = pair
+                return True
+        return False
 
     async def reload_config(self) -> None:
         """asyncssh would read its options anew for each attempt to log in; ours do not depend on the user name."""

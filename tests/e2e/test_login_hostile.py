@@ -657,6 +657,31 @@ def test_requests_without_waiting_for_answers_are_answered_in_order(site: Gatewa
     assert talking(site, dialogue) == [USERAUTH_FAILURE, USERAUTH_FAILURE, PK_OK, USERAUTH_SUCCESS, 91]
 
 
+@pytest.mark.parametrize("cipher", ["aes256-gcm@openssh.com", "aes256-ctr", "chacha20-poly1305@openssh.com"])
+@pytest.mark.parametrize("late", [0, 1, 20, 50, 100, 130])
+def test_what_comes_with_the_signature_in_one_piece_is_not_lost(
+    site: Gateway, sam: asyncssh.SSHKey, cipher: str, late: int
+) -> None:
+    """A client may open channels before it has heard of its success; the last `late` bytes come later.
+
+    With AES-GCM the packets change hands in the middle of this, from asyncssh to `PacketTransport`.
+    """
+
+    async def dialogue(raw: Raw) -> list[int]:
+        written, write = bytearray(), raw._send
+        raw._send = written.extend  # type: ignore[method-assign]
+        raw.prove("sam", sam)
+        for number in range(2):
+            raw.say(CHANNEL_OPEN, String("session"), UInt32(number), UInt32(1 << 20), UInt32(32768))
+        cut = len(written) - late
+        write(bytes(written[:cut]))
+        heard = [(await raw.hear())[0]]
+        write(bytes(written[cut:]))
+        return [*heard, (await raw.hear())[0], (await raw.hear())[0]]
+
+    assert talking(site, dialogue, encryption_algs=[cipher], version=b"Other_1.0") == [USERAUTH_SUCCESS, 91, 91]
+
+
 def test_authentication_after_login_is_out_of_order_once_something_else_was_said(
     site: Gateway, sam: asyncssh.SSHKey
 ) -> None:
@@ -725,6 +750,29 @@ def test_one_source_cannot_shut_others_out(tmp_path: Path) -> None:
     finally:
         for sock in held:
             sock.close()
+        gateway.stop()
+
+
+def test_a_source_that_fails_again_and_again_is_refused_for_a_while(tmp_path: Path) -> None:
+    """As PerSourcePenalties of sshd; loopback is exempt unless configured otherwise."""
+    gateway = Gateway(tmp_path, settings=('penalty_exempt = ["192.0.2.0/24"]',)).make().start()
+    try:
+
+        async def guess() -> bool:
+            raw = await Raw.connect(gateway.port)
+            if not raw.gone.is_set():
+                await raw.begin()
+                raw.request("sam", "password", Boolean(False), String("guess"))
+                assert (await raw.hear())[0] == USERAUTH_FAILURE
+                await raw.leave()
+                return True
+            return False
+
+        assert sum(asyncio.run(guess()) for _ in range(10)) in range(1, 5)
+        assert talk_in_the_clear(gateway.port, b"").startswith(b"bastion: too many")
+        with socket.create_connection((LOOPBACK, gateway.port), timeout=5, source_address=("127.0.0.2", 0)) as other:
+            assert other.recv(64).startswith(b"SSH-2.0")
+    finally:
         gateway.stop()
 
 

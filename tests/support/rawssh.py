@@ -93,7 +93,7 @@ class Raw(SSHClientConnection):
             self.send_packet(kind, *parts)
 
     async def hear(self, seconds: float = 10.0) -> tuple[int, bytes]:
-        """The next message that is not a banner or extension; (0, b"") when the server has hung up."""
+        """The next message that answers something; (0, b"") when the server has hung up."""
         while True:
             async with asyncio.timeout(seconds):
                 getting = asyncio.ensure_future(self.kept.get())
@@ -107,7 +107,7 @@ class Raw(SSHClientConnection):
                 kind, payload = self.kept.get_nowait()
             else:
                 kind, payload = getting.result()
-            if kind not in (USERAUTH_BANNER, EXT_INFO, 2, 4):
+            if kind not in (USERAUTH_BANNER, EXT_INFO, GLOBAL_REQUEST, 2, 4):
                 return kind, payload
 
     async def rest(self, seconds: float = 10.0) -> list[int]:
