@@ -28,7 +28,16 @@ from bastion.requests import (
 )
 from bastion.ssh.burst import burst
 from bastion.ssh.channels import (
-    CLOSE, DATA, EOF, EXTENDED_DATA, FAILURE, REQUEST, SUCCESS, WINDOW_ADJUST, End, Flow,
+    CLOSE,
+    DATA,
+    EOF,
+    EXTENDED_DATA,
+    FAILURE,
+    REQUEST,
+    SUCCESS,
+    WINDOW_ADJUST,
+    End,
+    Flow,
 )  # fmt: skip
 from bastion.ssh.inbox import Inbox
 from bastion.ssh.local import LocalChannel, Terminal
@@ -183,14 +192,13 @@ class SessionChannel:
             except (Malformed, IndexError, ValueError) as error:
                 self.door.disconnect_person(str(error))
         elif self._up is None:
-            if self.local is not None:
-                self.local.message(kind, payload)
-        else:
-            if kind == DATA:
-                if not self._up.data(memoryview(payload)[4:]):
-                    self._up.to.send(DATA, payload)
-            elif kind in (EOF, CLOSE, SUCCESS, FAILURE):
-                self._up.put((), kind, b"")
+            assert self.local is not None  # or it would wait
+            self.local.message(kind, payload)
+        elif kind == DATA:
+            if not self._up.data(memoryview(payload)[4:]):
+                self._up.to.send(DATA, payload)
+        elif kind in (EOF, CLOSE, SUCCESS, FAILURE):
+            self._up.put((), kind, b"")
 
     def _from_target(self, kind: int, payload: bytes) -> None:
         down = self._down
@@ -342,9 +350,8 @@ class SessionChannel:
         if self.user.close_sent:
             return
         end_of_line = "\r\n" if self.requests.term else "\n"
-        said = "".join(f"{neutral(line)}{end_of_line}" for line in error.lines())
-        if self.requests.state is State.STARTED and self.requests.term:
-            said = end_of_line + said  # what was on the screen stays readable
+        said = end_of_line if self.requests.state is State.STARTED and self.requests.term else ""  # off the prompt
+        said += "".join(f"{neutral(line)}{end_of_line}" for line in error.lines())
         self._stop()
         for answer in self.requests.give_up():
             self.user.send(SUCCESS if answer == Answer(True) else FAILURE)
@@ -359,9 +366,8 @@ class SessionChannel:
         self._gone()
 
     def _stop(self) -> None:
-        for flow in (self._up, self._down):
-            if flow is not None:
-                flow.stop()
+        for flow in filter(None, (self._up, self._down)):
+            flow.stop()
 
     def closed(self, end: End) -> None:
         if end is self.user:
