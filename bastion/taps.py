@@ -32,6 +32,16 @@ def note(kind: Kind, what: Note) -> tuple[int, bytes]:
     return kind, _encode(what)
 
 
+def early_input(data: memoryview) -> Events:
+    """From a person before anything was started: kept, whatever it is."""
+    return [(Kind.INPUT, bytes(data))]
+
+
+def early_output(data: memoryview) -> Events:
+    """From a target that talks before it was asked to run anything."""
+    return [(Kind.OUTPUT, bytes(data))]
+
+
 class ChannelTap(Protocol):
     """Both directions of one channel."""
 
