@@ -75,7 +75,7 @@ def test_a_shell_on_a_terminal_that_changes_its_size(site: Site, entry: str, evi
         person.type("until [ \"$(stty size)\" = '50 132' ]; do sleep 0.05; done; echo re''sized\r")
         person.until("resized")
         person.until("prompt> ")
-        person.type("echo beg''in; sleep 60\r")
+        person.type("sh -c 'echo beg\"\"in; exec sleep 60'\r")
         person.until("begin\r\n")
         person.type("\x03")
         person.until("prompt> ")
