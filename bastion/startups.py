@@ -131,6 +131,12 @@ def source_of(address: str) -> str:
     return str(parsed)
 
 
+def plain_source(address: str) -> str:
+    """An address as policy compares it: no zone, and IPv4 as IPv4 also when it came in over IPv6."""
+    parsed = _parsed(address)
+    return address if parsed is None else str(parsed)
+
+
 def _parsed(address: str) -> IPv4Address | IPv6Address | None:
     try:
         parsed = ip_address(address.partition("%")[0])

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import msgspec
 
+from bastion.requests import string
 from bastion.sftp import SftpTap
 from bastion.streams import KEEP, ScpTap, StreamTap
 from bastion.transfer import scp_side
@@ -184,12 +185,22 @@ def tap_for(start: Start, *, key: bytes, now: Clock, keep_content: bool, hash_co
             return streams
 
 
+def exit_events(name: bytes, rest: bytes) -> Events:
+    """What a target says of the end of a command (RFC 4254 section 6.10); ValueError or IndexError if malformed."""
+    if name == b"exit-status":
+        if len(rest) != 4:
+            raise ValueError("exit status is malformed")
+        return [note(Kind.EXIT, Exit(status=int.from_bytes(rest)))]
+    if name == b"exit-signal":
+        signal, at = string(rest, 0)
+        message, _ = string(rest, at + 1)
+        return [note(Kind.EXIT, Exit(signal=signal.decode("ascii", "replace"), core=rest[at] != 0, message=message))]
+    return ()
+
+
 def _operations(operations: Sequence[SftpOp]) -> Events:
     return [note(Kind.SFTP, operation) for operation in operations] if operations else ()
 
 
 def _digests(digests: Sequence[Digest]) -> Events:
     return [note(Kind.DIGEST, digest) for digest in digests] if digests else ()
-
-
-__all__ = ["ChannelTap", "Exit", "ForwardTap", "note", "tap_for"]

@@ -129,18 +129,20 @@ def read_master_key(where: str, base: Path, environ: Mapping[str, str]) -> Secre
     path = master_key_path(where, base, environ)
     try:
         # Not through a link: whoever may write the folder could point it at a key he knows.
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise VaultError(f"master key `{path}` does not exist", "restore it, or run `bastion-policyd init`") from None
     except OSError as error:
         raise VaultError(f"master key `{path}`: {error.strerror}") from None
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise VaultError(f"master key `{path}` is not a regular file")
         if where.startswith("file:"):
             _check_access(path, status)
-        data = file.read(KEY_BYTES + 1)
+        data = os.read(handle, KEY_BYTES + 1)
+    finally:
+        os.close(handle)
     if len(data) != KEY_BYTES:
         raise VaultError(f"master key `{path}`: got {status.st_size} bytes, want {KEY_BYTES}")
     return Secret(data)

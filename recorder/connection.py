@@ -140,6 +140,8 @@ class Connection:
                     case Append(seq, batch):
                         if seq <= self._seq:
                             raise Protocol(f"append {seq} after {self._seq}")
+                        if not batch:
+                            raise Protocol("an append without an event")
                         self._seq = seq
                         events += batch  # type: ignore[arg-type]  # tuples as the wire has them
                         size += len(data)

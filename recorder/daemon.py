@@ -13,12 +13,15 @@ from typing import Final
 
 import structlog
 import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from recorder import durable
+from recorder import durable, node
 from recorder.configuration import Configuration
 from recorder.connection import Connection
 from recorder.journal import Limits
-from recorder.live import Studio
+from recorder.live import Studio, now
+from recorder.nodelog import What
+from recorder.recovery import recover
 from recorder.sockets import SOCKET, listen, passed_socket, peer_of, welcome
 from recorder.systemd import tell, watchdog_seconds
 
@@ -35,7 +38,9 @@ async def serve(config: Configuration) -> None:
     """Serve until SIGTERM or SIGINT. OSError, ValueError and SocketError say why it cannot start."""
     settings = config.recorder
     folder = durable.Folder(config.directory, settings.reserve_mib, settings.low_water_mib)
-    node_key = durable.node_key(folder)
+    key = node.node_key(folder)
+    node_log = node.NodeLog(folder, key)
+    _recover(folder, key, node_log)
     config.run.mkdir(mode=0o750, parents=True, exist_ok=True)
     listener = passed_socket() or listen(config.run / SOCKET, os.stat(config.run).st_gid)
     listener.setblocking(False)
@@ -44,7 +49,8 @@ async def serve(config: Configuration) -> None:
         async with trio.open_nursery() as background:
             studio = Studio(
                 folder=folder,
-                node_key=node_key,
+                node_key=key,
+                log=node_log,
                 node=config.node,
                 auditors=config.auditors,
                 limits=limits,
@@ -65,6 +71,16 @@ async def serve(config: Configuration) -> None:
                 log.info("stopping", live=len(studio.live))
                 doors.cancel_scope.cancel()
             background.cancel_scope.cancel()
+
+
+def _recover(folder: durable.Folder, key: Ed25519PrivateKey, node_log: node.NodeLog) -> None:
+    """Before anybody is let in."""
+    for day, session in folder.unfinished():
+        wall_us = now().wall_us
+        found = recover(folder, day, session, key, wall_us)
+        log.warning("recovery", session=session, how=found.how, chunks=found.chunks, torn=found.torn, why=found.why)
+        if found.how in ("recovered", "complete"):
+            node_log.note(What.CLOSED, wall_us, session, found.file, found.state, "interrupted")
 
 
 async def _accept(studio: Studio, listener: socket.socket, sync: bool) -> None:
@@ -93,11 +109,20 @@ async def _commit(studio: Studio, seconds: float) -> None:
     while True:
         await trio.sleep(seconds)
         owners = {handle: live for live in studio.live.values() for handle in live.files.for_commit()}
-        if owners:
+        handles = list(owners)
+        if studio.log.file.dirty:
+            studio.log.file.dirty = False
+            handles.append(log_handle := os.dup(studio.log.file.handle))
+        else:
+            log_handle = -1
+        if handles:
             with trio.CancelScope(shield=True):
-                failed = await trio.to_thread.run_sync(durable.sync_handles, list(owners), studio.folder.handle)
-            for handle in failed:
+                failed = await trio.to_thread.run_sync(durable.sync_handles, handles, studio.folder.handle)
+            for handle in failed - {log_handle}:
                 owners[handle].commit_failed()
+            if log_handle in failed:
+                studio.log.file.dead = True
+                log.error("node-log-failed")
 
 
 async def _tick(studio: Studio) -> None:

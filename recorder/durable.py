@@ -11,44 +11,54 @@ time (fsyncgate, PostgreSQL 2018), so nothing is tried again.
 import ctypes
 import datetime
 import errno
+import fcntl
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Final
-
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from recorder.chain import session_id
 from recorder.model import SessionId
 
 TAILS: Final = (".brec.tail", ".brec.tail2")
 MAIN: Final = ".brec"
-RESERVE, NODE_KEY, NODE_PUB = "reserve", "node.key", "node.pub"
+RESERVE: Final = "reserve"
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
 MIB: Final = 1 << 20
 
 MANY: Final = 16
 """Dirty files from which one syncfs is cheaper than an fdatasync each (measured: 500 files 16 ms against 300 ms)."""
 
+_DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
+_TAIL: Final = re.compile(r"([0-9a-f]{32})\.brec\.tail2?")
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-class Dead(Exception):
+class Dead(OSError):
     """This file had an error before and is not written any more."""
 
 
 class Folder:
-    """The recordings directory, held open. One process owns it (`lock`)."""
+    """The recordings directory, held open and locked: two writers would recover each other's live recordings."""
 
     def __init__(self, path: Path, reserve_mib: int, low_water_mib: int) -> None:
         path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         self.path = path
         self.handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self.handle)
+            raise ValueError(f"another recorderd writes to `{path}`") from None
         self._reserve, self._low_water = reserve_mib * MIB, low_water_mib * MIB
         self._reserved = self.full = False
         self.refill()
+
+    def close(self) -> None:
+        """Another process may write here from now on."""
+        os.close(self.handle)
 
     def free_bytes(self) -> int:
         space = os.fstatvfs(self.handle)
@@ -87,6 +97,8 @@ class Folder:
 
     def day(self, t0_us: int) -> str:
         """Name of the folder for a recording that began then; ValueError for a time no calendar has."""
+        if t0_us < 0:
+            raise ValueError(f"{t0_us} us is not a date")
         try:
             return datetime.datetime.fromtimestamp(t0_us / 1e6, datetime.UTC).date().isoformat()
         except (OverflowError, OSError) as exc:
@@ -119,6 +131,64 @@ class Folder:
             raise
         return files
 
+    def unfinished(self) -> list[tuple[str, SessionId]]:
+        """(day, session) of all that have a tail."""
+        found: set[tuple[str, SessionId]] = set()
+        with os.scandir(self.handle) as days:
+            names = [day.name for day in days if _DAY.fullmatch(day.name) and day.is_dir(follow_symlinks=False)]
+        for day in names:
+            for file in self.path.joinpath(day).iterdir():
+                if match := _TAIL.fullmatch(file.name):
+                    found.add((day, SessionId(match[1])))
+        return sorted(found)
+
+    def reopen(self, day: str, session: SessionId) -> "Files":
+        """Files that recovery works on. FileNotFoundError if there is no main; its tails are still there to drop."""
+        files = Files(self.open_day(day), session, f"{day}/{session}{MAIN}")
+        try:
+            files.reopen_main()
+        except BaseException:
+            files.close()
+            raise
+        return files
+
+    def open_log(self, name: str, header: bytes) -> "LogFile":
+        """The node log, begun if it is new."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        log = LogFile(os.open(name, flags, 0o600, dir_fd=self.handle))
+        os.fchmod(log.handle, FILE_MODE)
+        if log.size < len(header):  # new, or we died while it was: nothing is in it
+            log.cut(0)
+            log.append(header)
+            os.fsync(log.handle)
+            os.fsync(self.handle)
+        return log
+
+
+class LogFile:
+    """A file that only grows. After an error it is dead."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle, self.dead, self.dirty = handle, False, False
+        self.size = os.fstat(handle).st_size
+
+    def append(self, data: bytes) -> None:
+        """Dying here: the next start drops a torn entry. OSError; Dead."""
+        if self.dead:
+            raise Dead(errno.EIO, "the node log failed before")
+        try:
+            write_all(self.handle, data)
+        except OSError:
+            self.cut(self.size)
+            raise
+        self.size += len(data)
+        self.dirty = True
+
+    def cut(self, size: int) -> None:
+        self.dead = True
+        os.ftruncate(self.handle, size)
+        self.size, self.dead = size, False
+
 
 class Files:
     """Main file and tails of one live recording. Every method raises OSError; after the first one, Dead."""
@@ -142,6 +212,16 @@ class Files:
         self._main = self._create(self.session + MAIN, header)
         self.dirty.add(self._folder)
 
+    def reopen_main(self) -> None:
+        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._main = os.open(self.session + MAIN, flags, dir_fd=self._folder)
+        self._sizes[self._main] = os.fstat(self._main).st_size
+
+    def cut_main(self, size: int) -> None:
+        """Drop what is torn. Dying here: nothing that was there before has gone, and recovery comes again."""
+        os.ftruncate(self._main, size)
+        self._sizes[self._main] = size
+
     def write_tail(self, data: bytes) -> None:
         """Dying here: recovery finds the whole records of it, and drops a torn one that was not acknowledged."""
         self._write(self._tails[self._newest], data)
@@ -160,10 +240,10 @@ class Files:
 
     def drop_tail(self, slot: int) -> None:
         """Its chunks are in main, on disk. Dying here: recovery finds nothing new in it."""
-        handle = self._tails.pop(slot)
-        self._sizes.pop(handle)
-        self.dirty.discard(handle)
-        os.close(handle)
+        if (handle := self._tails.pop(slot, None)) is not None:
+            self._sizes.pop(handle)
+            self.dirty.discard(handle)
+            os.close(handle)
         os.unlink(self.session + TAILS[slot], dir_fd=self._folder)
 
     def for_commit(self) -> list[int]:
@@ -171,6 +251,13 @@ class Files:
         handles = [os.dup(handle) for handle in self.dirty]
         self.dirty.clear()
         return handles
+
+    def discard(self) -> None:
+        """Remove a recording that has not begun: nobody was told of it."""
+        os.unlink(self.session + MAIN, dir_fd=self._folder)
+        for slot in list(self._tails):
+            self.drop_tail(slot)
+        self.close()
 
     def close(self) -> None:
         """Let go of the handles. What is on disk stays: without an end, recovery's case."""
@@ -220,7 +307,7 @@ class Files:
 
     def _alive(self) -> None:
         if self.dead:
-            raise Dead(self.name)
+            raise Dead(errno.EIO, "it failed before", self.name)
 
 
 def write_all(handle: int, data: bytes) -> None:
@@ -247,43 +334,19 @@ def sync_handles(handles: list[int], folder: int) -> set[int]:
             os.close(handle)
 
 
+def replace(folder: Folder, name: str, data: bytes, mode: int) -> None:
+    """A small file, whole or not at all."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    handle = os.open(name + ".new", flags, 0o600, dir_fd=folder.handle)
+    try:
+        os.fchmod(handle, mode)
+        write_all(handle, data)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    os.rename(name + ".new", name, src_dir_fd=folder.handle, dst_dir_fd=folder.handle)
+    os.fsync(folder.handle)
+
+
 def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def node_key(folder: Folder) -> Ed25519PrivateKey:
-    """This node's key, made on first start: `node.key` (mode 0600) and, for those who verify, `node.pub`.
-
-    OSError; ValueError if there is something else.
-    """
-    try:
-        handle = os.open(NODE_KEY, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder.handle)
-    except FileNotFoundError:
-        return _make_node_key(folder)
-    with os.fdopen(handle, "rb") as file:
-        if os.fstat(handle).st_mode & 0o077:
-            raise ValueError(f"`{folder.path / NODE_KEY}` can be read by others: chmod 600 it")
-        key = serialization.load_pem_private_key(file.read(4096), None)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ValueError(f"`{folder.path / NODE_KEY}` is no Ed25519 key")
-    return key
-
-
-def _make_node_key(folder: Folder) -> Ed25519PrivateKey:
-    key = Ed25519PrivateKey.generate()
-    pem, none = serialization.Encoding.PEM, serialization.NoEncryption()
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, none)
-    public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
-    # The public half first, and the private one by rename: dying in between, the next start makes a new pair.
-    for name, data, mode in ((NODE_PUB, public, FILE_MODE), (NODE_KEY, private, 0o600)):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(name + ".new", flags, 0o600, dir_fd=folder.handle)
-        try:
-            os.fchmod(handle, mode)
-            write_all(handle, data)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        os.rename(name + ".new", name, src_dir_fd=folder.handle, dst_dir_fd=folder.handle)
-    os.fsync(folder.handle)
-    return key

@@ -25,13 +25,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from recorder import keys
 from recorder.chain import Chain, Header, Slot, TailHeader, Type
-from recorder.codec import FAST, compress
+from recorder.codec import FAST, MAX_EVENTS, MAX_STEP, compress
 from recorder.model import AccessNote, Event, KeyClass, Kind, SessionId
 from recorder.parts import Chunk, Place, close_parts, hashed, plain_segment, split
 from recorder.records import Entry, Foot, Seal, Why, encode_index
 
 SEAL_SECONDS: Final = 60.0
 """At least so often what was written is sealed: what a thief of the running machine's keys cannot change any more."""
+
+MANY: Final = MAX_EVENTS // 4
+"""Events from which a segment is made whatever its size; four times as many do not fit into one."""
 
 SMALL: Final = 128 * 1024
 SLOW, BUSY = 10.0, 1.0
@@ -162,7 +165,7 @@ class Journal:
         self._seals = self._last_seal = self._sealed_seq = 0
         self._sealed_at = now.seconds
         self._pending: list[Chunk] = []
-        self._pending_bytes = 0
+        self._pending_bytes = self._pending_events = 0
         self._since = now.seconds
         self._compacting: SegmentJob | None = None
         self._ending = self.complete = False
@@ -176,7 +179,7 @@ class Journal:
     @property
     def full(self) -> bool:
         """Whether more should wait for the segment being made: twice its size is as much as memory should hold."""
-        return self._compacting is not None and self._pending_bytes >= 2 * self._limits.segment_bytes
+        return self._compacting is not None and self._size() >= 2.0
 
     @property
     def head(self) -> bytes:
@@ -188,7 +191,7 @@ class Journal:
         assert not self._ending, "append after end"
         chunks = [(chunk, dict(hashed(chunk))) for chunk in split(events, self._last_ms)]  # raises before it counts
         effects: list[Effect] = [WriteTail(b"".join([self._chunk(chunk, plain, now) for chunk, plain in chunks]))]
-        if self._pending_bytes >= self._limits.segment_bytes:
+        if self._size() >= 1.0:
             effects += self._rotate(now)
         return effects
 
@@ -223,14 +226,15 @@ class Journal:
             return [Done()]
         if self._ending:
             return [Compact(self._job(now))]
-        return self._rotate(now) if self._pending_bytes >= self._limits.segment_bytes else []
+        return self._rotate(now) if self._size() >= 1.0 else []
 
     def end(self, reason: str, by: str, text: str, now: Instant) -> list[Effect]:
         """Write how it ended and finish. The tail takes it first: if we die here, recovery finds it there."""
         assert not self._ending, "ended twice"
         self._ending = True
         note = AccessNote(what="ended", reason=reason, by=by, detail=text.encode(errors="surrogateescape"))
-        ms = max(self._last_ms, round((now.seconds - self._began.seconds) * 1000))
+        elapsed = round((now.seconds - self._began.seconds) * 1000)
+        ms = max(self._last_ms, min(elapsed, self._last_ms + MAX_STEP))
         event = Event(Kind.ACCESS, 0, ms, msgspec.msgpack.encode(note))
         last: Chunk = {KeyClass.VIEW: [event]}
         effects: list[Effect] = [WriteTail(self._chunk(last, dict(hashed(last)), now))]
@@ -247,7 +251,12 @@ class Journal:
         self._last_ms = max(events[-1][2] for events in chunk.values())
         self._pending.append(chunk)
         self._pending_bytes += sum(map(len, plain.values()))
+        self._pending_events += sum(map(len, chunk.values()))
         return self._tail.frame(Type.CHUNK, body)
+
+    def _size(self) -> float:
+        """Of what the newest tail holds, in segments."""
+        return max(self._pending_bytes / self._limits.segment_bytes, self._pending_events / MANY)
 
     def _rotate(self, now: Instant) -> list[Effect]:
         """Begin to make a segment of what the tail holds, and a new tail for what comes; not while one is made."""
@@ -264,7 +273,7 @@ class Journal:
         first = self._seq - len(self._pending)
         place = Place(Type.SEGMENT, self._segno, first, len(self._pending))
         job = self._compacting = SegmentJob(self.session, place, self._pending, self._root, size, level)
-        self._pending, self._pending_bytes = [], 0
+        self._pending, self._pending_bytes, self._pending_events = [], 0, 0
         return job
 
     def _last_records(self, now: Instant) -> bytes:

@@ -30,6 +30,8 @@ from recorder.journal import (
     WriteTail,
 )
 from recorder.model import Event, KeyClasses
+from recorder.node import NodeLog
+from recorder.nodelog import What
 
 INLINE: Final = 4096
 """Bytes of a segment that is made at once (0.2 ms): most sessions are short, a thread costs them more."""
@@ -47,6 +49,7 @@ class Studio:
 
     folder: Folder
     node_key: Ed25519PrivateKey
+    log: NodeLog
     node: str
     auditors: list[X25519PublicKey]
     limits: Limits
@@ -76,6 +79,11 @@ class Live:
         )
         tail = self.journal.tail_header.data
         self.files: Files = studio.folder.create(opening.session, opening.t0_us, tail, self.journal.header)
+        try:
+            studio.log.note(What.OPENED, now().wall_us, self.session, self.files.name, self.journal.head)
+        except BaseException:
+            self.files.discard()
+            raise
         self.failed: str = ""
         self.on_failure = trio.CancelScope()
         self._done = trio.Event()
@@ -108,8 +116,18 @@ class Live:
         if not self.files.dead:
             self._carry_out(self.journal.end(reason, by, text, now()))
             await self._done.wait()
+            self._note_end(reason)
         if self.files.dead:
             raise Failed(self.failed or "the recording is closed")
+
+    def _note_end(self, reason: str) -> None:
+        if not self.files.dead:
+            try:
+                self._studio.log.note(
+                    What.CLOSED, now().wall_us, self.session, self.files.name, self.journal.head, reason
+                )
+            except OSError as error:
+                log.error("node-log-failed", session=self.session, error=error.strerror)
 
     def tick(self) -> None:
         """What time brings."""

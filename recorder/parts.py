@@ -20,6 +20,7 @@ from recorder import keys
 from recorder.chain import Type, session_id
 from recorder.codec import (
     MAX_EVENTS,
+    MAX_STEP,
     FormatError,
     compress,
     decode_events,
@@ -36,6 +37,7 @@ RANK: Final = {KeyClass.KEYS: 0, KeyClass.CONTENT: 1, KeyClass.GRAPHICS: 2, KeyC
 CHUNK_FIXED: Final = 12
 SEGMENT_FIXED: Final = 16
 _BASE: Final = 6
+MAX_MS: Final = 1 << 8 * _BASE
 _CLASS: Final = [CLASS_OF.get(kind, KeyClass.VIEW) for kind in range(256)]  # type: ignore[call-overload]
 _RANK: Final = [RANK[key_class] for key_class in _CLASS]
 
@@ -69,8 +71,8 @@ def split(events: Iterable[Event], after_ms: int) -> list[Chunk]:
         if not 0 <= kind <= 255:
             raise FormatError(f"event kind {kind}")
         rank = _RANK[kind]
-        if ms < last_ms:
-            raise FormatError(f"time runs backwards: {ms} ms after {last_ms} ms")
+        if not 0 <= ms - last_ms <= MAX_STEP or ms >= MAX_MS:
+            raise FormatError(f"time does not run like this: {ms} ms after {last_ms} ms")
         if not chunks or (ms == last_ms and rank < last_rank):
             chunks.append({})
         chunks[-1].setdefault(_CLASS[kind], []).append(event)

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from recorder import nodelog
+from recorder.codec import FormatError
+from recorder.nodelog import Entry, What
 from recorder.reader import RecordingError
 
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -40,6 +43,36 @@ class Store:
             more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
             raise RecordingError(f"`{text}` fits {len(found)} recordings: {some}{more}", "give more of the id")
         return found[0]
+
+    def log(self, node_key: bytes | None = None) -> list[Entry]:
+        """What the node says it has recorded; RecordingError if its log cannot be believed."""
+        path = self.directory / nodelog.LOG
+        try:
+            return list(nodelog.entries(path, node_key))
+        except FileNotFoundError:
+            raise RecordingError(
+                f"`{path}` is not there", "restore it: without it nobody knows what is missing"
+            ) from None
+        except OSError as error:
+            raise RecordingError(
+                f"`{path}`: {(error.strerror or str(error)).lower()}", "ask for access to it"
+            ) from None
+        except FormatError as error:
+            raise RecordingError(f"`{path}`: {error}", "compare it with a copy kept elsewhere") from None
+
+    def missing(self, node_key: bytes | None = None) -> list[str]:
+        """Sessions that the log knows and the folder does not have, oldest first; those removed on purpose apart."""
+        opened = {}
+        for entry in self.log(node_key):
+            if entry.what == What.OPENED:
+                opened[entry.session] = entry.file
+            elif entry.what == What.REMOVED:
+                opened.pop(entry.session, None)
+        return [session for session, file in opened.items() if not self._has(session, file)]
+
+    def _has(self, session: str, file: str) -> bool:
+        day, _, name = file.partition("/")
+        return bool(_DAY.fullmatch(day)) and name == f"{session}.brec" and (self.directory / day / name).is_file()
 
     @staticmethod
     def _names(folder: Path, shape: re.Pattern[str]) -> list[str]:

@@ -13,6 +13,7 @@ from recorder.records import Foot, Note, Seal, Why, decode_foot, decode_note, de
 from recorder.walk import Cut, Damage, Record, open_file, read_front, read_tail_front, size_of, walk
 
 Status = Literal["ok", "open", "truncated", "altered"]
+Bytes = bytes  # the name is taken below
 _SUFFIXES: Final = (".tail", ".tail2")
 _STEP: Final = 4 << 20
 
@@ -29,6 +30,7 @@ class Verdict:
     problems: list[str] = field(default_factory=list)
     seals: int = 0
     bytes: int = 0
+    chain: Bytes = b""  # S at the end of a complete recording: what the node log must name
 
 
 def verify(path: Path, node_key: bytes | None, progress: Callable[[int], None] = lambda done: None) -> Verdict:
@@ -64,9 +66,9 @@ def _verify(file: BinaryIO, tails: list[BinaryIO], node_key: bytes | None, progr
         return Verdict(status="truncated", at=end, problems=[str(error)], bytes=end)
     except FormatError as error:
         return Verdict(status="altered", at=0, problems=[str(error)], bytes=end)
-    check, at, reported = _Check(front.header), len(front.raw), 0
+    check, chain, at, reported = _Check(front.header), Chain(front.raw), len(front.raw), 0
     try:
-        for record in walk(file, at, end, Chain(front.raw)):
+        for record in walk(file, at, end, chain):
             check.record(record)
             at = record.offset + FRAME + len(record.body)
             if at - reported >= _STEP:
@@ -79,14 +81,14 @@ def _verify(file: BinaryIO, tails: list[BinaryIO], node_key: bytes | None, progr
         at = error.at if isinstance(error, Damage) else at
         return Verdict(status="altered", at=at, problems=[str(error)], seals=check.seals, bytes=end)
     progress(at - reported)
-    return _judge(check, tails, at, end)
+    return _judge(check, tails, at, end, chain.state)
 
 
-def _judge(check: "_Check", tails: list[BinaryIO], at: int, end: int) -> Verdict:
+def _judge(check: "_Check", tails: list[BinaryIO], at: int, end: int, chain: Bytes) -> Verdict:
     """What the whole of main says, and the tails if it goes on there."""
     problems: list[str] = []
     if check.foot:
-        return Verdict(status="ok", seals=check.seals, bytes=end)
+        return Verdict(status="ok", seals=check.seals, bytes=end, chain=chain)
     status: Status = "truncated"
     if check.last and check.last.why == Why.END:
         problems.append("the last record is missing")

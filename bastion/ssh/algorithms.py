@@ -4,7 +4,6 @@ Why these, in this order: notes at the lists. SHA-1, group exchange (asyncssh's 
 keys and compression (inflated without a limit) are in none of them.
 """
 
-import copy
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -123,8 +122,3 @@ def load_host_keys(paths: Iterable[Path]) -> list[SSHKeyPair]:
     if not pairs:
         raise BastionError("no host key is configured", "name one in [ssh] host_keys")
     return pairs
-
-
-def own_copy(pair: SSHKeyPair) -> SSHKeyPair:
-    """A pair to choose a signature algorithm for: on a shared one, two handshakes at once would change each other's."""
-    return copy.copy(pair)

@@ -12,7 +12,6 @@ that nobody meant. One request is answered before the next packet is read, and n
 changes between question and answer (CVE-2023-46445, CVE-2023-46446).
 """
 
-import ipaddress
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -32,10 +31,11 @@ from asyncssh.packet import Boolean, NameList, SSHPacket, String, UInt32
 from bastion.errors import MisuseError
 from bastion.login import Login, parse
 from bastion.settings import SshSettings
-from bastion.ssh import algorithms
+from bastion.ssh.connections import ServerConnection
 from bastion.ssh.links import PolicyLink, PolicyLost
-from bastion.ssh.transport import ServerConnection
 from bastion.startups import Outcome as Ending
+from bastion.startups import plain_source
+from bastion.text import neutral
 from policy.messages import (
     Acceptable,
     AnswerCode,
@@ -60,9 +60,8 @@ MAX_PACKET: Final = 40_000
 """Bytes of one packet before login: RFC 4253 section 6.1 asks for 35,000, and 200 strangers may be here at once."""
 MAX_PACKET_LATER: Final = 256 * 1024
 """Bytes of one packet after login, as OpenSSH."""
-MAX_BLOB: Final = 16 * 1024
-"""Bytes of a key or certificate: a 16384-bit RSA key takes 2 KiB, and it travels to policyd twice in one message."""
-MAX_SIGNATURE: Final = 8 * 1024
+MAX_BLOB, MAX_SIGNATURE = 16 * 1024, 8 * 1024
+"""Bytes of a key or certificate (16384-bit RSA: 2 KiB), which travels to policyd twice, and of what it signs."""
 MAX_PASSWORD: Final = 1025
 """Bytes of a password that policyd sees; it refuses more than 1024."""
 MAX_ANSWERS: Final = 8
@@ -118,22 +117,6 @@ class PersonConnection(ServerConnection):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.source = plain_source(self._peer_addr)
-
-    def _send_kexinit(self) -> None:
-        self._enc_algs = algorithms.ciphers_for(self._client_version, self._options.encryption_algs)
-        super()._send_kexinit()
-
-    def choose_server_host_key(self, peer_host_key_algs: Any) -> bool:
-        # Two handshakes at once share the loaded key; the algorithm chosen for one must not be the other's.
-        for name in peer_host_key_algs:
-            pair = self._server_host_keys.get(name)
-            if pair is not None:
-                pair = algorithms.own_copy(pair)
-                if name != pair.algorithm:
-                    pair.set_sig_algorithm(name)
-                self._server_host_key = pair
-                return True
-        return False
 
     def _process_kexinit_once(self, kind: int, seq: int, packet: SSHPacket) -> Any:
         if self._session_id and not self._auth_complete:
@@ -235,7 +218,7 @@ class PersonConnection(ServerConnection):
 
     async def _begin(self) -> None:
         """The conversation with policyd."""
-        self.client = self._client_version.decode("ascii", "replace")[8:]
+        self.client = neutral(self._client_version.decode("ascii", "replace")[8:])
         hello = Hello(
             source=self.source, source_port=self._peer_port, listener=f"{self._local_addr}:{self._local_port}",
             client=self.client, ssh_session=self._session_id,
@@ -398,13 +381,3 @@ class _Question:
 
 async def _nothing() -> None:
     """The first `none`."""
-
-
-def plain_source(address: str) -> str:
-    """An address as policy compares it: no zone, and IPv4 as IPv4 also when it came in over IPv6."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return str(mapped or found)

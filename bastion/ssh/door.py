@@ -25,10 +25,11 @@ from bastion.config import Settings
 from bastion.errors import BastionError, Denied, ExitCode, PeerError
 from bastion.requests import string
 from bastion.ssh.burst import burst
+from bastion.ssh.connections import ServerConnection
 from bastion.ssh.forwards import ForwardChannel, destination
 from bastion.ssh.relay import Relay
 from bastion.ssh.sessions import SessionChannel
-from bastion.ssh.transport import PacketTransport, ServerConnection
+from bastion.ssh.transport import PacketTransport
 from bastion.taps import ForwardTap
 from policy.messages import Authorize, EndSession
 from policy.model import ChannelKind
@@ -161,7 +162,7 @@ class Door(ServerConnection):
     def feeds(self, target: PacketTransport) -> None:
         """When the person does not take what the target sends, the target is read no more."""
         self._feeding = target
-        self.packets.on_full = self._full
+        self.packets.on_full.append(self._full)
 
     def _full(self, full: bool) -> None:
         if self._feeding is not None:
@@ -223,10 +224,8 @@ class Door(ServerConnection):
         assert relay.target is not None
         channel_kind = _FROM_TARGET.get(kind)
         match channel_kind:
-            case ChannelKind.AGENT:
-                asked_for = relay.agent_allowed
-            case ChannelKind.X11:
-                asked_for = relay.x11_allowed
+            case ChannelKind.AGENT | ChannelKind.X11:
+                asked_for = channel_kind in relay.may_open_back
             case ChannelKind.FORWARD_REMOTE | ChannelKind.FORWARD_SOCKET:
                 asked_for = any(name in _FORWARD_REQUESTS and _FORWARD_REQUESTS[name] is channel_kind
                                 for name, _ in relay.remote_forwards)  # fmt: skip

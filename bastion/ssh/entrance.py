@@ -1,8 +1,12 @@
 """A person's own connection: the login of `auth`, then the channels of `door`, and what there is without a target."""
 
 import asyncio
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
+
+from asyncssh.packet import PacketDecodeError, SSHPacket, String
+from asyncssh.public_key import SSHKeyPair
 
 from bastion.errors import BastionError
 from bastion.ssh import commands, menu
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 GOODBYE: Final = 5.0
 """Seconds, beyond a dial under way, for the ends of sessions to be written down before policyd is told they ended."""
 
+_PROVE: Final = b"hostkeys-prove-00@openssh.com"
+
 
 class Entrance(PersonConnection, Door):
     """Made for each connection that the listener lets in."""
@@ -29,10 +35,13 @@ class Entrance(PersonConnection, Door):
     ) -> None:
         self.gateway = gateway
         self._certificates = certificates
+        self._proved = False
         settings = gateway.settings
         super().__init__(asyncio.get_running_loop(), options, settings.ssh, settings.run / POLICY_SOCKET, left)
 
     def logged_in(self) -> None:
+        # OpenSSH's PROTOCOL, 2.5: a client learns the keys that it does not know yet, before one of them is replaced.
+        self._send_global_request(b"hostkeys-00@openssh.com", *map(String, self._own_keys()))
         self.account, self.target, self.port = self.login.account, self.login.target, self.login.port
         self.client_version = self.client
         self.begin()
@@ -77,6 +86,34 @@ class Entrance(PersonConnection, Door):
     def _place(self) -> str:
         """How people reach this bastion: what is configured, else where this very connection came in."""
         return self.gateway.settings.ssh.address or f"{self._local_addr}:{self._local_port}"
+
+    # --- host keys ----------------------------------------------------------------------------------
+
+    def _own_keys(self) -> dict[bytes, SSHKeyPair]:
+        return {pair.public_data: pair for pair in self._server_host_keys.values()}
+
+    async def _global_request(self, name: bytes, rest: bytes) -> bytes | None:
+        if name != _PROVE:
+            return await super()._global_request(name, rest)
+        if self._proved:
+            return None  # each costs a signature of each key; a client asks once
+        self._proved = True
+        return self._prove(SSHPacket(rest))
+
+    def _prove(self, asked: SSHPacket) -> bytes | None:
+        """Signatures of this session by the keys that are asked for; None if one is not ours."""
+        own, signatures = self._own_keys(), b""
+        prefix = String(_PROVE) + String(self._session_id)
+        try:
+            while asked:
+                pair = copy.copy(own.pop(asked.get_string()))
+                if pair.algorithm == b"ssh-rsa":
+                    shown = self._server_host_key.sig_algorithm if self._server_host_key is not None else b""
+                    pair.set_sig_algorithm(shown if shown in pair.host_key_algorithms else b"rsa-sha2-512")
+                signatures += String(pair.sign(prefix + String(pair.public_data)))
+        except (KeyError, PacketDecodeError):
+            return None
+        return signatures
 
     async def open_jump(self, host: bytes, port: int, sender: int, window: int, max_packet: int) -> bool:
         try:

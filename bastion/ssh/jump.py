@@ -7,6 +7,7 @@ The client opens a direct-tcpip channel to `target:22` and speaks SSH through it
 import asyncio
 import copy
 import time
+from collections import deque
 from struct import Struct
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from bastion.ssh.burst import gathered, settle
 from bastion.ssh.channels import CLOSE, EOF, WINDOW_ADJUST, End
 from bastion.ssh.door import Door
 from bastion.ssh.sessions import CONFIRMATION
-from bastion.ssh.transport import HIGH_WATER, PacketTransport
+from bastion.ssh.transport import HIGH_WATER, READ, PacketTransport
 from bastion.ssh.upstream import refused
 from policy.messages import Certificate, HostCertificate
 
@@ -99,7 +100,7 @@ class Tunnel:
         self._window = window  # bytes that the client takes
         self._granted = WINDOW  # bytes that we take
         self._inner: PacketTransport | None = None
-        self._waiting: list[bytes] = []  # to be read by the inner connection at the end of the burst
+        self._waiting: deque[bytes] = deque()  # to be read by the inner connection at the end of the burst
         self._buffer = bytearray()  # to be sent when the client takes more
         self._full = False
         self._reading = True
@@ -109,6 +110,7 @@ class Tunnel:
     def start(self, inner: PacketTransport) -> None:
         self._inner = inner
         self._end.flow = self  # type: ignore[assignment]
+        self._outer.packets.on_full.append(self._outer_full)
         self._end.send(CONFIRMATION, _NUMBERS.pack(self._end.number, WINDOW, MAX_PACKET))
         inner.connection_made(self)  # type: ignore[arg-type]
 
@@ -147,8 +149,12 @@ class Tunnel:
         """The burst is over: the inner connection reads what came."""
         if not self._reading or self._inner is None or self._closing:
             return
-        pieces, self._waiting = self._waiting, []
-        self._inner.received(pieces)
+        while self._waiting and self._reading and self._inner is not None:
+            pieces, size = [], 0
+            while self._waiting and size + len(self._waiting[0]) <= READ:
+                pieces.append(self._waiting.popleft())
+                size += len(pieces[-1])
+            self._inner.received(pieces)
         self._grant()
 
     def _grant(self) -> None:
@@ -157,8 +163,11 @@ class Tunnel:
             self._granted = WINDOW
 
     def _lost(self, error: Exception | None) -> None:
+        if self._closing:
+            return
         self._closing = True
         self._buffer.clear()
+        self._outer.packets.on_full.remove(self._outer_full)
         inner, self._inner = self._inner, None
         if inner is not None:
             asyncio.get_running_loop().call_soon(inner.connection_lost, error)
@@ -186,8 +195,12 @@ class Tunnel:
             self._send(memoryview(part))
             self._check_full()
 
+    def _outer_full(self, full: bool) -> None:
+        self._check_full()
+
     def _check_full(self) -> None:
-        full = len(self._buffer) > (0 if self._full else HIGH_WATER)
+        # Attack: a window of 2 GiB for the tunnel, and a client that does not read its socket.
+        full = self._outer.packets.full or len(self._buffer) > (0 if self._full else HIGH_WATER)
         if full != self._full and self._inner is not None:
             self._full = full
             (self._inner.pause_writing if full else self._inner.resume_writing)()

@@ -15,9 +15,8 @@ import structlog
 
 from bastion.config_checks import split_address
 from bastion.errors import BastionError
-from bastion.ssh.auth import plain_source
 from bastion.ssh.transport import PacketTransport
-from bastion.startups import Outcome, Refusal, Startups
+from bastion.startups import Outcome, Refusal, Startups, plain_source
 
 BACKLOG: Final = 512
 """Connections that the kernel keeps while the worker is busy; ansible comes with dozens at once."""

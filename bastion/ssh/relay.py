@@ -67,7 +67,7 @@ class Relay:
         self.channels: set[Channel] = set()
         self.over = ""  # how it ended
         self.remote_forwards: set[tuple[bytes, bytes]] = set()  # requests that the person made and policyd allowed
-        self.agent_allowed = self.x11_allowed = False
+        self.may_open_back: set[ChannelKind] = set()  # agent and X11, once a person asked and policyd allowed
         self.last_passed = 0
         self._gone = [0, 0]  # bytes of channels that have ended
         self._next = 0
@@ -118,7 +118,7 @@ class Relay:
         self.target = target
         target.on_open = self.door.opened_by_target
         # A peer that does not read slows the other one: bytes wait in sockets, not here.
-        target.packets.on_full = lambda full: _pause(self.door.packets, self, full)
+        target.packets.on_full.append(lambda full: _pause(self.door.packets, self, full))
         self.door.feeds(target.packets)
         if self.over:
             target.abort()
@@ -193,7 +193,8 @@ class Relay:
     def pushed(self, message: EndSession) -> None:
         """policyd ends it."""
         by = message.by
-        words = f"{by}: {message.reason}" if by else message.reason
+        # An operator is a user of this machine; their number means nothing to the person.
+        words = f"{'an operator' if by.startswith('operator ') else by}: {message.reason}" if by else message.reason
         self.end("expired" if message.reason == "expired" else "killed", by=by, text=words)
 
     def target_lost(self, error: Exception | None) -> None:

@@ -41,9 +41,9 @@ from bastion.ssh.channels import (
     Flow,
 )
 from bastion.ssh.local import LocalChannel, Terminal
-from bastion.taps import ChannelTap, note, tap_for
+from bastion.taps import ChannelTap, exit_events, note, tap_for
 from policy.model import ChannelKind
-from recorder.model import Exit, Kind
+from recorder.model import Kind
 
 if TYPE_CHECKING:
     from bastion.ssh.door import Door
@@ -219,7 +219,7 @@ class SessionChannel:
                     if payload[at] and self.target is not None:
                         self.target.send(FAILURE)
                     return
-                down.put(_exit(name, payload[at + 1 :]), REQUEST, payload)
+                down.put(exit_events(name, payload[at + 1 :]), REQUEST, payload)
             elif kind in (SUCCESS, FAILURE):
                 self._carry(self.requests.answered(kind == SUCCESS))
             elif kind == EXTENDED_DATA:
@@ -286,11 +286,11 @@ class SessionChannel:
         if error is _SERVED or self._finished:
             return
         with burst():
-            self._failure = error
-            if error is None and kind is ChannelKind.AGENT and self.relay:
-                self.relay.agent_allowed = True
-            if error is None and kind is ChannelKind.X11 and self.relay:
-                self.relay.x11_allowed = True
+            if kind in (ChannelKind.AGENT, ChannelKind.X11):
+                if error is None and self.relay is not None:
+                    self.relay.may_open_back.add(kind)
+            else:
+                self._failure = error
             if self.requests.state is State.ASKING:
                 self._carry(self.requests.decided(error is None))
             elif error is None:
@@ -398,13 +398,3 @@ def _unexpected(data: memoryview) -> Events:
 
 def _early_output(data: memoryview) -> Events:
     return [(Kind.OUTPUT, bytes(data))]
-
-
-def _exit(name: bytes, rest: bytes) -> Events:
-    if name == b"exit-status":
-        return [note(Kind.EXIT, Exit(status=_U32.unpack(rest[:4])[0]))]
-    if name == b"exit-signal":
-        signal, at = string(rest, 0)
-        message, _ = string(rest, at + 1)
-        return [note(Kind.EXIT, Exit(signal=signal.decode("ascii", "replace"), core=rest[at] != 0, message=message))]
-    return ()

@@ -1,4 +1,4 @@
-"""Packets below asyncssh: the one module that touches its private parts, pinned to exact versions by `check_version`.
+"""Packets below asyncssh. With `connections`, the only modules that touch its private parts, pinned by `check_version`.
 
 asyncssh does identification, key exchange, authentication, re-keying and disconnects. From there on the messages of
 channels (RFC 4254) do not go through its channel objects: `PacketTransport` sits between the socket and the
@@ -13,18 +13,18 @@ the packets and `End.process_packet` is where they arrive: slower, the same mess
 import asyncio
 from collections.abc import Callable
 from struct import Struct
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import asyncssh
-from asyncssh.connection import SSHClientConnection, SSHConnection, SSHServerConnection
-from asyncssh.constants import MSG_CHANNEL_OPEN, MSG_GLOBAL_REQUEST, MSG_IGNORE
-from asyncssh.misc import ProtocolError
-from asyncssh.packet import SSHPacket
+from asyncssh.misc import DisconnectError, ProtocolError
 from cryptography.exceptions import InvalidTag
 
 from bastion.ssh.burst import burst, gathered, settle
 from bastion.ssh.channels import DATA, End
 from bastion.ssh.gcm import TAG, Gcm
+
+if TYPE_CHECKING:
+    from bastion.ssh.connections import PacketConnection
 
 VERSIONS: Final = frozenset({"2.24.1"})
 """The versions whose private parts the contract tests were run against."""
@@ -73,8 +73,10 @@ class PacketTransport(asyncio.BufferedProtocol):
         self._paused: set[object] = set()  # why nothing is read
         self._chunk: bytearray | None = None
         self._used = 0
+        self._socket_full = False
+        self._deferred = 0  # bytes that asyncssh keeps until keys are exchanged
         self.full = False  # the peer does not take what we send
-        self.on_full: Callable[[bool], None] | None = None
+        self.on_full: list[Callable[[bool], None]] = []
 
     # --- asyncio's protocol -------------------------------------------------------------------------
 
@@ -93,14 +95,10 @@ class PacketTransport(asyncio.BufferedProtocol):
         self._run(len(self._rest) + nbytes)
 
     def received(self, pieces: list[bytes]) -> None:
-        """Bytes that came another way than by a socket: through a channel of another connection."""
+        """As one read of at most READ bytes, but through a channel of another connection."""
         end = len(self._rest)
         _received_view[:end] = self._rest
         for piece in pieces:
-            if end + len(piece) > CHUNK:
-                self._run(end)
-                end = len(self._rest)
-                _received_view[:end] = self._rest
             _received_view[end : end + len(piece)] = piece
             end += len(piece)
         self._run(end)
@@ -114,14 +112,19 @@ class PacketTransport(asyncio.BufferedProtocol):
         self.connection.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        self.full = True
-        if self.on_full is not None:
-            self.on_full(True)
+        self._socket_full = True
+        self._check_full()
 
     def resume_writing(self) -> None:
-        self.full = False
-        if self.on_full is not None:
-            self.on_full(False)
+        self._socket_full = False
+        self._check_full()
+
+    def _check_full(self) -> None:
+        full = self._socket_full or self._deferred > HIGH_WATER
+        if full != self.full:
+            self.full = full
+            for tell in list(self.on_full):
+                tell(full)
 
     # --- reading ------------------------------------------------------------------------------------
 
@@ -138,43 +141,51 @@ class PacketTransport(asyncio.BufferedProtocol):
 
     def go_on(self) -> None:
         """asyncssh has finished something it awaited: take up what was left."""
-        if self.transport is None or not self._rest:
-            return self.resume(self)
-        kept = len(self._rest)
-        _received_view[:kept] = self._rest
-        self._run(kept)
-        if len(self._rest) < MAX_PACKET:
+        if self.transport is not None and self._rest:
+            kept = len(self._rest)
+            _received_view[:kept] = self._rest
+            self._run(kept)
+        if not self._rest or not self.connection.is_busy():
             self.resume(self)
 
+    def take_back(self) -> None:
+        """asyncssh has let the person in, or changed to our cipher, with a packet half read: that one is ours."""
+        self._rest = self.connection.take_back() + self._rest
+
     def _run(self, filled: int) -> None:
+        connection = self.connection
         with burst():
             try:
                 used = self._process(filled)
+            except DisconnectError as error:
+                used = filled
+                connection._send_disconnect(error.code, error.reason, error.lang)
+                connection._force_close(error)
             except Exception:
                 used = filled
-                self.connection.internal_error()
+                connection.internal_error()
             self._rest = bytes(_received_view[used:filled]) if used < filled else b""
-        if len(self._rest) >= MAX_PACKET:
-            self.pause(self)  # asyncssh is busy: a peer that floods us meanwhile waits
+        if self._rest and connection.is_busy():
+            self.pause(self)  # Attack: a peer that floods us while policyd is asked. It waits for `go_on`.
 
     def _process(self, filled: int) -> int:
         """Take `filled` bytes of the buffer; how many were used."""
         connection, at = self.connection, 0
         while True:
+            if connection.is_busy():
+                return at  # it awaits something; `go_on` follows
             if not connection.is_fast():
                 if at < filled:
                     connection.data_received(bytes(_received_view[at:filled]))
                     at = filled
-                    if connection.is_fast() and connection._inpbuf:
-                        # asyncssh got as far as here and left the beginning of what is ours
-                        left = connection._inpbuf
-                        connection._inpbuf = b""
+                    if connection.is_fast() and not connection.is_busy():
+                        # asyncssh got as far as here; of this read it left the beginning of what is ours
+                        left = connection.take_back()
                         at -= len(left)
                         _received_view[at:filled] = left
-                        continue
+                        if left:
+                            continue
                 return at
-            if connection._recv_handler != connection._recv_pkthdr:
-                return at  # it awaits something; `go_on` follows
             at, slow = self._open_packets(at, filled)
             if not slow:
                 return at
@@ -255,6 +266,7 @@ class PacketTransport(asyncio.BufferedProtocol):
     def send(self, kind: int, payload: bytes) -> None:
         """One message. Padding is ours and zero: AES-GCM needs none, and the sender's would be a covert channel."""
         if not self.is_ready():
+            self._defer(len(payload))
             self.connection.send_packet(kind, payload)
             return
         padding = -(len(payload) + 2) % 16
@@ -266,6 +278,7 @@ class PacketTransport(asyncio.BufferedProtocol):
         """One message of channel data, at most MAX_PACKET."""
         size = len(data)
         if not self.is_ready():
+            self._defer(size)
             self.connection.send_packet(DATA, _LENGTH.pack(channel) + _LENGTH.pack(size) + bytes(data))
             return
         padding = -(size + 10) % 16
@@ -277,6 +290,17 @@ class PacketTransport(asyncio.BufferedProtocol):
         _outgoing[10 : 10 + size] = data
         _outgoing[10 + size : 10 + size + padding] = _NO_PADDING[:padding]
         self.seal(_outgoing_view[: 10 + size + padding])
+
+    def _defer(self, size: int) -> None:
+        # Attack: begin a key exchange, never go on with it, and have the other leg send.
+        if not self.connection._kex_complete:
+            self._deferred += size
+            self._check_full()
+
+    def deferred_sent(self) -> None:
+        """Keys are exchanged; what waited for that is on its way."""
+        self._deferred = 0
+        self._check_full()
 
     def seal(self, body: bytes | memoryview) -> None:
         """Encrypt one packet body into what is gathered for this leg."""
@@ -321,92 +345,14 @@ class PacketTransport(asyncio.BufferedProtocol):
         if chunk is None:
             return
         self._chunk, self._used = None, 0
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(memoryview(chunk)[:used])
+        transport, view = self.transport, memoryview(chunk)[:used]
+        if transport is None or transport.is_closing():
+            pass
+        elif transport.get_write_buffer_size():
+            transport.write(bytes(view))
+        else:
+            transport.write(view)
+            if transport.get_write_buffer_size():
+                return  # From Python 3.12 on the transport keeps the view itself, not a copy of the rest.
         if len(_spare) < _SPARE:
             _spare.append(chunk)
-
-
-class PacketConnection(SSHConnection):
-    """What both legs override of asyncssh. `_channels` holds `End` objects, not asyncssh's channels."""
-
-    packets: PacketTransport
-
-    def is_fast(self) -> bool:
-        """Does `PacketTransport` open the packets?"""
-        return type(self._recv_encryption) is Gcm and self._auth_complete and not self._decompressor
-
-    def heard(self) -> None:
-        """The peer lives."""
-        self._keepalive_count = 0
-
-    def _send(self, data: bytes) -> None:
-        if self._transport:
-            self.packets.write(data)
-
-    def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
-        # asyncssh puts an encrypted MSG_IGNORE before each packet, against an attack on CBC, which is not offered.
-        if pkttype != MSG_IGNORE:
-            super().send_packet(pkttype, *args, handler=handler)
-
-    def _finish_recv_packet(self, pkttype: int, seq: int, _task: Any = None, is_async: bool = False) -> None:
-        super()._finish_recv_packet(pkttype, seq, _task, is_async)
-        if is_async:
-            self._loop.call_soon(self.packets.go_on)
-
-    def log_sent_packet(self, *_: Any, **__: Any) -> None:
-        """Formatting each packet for a log that nobody reads cost a tenth of the processor."""
-
-    def log_received_packet(self, *_: Any, **__: Any) -> None:
-        """As above."""
-
-    def _force_close(self, exc: Exception | None) -> None:
-        if self._transport:
-            self.packets.flush()
-        super()._force_close(exc)
-
-    def _process_channel_open(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
-        kind = packet.get_string()
-        sender, window, max_packet = packet.get_uint32(), packet.get_uint32(), packet.get_uint32()
-        if max_packet <= 0:
-            raise ProtocolError("Invalid maximum packet size")
-        self.open_received(kind, sender, window, max_packet, packet.get_remaining_payload())
-        packet.get_bytes(len(packet.get_remaining_payload()))
-
-    def open_received(self, kind: bytes, sender: int, window: int, max_packet: int, rest: bytes) -> None:
-        """The peer wants a channel; answered with `End.confirm` or `refuse_open`, now or later."""
-        raise NotImplementedError
-
-    def refuse_open(self, sender: int, code: int, reason: str) -> None:
-        self.send_channel_open_failure(sender, code, reason, "")
-
-
-class ServerConnection(PacketConnection, SSHServerConnection):
-    """A person's connection."""
-
-    def _process_global_request(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
-        name, want_reply = packet.get_string(), packet.get_boolean()
-        self.global_request_received(name, want_reply, packet.get_remaining_payload())
-        packet.get_bytes(len(packet.get_remaining_payload()))
-
-    def global_request_received(self, name: bytes, want_reply: bool, rest: bytes) -> None:
-        """Answered in order by whoever overrides this."""
-        raise NotImplementedError
-
-    async def reload_config(self) -> None:
-        """asyncssh would read its options anew for each attempt to log in; ours do not depend on the user name."""
-
-    _packet_handlers = {  # noqa: RUF012
-        **SSHServerConnection._packet_handlers,
-        MSG_GLOBAL_REQUEST: lambda self, *args: self._process_global_request(*args),
-        MSG_CHANNEL_OPEN: lambda self, *args: self._process_channel_open(*args),
-    }
-
-
-class ClientConnection(PacketConnection, SSHClientConnection):
-    """The connection to a target."""
-
-    _packet_handlers = {  # noqa: RUF012
-        **SSHClientConnection._packet_handlers,
-        MSG_CHANNEL_OPEN: lambda self, *args: self._process_channel_open(*args),
-    }

@@ -11,7 +11,8 @@ from asyncssh.public_key import SSHKeyPair
 
 from bastion.errors import BastionError, Denied, ExitCode, PeerError
 from bastion.settings import SshSettings
-from bastion.ssh.transport import ClientConnection, PacketTransport
+from bastion.ssh.connections import ClientConnection
+from bastion.ssh.transport import PacketTransport
 from policy.messages import (
     Credential,
     Grant,

@@ -1,4 +1,4 @@
-"""A small recorderd on a real SOCK_SEQPACKET socket, in the loop of the test, that answers when the test wants it to."""
+"""A small recorderd on a real SOCK_SEQPACKET socket, in the loop of the test, that answers when it is told to."""
 
 import asyncio
 import socket

@@ -275,7 +275,7 @@ async def test_a_recorder_that_answers_slowly_but_answers_is_not_lost(
             clock.ahead += module.STALLED - 5
             one.recording.check()
             one.tape.acknowledge(seq)
-            await until("it counts", lambda: one.session.acknowledged == seq)
+            await until("it counts", lambda seq=seq: one.session.acknowledged == seq)  # type: ignore[misc]
         clock.ahead += 1000
         one.recording.check()
         assert one.lost == []

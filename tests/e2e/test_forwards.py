@@ -43,8 +43,12 @@ def master(site: Site, entry: str, folder: Path, *options: str) -> Iterator[list
         wait_until("the connection", is_up)
         yield words
     finally:
-        client.terminate()
-        client.wait(20)
+        subprocess.run([*words, "-O", "exit", entry], capture_output=True, check=False)
+        try:
+            client.wait(5)
+        except subprocess.TimeoutExpired:  # OpenSSH's own, after a forward that was refused
+            client.kill()
+            client.wait(5)
         assert client.stderr
         client.stderr.close()
 

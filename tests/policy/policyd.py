@@ -1,6 +1,5 @@
 """A real policyd over its real sockets: a state of its own, a process, and the two sorts of peers that talk to it."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -157,12 +156,17 @@ class Policyd:
         return self.home / "state" / "bastion.db"
 
     def make(self) -> Self:
-        self.home.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(f"[policy]\n{self.settings}\n")
-        (self.home / "policy.toml").write_text(self.rules)
+        """A new state, as `bastion init` has it made."""
+        self.write()
         done = self.run("init")
         assert done.returncode == 0, done.stderr
         return self
+
+    def write(self) -> None:
+        """bastion.toml and policy.toml."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(f"[policy]\n{self.settings}\n")
+        (self.home / "policy.toml").write_text(self.rules)
 
     def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """`bastion-policyd WORDS --config ...`, to its end."""
@@ -258,9 +262,3 @@ class Policyd:
         grant = peer.ask(m.Authorize(account=account, target=target))
         assert isinstance(grant, m.Grant), grant
         return peer, grant
-
-
-def folder(path: Path) -> Path:
-    """A short path: that of a socket may have 107 bytes."""
-    os.makedirs(path, exist_ok=True)
-    return path

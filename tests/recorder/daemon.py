@@ -100,7 +100,7 @@ class Client:
     def refusal(self) -> str:
         """Why it was refused, and that the connection is closed after it."""
         reply = self.receive()
-        while isinstance(reply, Ack):
+        while reply is not None and not isinstance(reply, Refused):
             reply = self.receive()
         assert isinstance(reply, Refused), reply
         assert self.receive() is None

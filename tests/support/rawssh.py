@@ -50,12 +50,13 @@ class Raw(SSHClientConnection):
         self.by_hand = False
 
     @classmethod
-    async def connect(cls, port: int, host: str = LOOPBACK, **options: Any) -> "Raw":
+    async def connect(cls, port: int, host: str = LOOPBACK, version: bytes = b"", **options: Any) -> "Raw":
         loop = asyncio.get_running_loop()
         made = await asyncssh.SSHClientConnectionOptions.construct(
             None, config=(), host=host, port=port, username="x", known_hosts=None, client_factory=asyncssh.SSHClient,
             client_keys=None, agent_path=None, **options,
         )  # fmt: skip
+        made.version = version or made.version
         made.waiter = loop.create_future()
         raw = cls(loop, made, wait="auth")
         made.waiter.add_done_callback(lambda waiter: waiter.cancelled() or waiter.exception())
@@ -92,7 +93,7 @@ class Raw(SSHClientConnection):
             self.send_packet(kind, *parts)
 
     async def hear(self, seconds: float = 10.0) -> tuple[int, bytes]:
-        """The next message that is not a banner or extension; (0, b"") when the server has hung up."""
+        """The next message that answers something; (0, b"") when the server has hung up."""
         while True:
             async with asyncio.timeout(seconds):
                 getting = asyncio.ensure_future(self.kept.get())
@@ -106,7 +107,7 @@ class Raw(SSHClientConnection):
                 kind, payload = self.kept.get_nowait()
             else:
                 kind, payload = getting.result()
-            if kind not in (USERAUTH_BANNER, EXT_INFO, 2, 4):
+            if kind not in (USERAUTH_BANNER, EXT_INFO, GLOBAL_REQUEST, 2, 4):
                 return kind, payload
 
     async def rest(self, seconds: float = 10.0) -> list[int]:

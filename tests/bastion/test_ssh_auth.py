@@ -1,0 +1,97 @@
+"""What must hold of the login whatever asyncssh does: nobody decides but policyd."""
+
+import asyncio
+import inspect
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import pytest
+from asyncssh.packet import Boolean, String
+
+from bastion.settings import SshSettings
+from bastion.ssh import auth
+from bastion.ssh.algorithms import server_options
+from bastion.ssh.auth import PersonConnection
+from bastion.ssh.connections import ServerConnection
+from bastion.ssh.transport import PacketTransport
+from bastion.startups import Outcome, plain_source
+from tests.support.net import LOOPBACK
+from tests.support.rawssh import DISCONNECT, Raw
+
+
+class LetsEverybodyIn(asyncssh.SSHServer):
+    """What an application must not say, each of which lets somebody in with asyncssh's own authentication."""
+
+    def begin_auth(self, username: str) -> bool:
+        return False  # a forgotten `return` is enough
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        return True
+
+    def password_auth_supported(self) -> bool:
+        return True
+
+    def validate_password(self, username: str, password: str) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("method", ["none", "password", "publickey"])
+def test_no_word_of_the_application_lets_anybody_in(tmp_path: Path, method: str) -> None:
+    """asyncssh asks its owner whether something has to be proven at all; here nobody asks it anything."""
+    outcomes: list[Outcome] = []
+    key = asyncssh.generate_private_key("ssh-ed25519")
+
+    async def run() -> list[int]:
+        loop = asyncio.get_running_loop()
+        options = await server_options(SshSettings(), asyncssh.load_keypairs([key]))
+        options.protocol_factory = LetsEverybodyIn
+
+        def make() -> PacketTransport:
+            return PacketTransport(
+                PersonConnection(loop, options, SshSettings(), tmp_path / "nobody.sock", outcomes.append)
+            )
+
+        server = await loop.create_server(make, LOOPBACK, 0)
+        raw = await (await Raw.connect(server.sockets[0].getsockname()[1])).begin()
+        if method == "publickey":
+            raw.prove("sam", key)
+        else:
+            raw.request("sam", method, *([Boolean(False), String("x")] if method == "password" else []))
+        kinds = await raw.rest()
+        server.close()
+        return kinds
+
+    assert asyncio.run(run()) == [DISCONNECT]  # for there is no policyd
+    assert outcomes == [Outcome.NO_ATTEMPT]
+
+
+def test_asyncssh_authentication_is_not_reachable() -> None:
+    handlers = PersonConnection._packet_handlers
+    for number, name in ((50, "_process_userauth_request"), (20, "_process_kexinit")):
+        assert handlers[number] is not ServerConnection._packet_handlers[number], name
+    assert "super()._process_userauth_request" not in inspect.getsource(auth)
+    overridden = {"_finish_userauth", "validate_public_key", "validate_password"}
+    assert not [name for name in overridden if name in inspect.getsource(auth)], "never called, so never overridden"
+
+
+@pytest.mark.parametrize(
+    ("address", "plain"),
+    [
+        ("192.0.2.1", "192.0.2.1"), ("::ffff:192.0.2.1", "192.0.2.1"), ("fe80::1%eth0", "fe80::1"), ("::1", "::1"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_one_source_has_one_name(address: str, plain: str) -> None:
+    assert plain_source(address) == plain
+
+
+def test_secrets_of_a_login_are_not_in_reprs(tmp_path: Path) -> None:
+    from policy.messages import AnswerCode, TryPassword
+
+    said: list[Any] = [TryPassword(person="sam", password=b"hunter2"), AnswerCode(person="sam", answers=["123456"])]
+    assert "hunter2" not in repr(said)
+    assert "123456" not in repr(said)

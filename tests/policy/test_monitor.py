@@ -1,0 +1,209 @@
+"""Every message in every state over the real sockets: what the table has is answered, all else closes that socket."""
+
+import msgspec
+import pytest
+
+from policy import messages as m
+from policy.conversation import State
+from policy.model import Outcome
+from policy.monitor import TABLE
+from tests.policy.policyd import SOURCE, Gone, Peer, Policyd, hello, proof
+
+REQUESTS: dict[str, m.Request] = {
+    "Hello": hello(),
+    "Worker": m.Worker(pid=1),
+    "Admin": m.Admin(command="x"),
+    "OfferKey": m.OfferKey(person="", blob=b"x"),
+    "ProveKey": m.ProveKey(person="", blob=b"x", signed=b"x", signature=b"x"),
+    "TryPassword": m.TryPassword(person="nobody", password=b"x"),
+    "AskCode": m.AskCode(person=""),
+    "AnswerCode": m.AnswerCode(person="", answers=["1"]),
+    "Authorize": m.Authorize(account="root", target="nowhere"),
+    "OpenChannel": m.OpenChannel(session="x", kind="shell"),
+    "Credential": m.Credential(session="x", session_key=b"x"),
+    "Sign": m.Sign(session="x", data=b"x", algorithm="x"),
+    "HostCertificate": m.HostCertificate(target="nowhere", public=b"x"),
+    "SessionStarted": m.SessionStarted(session="x", recording="x"),
+    "SessionEnded": m.SessionEnded(session="x", reason="x"),
+    "Report": m.Report(session="x", event="protocol-error"),
+    "Scanned": m.Scanned(task=9, keys=[]),
+    "Whoami": m.Whoami(),
+    "Reachable": m.Reachable(),
+    "CaLines": m.CaLines(),
+    "PersonAdd": m.PersonAdd(name="X"),
+    "PersonSet": m.PersonSet(name="nobody"),
+    "PersonOffboard": m.PersonOffboard(name="nobody"),
+    "PersonList": m.PersonList(),
+    "PersonShow": m.PersonShow(name="nobody"),
+    "TargetAdd": m.TargetAdd(name="X", address="x"),
+    "TargetRemove": m.TargetRemove(name="nowhere"),
+    "TargetList": m.TargetList(),
+    "TargetShow": m.TargetShow(name="nowhere"),
+    "TargetHostkey": m.TargetHostkey(name="nowhere"),
+    "AccountAdd": m.AccountAdd(account="x", target="nowhere"),
+    "AccountRemove": m.AccountRemove(account="x", target="nowhere"),
+    "AccountList": m.AccountList(),
+    "AccountShow": m.AccountShow(account="x", target="nowhere"),
+    "MfaEnrol": m.MfaEnrol(person="nobody"),
+    "MfaList": m.MfaList(person="nobody"),
+    "MfaReset": m.MfaReset(person="nobody"),
+    "Explain": m.Explain(person="nobody", account="x", target="y"),
+    "SessionsList": m.SessionsList(),
+    "SessionKill": m.SessionKill(session="x", reason="x"),
+    "AuditList": m.AuditList(),
+    "AuditVerify": m.AuditVerify(),
+    "Reload": m.Reload(),
+}
+SILENT = {"Scanned"}  # answered with nothing
+STATES = [State.GATEWAY_NEW, State.ADMIN_NEW, State.PROVING, State.PERSON, State.WORKER, State.OPERATOR, State.OVER]
+
+
+def peer_in(policyd: Policyd, state: State) -> Peer:
+    match state:
+        case State.GATEWAY_NEW:
+            return policyd.gateway()
+        case State.ADMIN_NEW:
+            return Peer(policyd.home / "run" / "policyd-admin.sock")
+        case State.PROVING:
+            return policyd.connection("198.51.100.7")
+        case State.PERSON:
+            return policyd.login("alice")
+        case State.WORKER:
+            return policyd.gateway(m.Worker(pid=1))
+        case State.OPERATOR:
+            return policyd.operator()
+        case State.OVER:
+            peer = policyd.connection("198.51.100.7")
+            for _ in range(5):
+                peer.ask(m.OfferKey(person="", blob=b"x"))
+            assert peer.ask(proof(policyd.keys["bob"], session=bytes(32))).outcome is Outcome.DISCONNECT
+            return peer
+
+
+def test_the_list_is_whole():
+    assert set(REQUESTS) == {kind.__name__ for kind in m.Request.__args__}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_message_in_every_state(policyd, state):
+    for name, request in REQUESTS.items():
+        peer = peer_in(policyd, state)
+        expected = any(kind.__name__ == name for kind in TABLE[state])
+        try:
+            if name in SILENT and expected:
+                peer.send(m.encode(2, request))
+                peer.send(m.encode(3, request))
+                assert not peer.pushes
+            else:
+                answer = peer.ask(request)
+                assert expected, f"{name} in {state} was answered with {type(answer).__name__}"
+        except Gone:
+            assert not expected, f"{name} in {state} closed\n{policyd.log()}"
+        peer.close()
+    assert policyd.login("alice").ask(m.Whoami()).rows[0] == ["person", "alice"], "others go on"
+
+
+GOOD = m.encode(1, hello())
+HOSTILE = {
+    "nothing but a nil": b"\xc0",
+    "a byte that msgpack never uses": b"\xc1",
+    "a JSON text": b'[1, {"type": "Hello"}]',
+    "cut short": GOOD[:-1],
+    "more behind": GOOD + b"\0",
+    "an id of zero": m.encode(0, hello()),
+    "a negative id": m.encode(-1, hello()),
+    "an id of text": msgspec.msgpack.encode(("1", {"type": "Hello"})),
+    "an unknown type": msgspec.msgpack.encode((1, {"type": "Shutdown"})),
+    "no type": msgspec.msgpack.encode((1, {})),
+    "a reply": m.encode(1, m.Done(text="x")),
+    "a field that is not there": msgspec.msgpack.encode((1, {"type": "Worker", "pid": 1, "admin": True})),
+    "a field of another type": msgspec.msgpack.encode((1, {"type": "Worker", "pid": "1"})),
+    "a missing field": msgspec.msgpack.encode((1, {"type": "Worker"})),
+    "an extension type": b"\x92\x01\xc7\x05\x07" + b"\x80" * 5,
+    "a timestamp": b"\x92\x01\xd6\xff" + b"\0" * 4,
+    "deep nesting": b"\x91" * 60_000,
+    "deep nesting in a field": b"\x92\x01\x82\xa4type\xa6Worker\xa3pid" + b"\x91" * 5000,
+    "a list of 2^32": b"\x92\x01\xdd\xff\xff\xff\xff",
+    "text of 2^32 bytes": b"\x92\x01\x81\xa4type\xdb\xff\xff\xff\xff",
+    "text that is not UTF-8": b"\x92\x01\x82\xa4type\xa5Admin\xa7command\xa2\xff\xfe",
+    "a key twice": b"\x92\x01\x83\xa4type\xa6Worker\xa3pid\x01\xa3pid\x02",
+    "an address that is none": m.encode(1, hello("no address")),
+    "an exchange hash of no bytes": m.encode(1, hello(session=b"")),
+    "an exchange hash of 1000 bytes": m.encode(1, hello(session=b"x" * 1000)),
+    "one byte too long": b"\0" * (m.MAX_MESSAGE + 1),
+    "much too long": b"\0" * 180_000,
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_bytes_close_that_socket_and_nothing_else(policyd, case):
+    other = policyd.connection()
+    peer = policyd.gateway()
+    try:
+        peer.send(HOSTILE[case])
+        answered = peer.receive()
+    except Gone:
+        answered = None
+    if case == "a key twice":
+        peer.close()  # msgspec takes the last; both are numbers of no meaning
+    else:
+        assert answered is None, case
+    assert other.ask(m.OfferKey(person="", blob=policyd.keys["alice"].public.blob)) == m.Acceptable(ok=True)
+    other.close()
+
+
+def test_hello_a_second_time(policyd):
+    peer = policyd.connection()
+    with pytest.raises(Gone):
+        peer.ask(hello())
+
+
+def test_a_violation_says_nothing_and_is_logged(policyd):
+    peer = policyd.connection()
+    peer.send(m.encode(5, m.Whoami()))
+    assert peer.is_closed()
+    assert "Whoami in state proving" in policyd.log()
+
+
+def test_a_login_that_was_cut_off_is_over(policyd):
+    peer = peer_in(policyd, State.OVER)
+    with pytest.raises(Gone):
+        peer.ask(proof(policyd.keys["bob"]))
+
+
+def test_a_peer_that_does_not_read_holds_up_nobody(policyd):
+    """Its answers fill its socket; the others are served."""
+    slow = policyd.login("ada")
+    slow.sock.setblocking(False)
+    for number in range(2, 2000):
+        try:
+            slow.sock.send(m.encode(number, m.AuditList(limit=1000)))
+        except BlockingIOError:
+            break
+    peer = policyd.login("alice", source=SOURCE)
+    assert isinstance(peer.ask(m.Authorize(account="root", target="web1")), m.Grant)
+    slow.close()
+
+
+def test_a_person_who_lost_the_role_has_lost_the_command(policyd):
+    key = policyd.person("eve", "admin")
+    assert key
+    peer = policyd.login("eve")
+    assert isinstance(peer.ask(m.PersonList()), m.Rows)
+    policyd.done(m.PersonSet(name="eve", remove_roles=["admin"]))
+    refused = peer.ask(m.PersonList())
+    assert isinstance(refused, m.Refused)
+    assert refused.code == 77
+    assert isinstance(peer.ask(m.SessionKill(session="x", reason="y")), m.Refused)
+
+
+@pytest.mark.parametrize("name", [kind.__name__ for kind in TABLE[State.OPERATOR]])
+def test_what_an_engineer_may_not_command(policyd, name):
+    open_to_all = {"Whoami", "Reachable", "CaLines"}
+    answer = policyd.login("alice").ask(REQUESTS[name])
+    if name in open_to_all:
+        assert isinstance(answer, m.Rows)
+    else:
+        assert isinstance(answer, m.Refused)
+        assert answer.cause == "you may not do this"
+        assert answer.ref, "the refusal can be found in the trail"

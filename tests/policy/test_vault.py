@@ -1,0 +1,141 @@
+"""Secrets at rest: they open in their own place, with their own key, whole, or not at all."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policy.vault import MAX_SECRET, Secret, Vault, VaultError, make_master_key, open_vault, read_master_key
+
+KEY = Secret(bytes(range(32)))
+VAULT = Vault(KEY)
+SEALED = VAULT.seal("account", "a1", 1, Secret(b"hunter2"))
+
+
+def test_a_secret_opens_in_its_place():
+    assert VAULT.open("account", "a1", 1, SEALED) == Secret(b"hunter2")
+    assert b"hunter2" not in SEALED
+    assert VAULT.seal("account", "a1", 1, Secret(b"hunter2")) != SEALED
+
+
+@pytest.mark.parametrize(
+    ("purpose", "record", "version"),
+    [("account", "a2", 1), ("totp", "a1", 1), ("account", "a1", 2), ("account", "a", 11)],
+)
+def test_a_ciphertext_that_was_moved_does_not_open(purpose, record, version):
+    with pytest.raises(VaultError, match="does not open"):
+        VAULT.open(purpose, record, version, SEALED)
+
+
+def test_two_ciphertexts_swapped():
+    other = VAULT.seal("account", "a2", 1, Secret(b"other"))
+    for record, sealed in (("a1", other), ("a2", SEALED)):
+        with pytest.raises(VaultError):
+            VAULT.open("account", record, 1, sealed)
+
+
+def test_layers_of_two_ciphertexts_mixed():
+    other = VAULT.seal("account", "a1", 1, Secret(b"newer"))
+    with pytest.raises(VaultError):
+        VAULT.open("account", "a1", 1, SEALED[:61] + other[61:])
+
+
+def test_another_key():
+    with pytest.raises(VaultError, match="another key"):
+        Vault(Secret(bytes(32))).open("account", "a1", 1, SEALED)
+    for key in (b"", bytes(16), bytes(33)):
+        with pytest.raises(VaultError, match="want 32"):
+            Vault(Secret(key))
+
+
+@given(st.integers(0, len(SEALED) - 1), st.integers(1, 255))
+def test_any_flipped_byte(at, flip):
+    damaged = bytearray(SEALED)
+    damaged[at] ^= flip
+    with pytest.raises(VaultError):
+        VAULT.open("account", "a1", 1, bytes(damaged))
+
+
+@pytest.mark.parametrize("size", range(len(SEALED)))
+def test_cut_short_anywhere(size):
+    with pytest.raises(VaultError):
+        VAULT.open("account", "a1", 1, SEALED[:size])
+
+
+def test_a_separator_in_a_name_would_let_two_places_share_a_binding():
+    with pytest.raises(VaultError, match=r"no `\|`"):
+        VAULT.seal("account", "a1|1", 1, Secret(b"x"))
+
+
+def test_too_long():
+    with pytest.raises(VaultError, match="at most"):
+        VAULT.seal("account", "a1", 1, Secret(bytes(MAX_SECRET + 1)))
+
+
+def test_secrets_hide():
+    assert "hunter2" not in f"{Secret(b'hunter2')!r} {Secret(b'hunter2')} {[Secret(b'hunter2')]} {VAULT!r}"
+    with pytest.raises(TypeError):
+        pickle.dumps(Secret(b"hunter2"))
+
+
+def test_keys_for_one_purpose_open_no_other():
+    assert len({VAULT.commitment_key("s1"), VAULT.commitment_key("s2"), VAULT.audit_key(), VAULT.check_value()}) == 4
+
+
+def test_a_wrong_master_key_is_noticed_before_it_seals_anything():
+    assert open_vault(KEY, VAULT.check_value())
+    for check in (None, b"", Vault(Secret(bytes(32))).check_value()):
+        with pytest.raises(VaultError, match="not the key"):
+            open_vault(KEY, check)
+
+
+# --- the file of the master key -------------------------------------------------------------------------
+
+
+def test_the_file_is_born_with_its_mode(tmp_path: Path):
+    old = os.umask(0)
+    try:
+        key = make_master_key(tmp_path / "master.key")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "master.key").stat().st_mode & 0o777 == 0o600
+    assert read_master_key("file:master.key", tmp_path, {}) == key
+    with pytest.raises(VaultError, match="exists already"):
+        make_master_key(tmp_path / "master.key")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o777, 0o700])
+def test_a_file_that_others_may_read(tmp_path, mode):
+    make_master_key(tmp_path / "master.key")
+    (tmp_path / "master.key").chmod(mode)
+    with pytest.raises(VaultError, match="others may read it") as caught:
+        read_master_key("file:master.key", tmp_path, {})
+    assert "chmod 600" in caught.value.hint
+
+
+def test_what_is_no_key_file(tmp_path):
+    make_master_key(tmp_path / "real.key")
+    (tmp_path / "link.key").symlink_to("real.key")
+    (tmp_path / "short.key").write_bytes(bytes(31))
+    (tmp_path / "long.key").write_bytes(bytes(33))
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo.key", 0o600)
+    for name in ("short.key", "long.key"):
+        (tmp_path / name).chmod(0o600)
+    for name in ("link.key", "short.key", "long.key", "folder", "fifo.key", "missing.key"):
+        with pytest.raises(VaultError):
+            read_master_key(f"file:{name}", tmp_path, {})
+
+
+def test_a_credential_of_systemd(tmp_path):
+    (tmp_path / "vaultkey").write_bytes(KEY.reveal())
+    found = read_master_key("credential:vaultkey", Path("/nowhere"), {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert found == KEY
+    with pytest.raises(VaultError, match="CREDENTIALS_DIRECTORY"):
+        read_master_key("credential:vaultkey", tmp_path, {})
+    for where in ("credential:../vaultkey", "file:", "vaultkey", "env:KEY", ""):
+        with pytest.raises(VaultError, match="want file:PATH"):
+            read_master_key(where, tmp_path, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
