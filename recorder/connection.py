@@ -27,7 +27,7 @@ from recorder.messages import (
     encode,
 )
 from recorder.model import END_REASONS, Event
-from recorder.sockets import BUFFER, Oversized, Peer, give, take
+from recorder.sockets import BUFFER, Oversized, Peer, give, hang_up, take
 
 ROUND: Final = 256 * 1024
 """Bytes of messages taken together into one chunk: larger ones compress no better, and others wait meanwhile."""
@@ -195,6 +195,7 @@ class Connection:
         if cause:
             try:
                 give(self._sock, encode(Refused(cause)))
+                hang_up(self._sock)
             except OSError:
                 pass  # it has gone; the log has it
 
@@ -229,6 +230,7 @@ class Connection:
     async def _refuse(self, cause: str) -> None:
         log.warning("refused", peer=str(self._peer), cause=cause)
         await self._reply(Refused(cause))
+        hang_up(self._sock)
 
 
 def _unexpected(request: object) -> NoReturn:

@@ -8,6 +8,7 @@ After an error on write or sync a file is *dead*: the kernel may have dropped th
 time (fsyncgate, PostgreSQL 2018), so nothing is tried again.
 """
 
+import contextlib
 import ctypes
 import datetime
 import errno
@@ -255,8 +256,9 @@ class Files:
     def discard(self) -> None:
         """Remove a recording that has not begun: nobody was told of it."""
         os.unlink(self.session + MAIN, dir_fd=self._folder)
-        for slot in list(self._tails):
-            self.drop_tail(slot)
+        for slot in range(len(TAILS)):
+            with contextlib.suppress(FileNotFoundError):
+                self.drop_tail(slot)
         self.close()
 
     def close(self) -> None:

@@ -116,7 +116,7 @@ class Recording:
         newest = 0
         for event in self.events():
             newest = event.ms
-        return newest or max((seal.ms for seal in self._seals()), default=0)
+        return newest or max((seal.ms for seal in self.seals()), default=0)
 
     def events(self, since_ms: int = 0) -> Iterator[Event]:
         """From that time on, in the order of acknowledgement; up to now, if it is still being recorded.
@@ -182,12 +182,22 @@ class Recording:
                 return
             except FormatError as error:
                 self._problem(str(error))
-                at = next_seal(file, max(offset, error.at if isinstance(error, Damage) else 0), end)
-                if at is None or (found := step(file, at, end)) is None:
+                start = max(offset, error.at if isinstance(error, Damage) else 0)
+                if (found := self._resume(file, start, end)) is None:
                     return
+                offset = found[0]
+                records = walk(file, offset, end, found[1])
+
+    def _resume(self, file: BinaryIO, offset: int, end: int) -> tuple[int, Chain] | None:
+        """Where reading may go on behind `offset`, and the chain there."""
+        while (at := next_seal(file, offset, end)) is not None:
+            offset = at
+            seal = self._seal_in(step(file, at, end))
+            if seal:
                 chain = Chain(b"")
-                chain.state = self._seal_in(found).chain
-                offset, records = at, walk(file, at, end, chain)
+                chain.state = seal.chain
+                return at, chain
+        return None
 
     def _tail_records(self, files: list[BinaryIO]) -> Iterator[Record]:
         found = []
@@ -237,20 +247,23 @@ class Recording:
                 foot = decode_foot(last.body)
                 if not self.start <= foot.seal_at < end or not self.start <= foot.index_at < end:
                     return None
-                found = step(file, foot.seal_at, end)
-                seal = self._seal_in(found) if found else None
             except FormatError:
                 return None
+            seal = self._seal_in(step(file, foot.seal_at, end))
         return (foot, seal) if seal and seal.why == Why.END else None
 
-    def _seals(self) -> Iterator[Seal]:
+    def seals(self) -> Iterator[Seal]:
+        """As they stand there, signatures unchecked."""
         with open_file(self.path) as file:
             for record in self._main_records(file, self.start):
-                if record.kind == Type.SEAL:
-                    yield self._seal_in(record)
+                if record.kind == Type.SEAL and (seal := self._seal_in(record)):
+                    yield seal
 
-    def _seal_in(self, record: Record) -> Seal:
-        return decode_seal(record.body, self.session)[0]
+    def _seal_in(self, record: Record | None) -> Seal | None:
+        try:
+            return decode_seal(record.body, self.session)[0] if record else None
+        except FormatError:
+            return None
 
     def _tails(self) -> list[Path]:
         return [self.path.with_name(self.path.name + suffix) for suffix in TAILS]
@@ -269,13 +282,7 @@ def verify_content(recording: Recording) -> list[str]:
     opened = recording.keys
     if opened is None or opened.content is None:
         raise RecordingError("the content chain needs a key for every class", "use an auditor's key without limits")
-    with open_file(recording.path) as file:
-        records = list(recording._main_records(file, recording.start))
-    wanted = {}
-    for record in records:
-        if record.kind == Type.SEAL:
-            seal = recording._seal_in(record)
-            wanted[seal.seq] = seal.content
+    wanted = {seal.seq: seal.content for seal in recording.seals()}
     problems: list[str] = []
     state, seq = content_start(recording.session), 0
     for first, chunks in recording.chunks():

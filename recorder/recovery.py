@@ -62,6 +62,14 @@ def _recover(files: Files, file: BinaryIO, tails: list[Path], key: Ed25519Privat
     end = size_of(file)
     try:
         front = read_front(file)
+    except Cut as error:
+        if any(tail.exists() and tail.stat().st_size > TAIL_HEADER for tail in tails):
+            return Outcome("damaged", file=files.name, why=str(error))
+        files.discard()  # we died while it was made: nobody was told of it
+        return Outcome("empty")
+    except FormatError as error:
+        return Outcome("damaged", file=files.name, why=str(error))
+    try:
         main = _valid(file, front, end)
     except FormatError as error:
         # Never cut what may be evidence of more than our own death.

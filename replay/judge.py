@@ -8,8 +8,12 @@ from typing import Any, Final
 
 from recorder.codec import FormatError
 from recorder.reader import RecordingError, open_recording, verify, verify_content
+from recorder.store import Store
 
 Progress = Callable[[int], None]
+
+LOG: Final = "node.log"
+"""The node's list of its recordings, beside them."""
 
 
 class Verified(IntEnum):
@@ -77,9 +81,15 @@ def judge(path: Path, node_key: bytes | None, keys: list[Any], progress: Progres
     )  # fmt: skip
 
 
-def missing(store: Any, node_key: bytes | None) -> Iterator[Finding]:
-    """Recordings that the node's own list knows and the folder lacks."""
-    for session in getattr(store, "missing", lambda key: ())(node_key):  # until the recorder keeps that list
-        yield Finding(
-            session=str(session), file="", status="missing", problems=["the node's list has it, the folder does not"]
-        )
+def missing(store: Store, node_key: bytes | None) -> Iterator[Finding]:
+    """Recordings that the node's own list knows and the folder lacks; the list itself, if it cannot be believed."""
+    log = store.directory / LOG
+    try:
+        gone = store.missing(node_key)
+    except RecordingError as error:
+        status = "altered" if log.exists() else "missing"
+        yield Finding(session=LOG, file=str(log), status=status, problems=[error.cause, error.hint])
+        return
+    for session in gone:
+        problem = "the node's list has it, the folder does not"
+        yield Finding(session=session, file="", status="missing", problems=[problem])

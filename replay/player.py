@@ -39,19 +39,21 @@ class Player:
     _stage: Stage = field(init=False)
     _events: Iterator[Event] = field(init=False)
     _next: Event | None = None
+    _signal: int = 0
     _overlay: float | None = None  # until when the status line lies over the picture
 
     def __post_init__(self) -> None:
         self.controls = Controls(self.pace, self.recording.duration_ms)
 
-    async def play(self) -> None:
-        """Until the end, or until the auditor or a signal ends it; the terminal is then as it was."""
+    async def play(self) -> int:
+        """Until the end, or until the auditor or a signal ends it; the terminal is then as it was. The signal, or 0."""
         async with trio.open_nursery() as nursery:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH) as signals:
                 with self.terminal.raw():
                     nursery.start_soon(self._watch, signals, nursery.cancel_scope)
                     await self._run()
                     nursery.cancel_scope.cancel()
+        return self._signal
 
     async def _watch(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
         async for number in signals:
@@ -59,6 +61,7 @@ class Player:
                 self._stage.columns, self._stage.rows = self.terminal.size()
                 await self._draw(self.pace.position(trio.current_time()))
             else:
+                self._signal = number
                 scope.cancel()
                 return
 

@@ -107,7 +107,7 @@ class Stage:
     def status(self, text: str) -> str:
         """What draws the status line, cursor and colours kept."""
         typed = f"  typed: {self._typed}" if self._typed else ""
-        line = f" {text}{typed}{self._too_small()}"[: self.columns - 1]
+        line = f" {self._too_small()}{text}{typed}"[: self.columns - 1]
         # ESC 7 keeps the recording's colours and cursor, ESC 8 brings them back; origin mode off to reach the row
         return f"\x1b7\x1b[?6l\x1b[{self.rows};1H\x1b(B\x0f\x1b[0;7m{line:<{self.columns - 1}}\x1b[0m\x1b[K\x1b8"
 
@@ -115,7 +115,7 @@ class Stage:
         columns, rows = self.recorded
         if self._pictures is None or (columns <= self.columns and rows <= self.rows):
             return ""
-        return f"  recorded at {columns}x{rows}: make this window larger"
+        return f"recorded at {columns}x{rows}: make this window larger  "
 
 
 def place(position: int, duration: int, *, paused: bool, speed: float, skip_idle: bool, typing: str | None) -> str:

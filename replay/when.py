@@ -13,7 +13,7 @@ def instant(text: str, now: datetime) -> int | None:
     Without a zone it is local time, which is `now`'s.
     """
     text = text.strip().lower().removesuffix(" ago")
-    if ago := re.fullmatch(r"(\d{1,6})([smhdw])", text):
+    if ago := re.fullmatch(r"(\d{1,4})([smhdw])", text):
         return _us(now - timedelta(**{_UNITS[ago[2]]: int(ago[1])}))
     if text in ("today", "yesterday"):
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)

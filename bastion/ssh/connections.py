@@ -37,6 +37,11 @@ class PacketConnection(SSHConnection):
         self._inpbuf = b""
         return left
 
+    @property
+    def is_gone(self) -> bool:
+        """Closed, or about to be: no channel can be opened any more."""
+        return self._transport is None
+
     def heard(self) -> None:
         """The peer lives."""
         self._keepalive_count = 0

@@ -25,7 +25,7 @@ from replay.text import moment, neutral
 def command(
     recording: str, speed: float | None, no_skip_idle: bool, start: str | None, typed: bool, channel: int | None,
     config: Path | None, directory: Path | None, keys: tuple[Path, ...],
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Watch a session as it went. A live one is played up to now.
 
     Only what draws reaches your terminal: no clipboard, title, answers or modes from the recorded side.
@@ -44,14 +44,14 @@ def command(
     if channel is not None and channel not in facts.channels:
         raise MisuseError(f"there is no channel {channel}", f"see which there are: replay show {found.session}")
     if sys.stdout.isatty():
-        _watch(found, facts, channel, speed or 1.0, not no_skip_idle, begin, typed)
-    else:
-        _print(found, channel, speed, not no_skip_idle, begin, typed)
+        return _watch(found, facts, channel, speed or 1.0, not no_skip_idle, begin, typed)
+    _print(found, channel, speed, not no_skip_idle, begin, typed)
+    return 0
 
 
 def _watch(
     found: Recording, facts: Facts, channel: int | None, speed: float, skip_idle: bool, begin: int, typed: bool
-) -> None:
+) -> int:
     import trio
 
     from replay.player import Player
@@ -61,8 +61,11 @@ def _watch(
     terminal = ours()
     assert terminal is not None
     player = Player(found, terminal, _choice(facts, channel), Pace(speed=speed, skip_idle=skip_idle), typed, begin)
-    trio.run(player.play)
+    number = trio.run(player.play)
+    if number:
+        return 128 + number
     print(_closing(found, facts))
+    return 0
 
 
 def _choice(facts: Facts, channel: int | None) -> list[Channel | None]:
