@@ -4,13 +4,26 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.chaos import FaultSite
 from tests.support.net import tail
 from tests.support.site import Site
+
+DIAL = 5.0  # seconds to reach a target, instead of 15: tests wait for it
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made = Site(tmp_path_factory.mktemp("site"), {"ssh": ["channels = 64", "startups_per_source = 100"]})
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="session")
+def fault_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultSite]:
+    """One that tests may hurt: each leaves it working. Limits before login are the shipped ones."""
+    made = FaultSite(tmp_path_factory.mktemp("faults"), {"ssh": [f"dial = {DIAL}"]})
     try:
         yield made.start()
     finally:
