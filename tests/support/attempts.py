@@ -39,16 +39,18 @@ class Try:
     port: int = 0  # of a service beside the target ...
     path: str = ""  # ... and of one on a socket
 
-    async def run(self, command: str | None = None, data: bytes = b"", **options: Any) -> str:
-        """A session; DONE if it said `did it`."""
+    async def run(self, command: str | None = None, data: bytes = b"", first: int = 0, **options: Any) -> str:
+        """A session; DONE if it said `did it`. `first` bytes of output are awaited before input ends."""
         before = self.site.target.log().count(_STARTING)
         process = await self.connection.create_process(command, encoding=None, **options)
         try:
             process.stdin.write(data)
+            begun = await process.stdout.read(first) if first else b""
             process.stdin.write_eof()
         except BrokenPipeError:
-            pass  # refused, and closed already
+            begun = b""  # refused, and closed already
         out, err = await asyncio.gather(process.stdout.read(), process.stderr.read())
+        out = begun + out
         await process.wait_closed()
         self.contacts += self.site.target.log().split(_STARTING)[1 + before :]
         if process.exit_status == 77 and err.count(b"bastion: ") == 2:
@@ -70,13 +72,13 @@ async def subsystem(at: Try) -> str:
 
 async def sftp(at: Try) -> str:
     """The first request of the protocol; what answers it is an SFTP server."""
-    answer = await at.run(subsystem="sftp", data=bytes.fromhex("000000050100000003"))
-    return DONE if "did it" in answer or "\\x02\\x00\\x00\\x00\\x03" in answer else answer
+    answer = await at.run(subsystem="sftp", data=bytes.fromhex("000000050100000003"), first=9)
+    return DONE if "\\x02\\x00\\x00\\x00\\x03" in answer else answer
 
 
 async def sftp_by_command(at: Try) -> str:
     """The same server by its path: rules for files do not end at the name of a subsystem."""
-    answer = await at.run(SFTP_SERVER, data=bytes.fromhex("000000050100000003"))
+    answer = await at.run(SFTP_SERVER, data=bytes.fromhex("000000050100000003"), first=9)
     return DONE if "\\x02\\x00\\x00\\x00\\x03" in answer else answer
 
 
