@@ -120,9 +120,7 @@ def test_a_forbidding_rule_wins(site: Site, entry: str, name: str, tmp_path: Pat
 
 def test_without_any_right_nothing_is_dialled(site: Site, entry: str) -> None:
     """And a target that is there looks like one that is not."""
-    site.set_rules(
-        '[[rule]]\nname = "x"\nwho = { roles = ["nobody"] }\nwhere = { targets = ["web1"] }\nas = ["*"]\nallow = ["shell"]\n'
-    )
+    site.set_rules(rule("shell").replace("engineer", "nobody"))
     before = site.target.log().count("Connection from")
     said = []
     for target in ("web1", "not-there"):
