@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -113,7 +114,7 @@ async def dial(
     except TimeoutError:
         raise await _unreachable(policy, grant, f"it did not answer within {settings.dial:g} seconds") from None
     except OSError as error:
-        raise await _unreachable(policy, grant, (error.strerror or str(error)).lower()) from None
+        raise await _unreachable(policy, grant, _why(error)) from None
     except asyncssh.HostKeyNotVerifiable:
         raise await _wrong_key(policy, grant, _shown.pop(id(options), b"")) from None
     except asyncssh.PermissionDenied:
@@ -126,6 +127,11 @@ async def dial(
         raise await _unreachable(policy, grant, str(error).lower()) from None
     finally:
         _shown.pop(id(options), None)
+
+
+def _why(error: OSError) -> str:
+    """In the system's words. asyncio puts a call and an address of ours into `strerror`, and no cause."""
+    return (os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)).lower()
 
 
 _shown: dict[int, bytes] = {}  # options of a dial under way -> host key that the target showed
