@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
 class BastionError(Exception):
     """`cause` says what happened; `hint` is the exact next command, or empty."""
 
-    code = ExitCode.MISCONFIGURED
+    code: int = ExitCode.MISCONFIGURED
 
     def __init__(self, cause: str, hint: str = "", *, ref: str = "") -> None:
         super().__init__(cause)

@@ -128,15 +128,22 @@ class Requests:
             self.state = State.GATHERING
             return self._forward(name, want_reply, rest) if allowed else self._answer(want_reply, False)
         if not allowed:
-            self.state = State.REFUSED
-            # The client shows what we write to standard error only after the start has succeeded, and it has
-            # no other way to know: what the target has not answered yet is answered for it.
-            for at, answer in enumerate(self._answers):
-                self._answers[at] = True if answer is None else answer
-            return [*self._ready(), *self._answer(want_reply, True), Refuse()]
+            self._asked = name, want_reply, rest, kind
+            return [*self.give_up(), Refuse()]
         self.state = State.STARTED
         self._start = name, rest, kind
         return self._forward(name, want_reply, rest, self._note(name, rest, kind))
+
+    def give_up(self) -> list[Effect]:
+        """The channel ends before all is answered. The client shows what we write to standard error only after its
+        start has succeeded, and it has no other way to know: what the target has not answered is answered for it.
+        """
+        if self._asked is not None and self._asked[1]:
+            self._answers.append(True)
+        self._asked = None
+        self.state = State.REFUSED
+        self._answers = deque(True if answer is None else answer for answer in self._answers)
+        return self._ready()
 
     def again(self) -> list[Effect]:
         """The start once more, for a target that was found after the person was told that it runs."""
@@ -259,6 +266,15 @@ def string(data: bytes, at: int) -> tuple[bytes, int]:
     if end > len(data):
         raise ValueError("string is cut short")
     return data[at + 4 : end], end
+
+
+def wants_reply(payload: bytes) -> bool:
+    """Does this channel request, which nobody has looked at, want an answer?"""
+    try:
+        _, at = string(payload, 0)
+    except ValueError:
+        return False
+    return payload[at : at + 1] not in (b"", b"\0")
 
 
 def strings(*parts: bytes) -> bytes:

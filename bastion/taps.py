@@ -20,7 +20,7 @@ from bastion.streams import KEEP, ScpTap, StreamTap
 from bastion.transfer import scp_side
 from bastion.typed import TypedText
 from policy.model import ChannelKind
-from recorder.model import Digest, Exit, ForwardNote, Kind, Note, SftpOp, Start
+from recorder.model import AgentNote, Digest, Exit, ForwardNote, Kind, Note, SftpOp, Start
 
 Events = Sequence[tuple[int, bytes]]
 
@@ -30,6 +30,16 @@ _encode = msgspec.msgpack.Encoder().encode
 def note(kind: Kind, what: Note) -> tuple[int, bytes]:
     """An event that says `what`."""
     return kind, _encode(what)
+
+
+def early_input(data: memoryview) -> Events:
+    """From a person before anything was started: kept, whatever it is."""
+    return [(Kind.INPUT, bytes(data))]
+
+
+def early_output(data: memoryview) -> Events:
+    """From a target that talks before it was asked to run anything."""
+    return [(Kind.OUTPUT, bytes(data))]
 
 
 class ChannelTap(Protocol):
@@ -135,7 +145,7 @@ class ForwardTap:
         self._sent = self._received = 0
 
     def start(self) -> Events:
-        return [note(Kind.FORWARD, self._note("open"))]
+        return [self._note("open")]
 
     def user(self, data: memoryview) -> Events:
         self._sent += len(data)
@@ -149,13 +159,17 @@ class ForwardTap:
         return [(Kind.STDERR, data)]
 
     def finish(self) -> Events:
-        return [note(Kind.FORWARD, self._note("close"))]
+        return [self._note("close")]
 
-    def _note(self, state: str) -> ForwardNote:
-        return ForwardNote(
-            state=state, kind=self.kind, destination=self.destination, origin=self.origin,
-            sent=self._sent, received=self._received,
-        )  # fmt: skip
+    def _note(self, state: str) -> tuple[int, bytes]:
+        sent, received = self._sent, self._received
+        if self.kind in (ChannelKind.AGENT, ChannelKind.X11):
+            # The target opens these and names no destination: the person's own agent or display is meant.
+            return note(Kind.AGENT, AgentNote(state=state, kind=self.kind, sent=sent, received=received))
+        told = ForwardNote(
+            state=state, kind=self.kind, destination=self.destination, origin=self.origin, sent=sent, received=received
+        )
+        return note(Kind.FORWARD, told)
 
 
 class Clock(Protocol):

@@ -13,7 +13,7 @@ import trio
 
 from policy.audit import Event
 from policy.authority import Authority
-from policy.conditions import Facts
+from policy.conditions import Factor, Facts
 from policy.conversation import Conversation, State
 from policy.decide import (
     EXPLAIN_COLUMNS,
@@ -41,6 +41,7 @@ from policy.messages import (
     Whoami,
 )
 from policy.model import ChannelKind
+from policy.names import plain_address
 from policy.naming import CommandRefused, instant, shown_time
 from policy.sessions import Live
 from policy.store.records import Session
@@ -73,7 +74,7 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
     live = Live(
         id=_session_id(), talk=talk, person=talk.person, account=account.name, target=target.name,
         address=target.address, port=target.port, source=talk.source, via=request.via, rule=decision.rule,
-        kinds=decision.kinds, reason=request.reason, ticket=request.ticket, authorized=trio.current_time(),
+        kinds=decision.kinds, reason=request.reason, ticket=request.ticket, factors=facts.factors,
         deadline=_deadline(decision),
     )  # fmt: skip
     # Known before it is kept: whoever disables this person while we write finds the session and ends it.
@@ -117,7 +118,7 @@ async def open_channel(desk: Authority, talk: Conversation, request: OpenChannel
             talk, "channel-refused", "unknown kind", _ONE_KIND.format(request.kind[:32]), what=what, session=live.id
         )
     facts = facts_of(
-        desk, talk, live.account, live.target, kind, ticket=live.ticket, reason=live.reason, since=live.authorized
+        desk, talk, live.account, live.target, kind, ticket=live.ticket, reason=live.reason, factors=live.factors
     )
     decision = decide(desk.rules, facts)
     if isinstance(decision, Deny):
@@ -139,7 +140,30 @@ async def open_channel(desk: Authority, talk: Conversation, request: OpenChannel
             detail={"kind": kind.value, "detail": request.detail} if request.detail else {"kind": kind.value},
         )
     )
-    return Allowed() if desk.sessions.of(talk, live.id) is live else Refused(code=77, cause=NOT_LIVE)
+    if desk.sessions.of(talk, live.id) is not live:
+        return Refused(code=77, cause=NOT_LIVE)
+    live.opened.add(kind)
+    return Allowed()
+
+
+async def recheck(desk: Authority, *, by: str = "policyd", person: str = "") -> int:
+    """End live sessions that would not be granted now, or not with what is open in them; how many that were.
+
+    Rules, roles and hours change while people work; what was revoked ends (design, invariant 3).
+    """
+    gone = []
+    for count, live in enumerate(desk.sessions.all()):
+        if count % 64 == 63:
+            await trio.lowlevel.checkpoint()
+        if person not in ("", live.person):
+            continue
+        facts = facts_of(
+            desk, live.talk, live.account, live.target, ticket=live.ticket, reason=live.reason, factors=live.factors
+        )
+        decision = decide(desk.rules, facts)
+        if isinstance(decision, Deny) or not live.opened <= decision.kinds:
+            gone.append(live)
+    return await desk.end_sessions(gone, by, "no longer allowed")
 
 
 async def session_started(desk: Authority, talk: Conversation, request: SessionStarted) -> Done:
@@ -197,6 +221,11 @@ async def explain_access(desk: Authority, talk: Conversation, request: Explain) 
     except ValueError:
         raise CommandRefused(_ONE_KIND.format(request.channel[:32]), f"one of {', '.join(ChannelKind)}") from None
     moment = instant(request.at) if request.at else time.time_ns()
+    if request.source:
+        try:
+            plain_address(request.source)
+        except ValueError:
+            raise CommandRefused(f"source `{request.source[:64]}` is no address", "want one like 192.0.2.7") from None
     target = desk.roster.target(request.target)
     facts = Facts(
         person=person.name,
@@ -229,9 +258,9 @@ def may_come_to(desk: Authority, talk: Conversation, target: str) -> bool:
 
 def facts_of(
     desk: Authority, talk: Conversation, account: str, target: str, channel: ChannelKind | None = None,
-    *, ticket: str = "", reason: str = "", since: float | None = None,
+    *, ticket: str = "", reason: str = "", factors: tuple[Factor, ...] | None = None,
 ) -> Facts:  # fmt: skip
-    """What is known now. `since`: the moment (trio's clock) up to which the age of a proof is counted."""
+    """What is known now. `factors`: as they were at the authorisation; a session that lives keeps its proof."""
     person = desk.roster.person(talk.person)
     record = desk.roster.target(target)
     return Facts(
@@ -245,7 +274,7 @@ def facts_of(
         channel=channel,
         disabled=person is None or person.disabled,
         known=desk.roster.account(target, account) is not None,
-        factors=desk.factors(talk, since),
+        factors=desk.factors(talk) if factors is None else factors,
         ticket=ticket,
         reason=reason,
         withheld=talk.speaker.withheld if talk.speaker else frozenset(),

@@ -54,10 +54,9 @@ class Authority:
     proofs: Proofs = field(default_factory=Proofs)
     _changing: trio.Lock = field(default_factory=trio.Lock)  # memory follows the database in the same order
 
-    def factors(self, talk: Conversation, since: float | None = None) -> tuple[Factor, ...]:
-        """What proves the person of a conversation, here and remembered; ages count to `since`, or to now."""
-        now = trio.current_time() if since is None else since
-        return self.proofs.factors(talk.person, talk.source, talk.factors, now)
+    def factors(self, talk: Conversation) -> tuple[Factor, ...]:
+        """What proves the person of a conversation, here and remembered."""
+        return self.proofs.factors(talk.person, talk.source, talk.factors, trio.current_time())
 
     def revoked(self, ca: str, _serial: int, key: str) -> bool:
         """Whether a user certificate was revoked, by the key it certifies or by its CA."""
@@ -129,14 +128,14 @@ class Authority:
 
     async def end_person(self, person: str, by: str, reason: str) -> int:
         """End what a person has open; how many sessions that were."""
-        return await self._end(self.sessions.of_person(person), by, reason)
+        return await self.end_sessions(self.sessions.of_person(person), by, reason)
 
     async def end_target(self, target: str, by: str, reason: str, *, account: str = "") -> int:
         """End what is open on a target, or on one account of it."""
         open_there = [live for live in self.sessions.all() if live.target == target]
-        return await self._end([live for live in open_there if account in ("", live.account)], by, reason)
+        return await self.end_sessions([live for live in open_there if account in ("", live.account)], by, reason)
 
-    async def _end(self, lives: list[Live], by: str, reason: str) -> int:
+    async def end_sessions(self, lives: list[Live], by: str, reason: str) -> int:
         async with trio.open_nursery() as nursery:  # a gateway that does not read must not save the others' sessions
             for live in lives:
                 nursery.start_soon(partial(self.sessions.end, live, reason=reason, by=by, event="session-kill"))

@@ -3,6 +3,7 @@
 import time
 
 from policy import naming
+from policy.access import recheck
 from policy.authority import Authority, ended_note
 from policy.conversation import Conversation
 from policy.lockouts import CODE, PERSON
@@ -99,7 +100,10 @@ async def person_set(desk: Authority, talk: Conversation, request: PersonSet) ->
         desk.lockouts.clear(PERSON, person.name)
     if request.disabled is False:
         desk.lockouts.clear(CODE, person.name)
-    ended = await desk.end_person(person.name, talk.who, "disabled") if request.disabled else 0
+    if request.disabled:
+        ended = await desk.end_person(person.name, talk.who, "disabled")
+    else:
+        ended = await recheck(desk, by=talk.who, person=person.name) if remove else 0
     said = "; ".join(f"{key} {value}" for key, value in changes.items())
     return Done(
         text=f"changed person `{person.name}`: {said}{ended_note(ended)}", data={"person": person.name, **changes}

@@ -2,12 +2,13 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
 
 from policy.audit import Event
+from policy.conditions import Factor
 from policy.conversation import Conversation
 from policy.ledger import Ledger, LedgerError
 from policy.messages import Done, EndSession, Report, SessionEnded, SessionStarted
@@ -41,11 +42,12 @@ class Live:
     kinds: frozenset[ChannelKind]
     reason: str
     ticket: str
-    authorized: float  # trio's clock: the wall clock may jump
-    deadline: float  # the same; infinite without a limit
+    factors: tuple[Factor, ...]  # what the grant rested on, with its age at that time
+    deadline: float  # trio's clock, since the wall clock may jump; infinite without a limit
     leases: int = 0  # credentials handed out
     redials: int = 0  # times the gateway may ask for one again
     signatures: int = 0
+    opened: set[ChannelKind] = field(default_factory=set)  # kinds of channels that were allowed in it
 
 
 class Sessions:

@@ -1,7 +1,8 @@
 """Commands about what happens and what happened: sessions, the audit trail, the rules in force."""
 
 from policy import audit
-from policy.authority import Authority
+from policy.access import recheck
+from policy.authority import Authority, ended_note
 from policy.conversation import Conversation
 from policy.messages import AuditList, AuditVerify, CaLines, Done, Reload, Rows, SessionKill, SessionsList
 from policy.naming import CommandRefused, counted, instant, shown_time
@@ -87,7 +88,12 @@ async def ca_lines(desk: Authority, talk: Conversation, _: CaLines) -> Rows:
 async def reload(desk: Authority, talk: Conversation, _: Reload) -> Done:
     problems = await desk.reload(talk.who, talk.source)
     if problems:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise CommandRefused(
-            "the old rules stay in force:\n" + "\n".join(problems), f"correct {desk.config.rules}", code=78
+            f"the old rules stay in force: {problems[0]}{more}", "see all of it: bastion policy check", code=78
         )
-    return Done(text=f"{counted(len(desk.rules.rules), 'rule')} in force", data={"rules": str(len(desk.rules.rules))})
+    ended = await recheck(desk, by=talk.who)
+    return Done(
+        text=f"{counted(len(desk.rules.rules), 'rule')} in force{ended_note(ended)}",
+        data={"rules": str(len(desk.rules.rules)), "sessions_ended": str(ended)},
+    )

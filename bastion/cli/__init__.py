@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "policy": ("bastion.cli.policy", "Who may do what, and why."),
     "sessions": ("bastion.cli.sessions", "Live and past sessions."),
     "audit": ("bastion.cli.audit", "The audit trail."),
+    "ca": ("bastion.cli.ca", "Lines that make clients and targets trust this bastion."),
     "version": ("bastion.cli.version", "Versions of everything that matters here."),
 }
 """Name -> module and help. Listed here so that `bastion --help` imports none of them."""
@@ -59,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BastionError as error:
         _complain(error)
         code = error.code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.ctx.get_help() if error.ctx else error.format_message(), file=sys.stderr)
+        code = ExitCode.USAGE
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "bastion"
         _complain(MisuseError(_sentence(error.format_message()), f"see {where} --help"))

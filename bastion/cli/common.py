@@ -56,6 +56,16 @@ def ask(config: Path | None, command: Any) -> Any:
     return control.ask(settings.run, command, " ".join(["bastion", *sys.argv[1:]]), start=start)
 
 
+def check_rules(config: Path, file: str | None = None) -> tuple[list[str], str]:
+    """What policyd finds wrong with the rules and the files beside them, and what it says when nothing is."""
+    import subprocess
+
+    words = [sys.executable, "-m", "policy", "check", "--config", str(config), *([file] if file else [])]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    problems = [line for line in done.stderr.splitlines() if line.strip()] if done.returncode else []
+    return problems or ["policyd cannot check the rules"] * (done.returncode != 0), done.stdout.strip()
+
+
 def show(answer: Any, as_json: bool) -> None:
     """Rows as a table, Done as a sentence; JSON has the same facts."""
     from policy.messages import Rows
@@ -67,7 +77,7 @@ def show(answer: Any, as_json: bool) -> None:
     else:
         print(neutral(answer.text, keep_lines=True))
         for name, value in answer.data.items():
-            if value not in answer.text:
+            if value not in answer.text and value != "0":
                 print(f"  {neutral(name)}: {neutral(value)}")
 
 

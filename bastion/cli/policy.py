@@ -1,10 +1,13 @@
 """`bastion policy`: who may do what, and why."""
 
+import json
 from pathlib import Path
 
 import click
 
-from bastion.cli.common import JSON, account_at, ask, config_option, found_config, show
+from bastion.cli.common import JSON, account_at, ask, check_rules, config_option, found_config, show
+from bastion.errors import ExitCode
+from bastion.text import neutral
 
 
 @click.group()
@@ -41,11 +44,13 @@ def reload(as_json: bool, config: Path | None) -> None:
 
 @command.command()
 @click.argument("file", required=False)
+@JSON
 @config_option
-def check(file: str | None, config: Path | None) -> int:
-    """Show everything that is wrong with policy.toml."""
-    import subprocess
-    import sys
-
-    words = ["check", "--config", str(found_config(config))] + ([file] if file else [])
-    return subprocess.run([sys.executable, "-m", "policy", *words], check=False).returncode
+def check(file: str | None, as_json: bool, config: Path | None) -> int:
+    """Show everything that is wrong with policy.toml and the key files beside it, or with another file of rules."""
+    problems, said = check_rules(found_config(config), file)
+    if as_json:
+        print(json.dumps(problems))
+    else:
+        print("\n".join(map(neutral, problems)) or neutral(said))
+    return ExitCode.MISCONFIGURED if problems else 0

@@ -52,6 +52,9 @@ class Owner(Protocol):
     def lost(self, end: "End") -> None:
         """The connection is gone."""
 
+    def closed(self, end: "End") -> None:
+        """Both sides have closed, or never opened; nothing more comes or goes."""
+
 
 class Journal(Protocol):
     """Where events go before bytes do: `bastion.session.Session`."""
@@ -172,6 +175,7 @@ class End:
         if self.close_sent and self.close_received and self.number >= 0:
             self.leg.remove_channel(self.number)
             self.number = -1
+            self.owner.closed(self)
 
 
 class Flow:

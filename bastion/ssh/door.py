@@ -173,6 +173,8 @@ class Door(ServerConnection):
     def open_received(self, kind: bytes, sender: int, window: int, max_packet: int, rest: bytes) -> None:
         if not self.person or self.gateway.stopping:
             return self.refuse_open(sender, OPEN_ADMINISTRATIVELY_PROHIBITED, "not now")
+        if len(self._channels) + self._forwards >= MAX_FORWARDS + self.gateway.settings.ssh.channels:
+            return self.refuse_open(sender, OPEN_RESOURCE_SHORTAGE, "bastion: too many channels")
         if kind == b"session":
             if self._no_more_sessions or len(self._sessions) >= self.gateway.settings.ssh.channels:
                 return self.refuse_open(sender, OPEN_RESOURCE_SHORTAGE, "bastion: too many sessions")
@@ -183,7 +185,7 @@ class Door(ServerConnection):
             self.refuse_open(sender, OPEN_RESOURCE_SHORTAGE, "bastion: too many forwards")
         else:
             self._forwards += 1
-            self._spawn(self._open_forward(kind, sender, window, max_packet, rest))
+            self.spawn(self._open_forward(kind, sender, window, max_packet, rest))
 
     def channel_closed(self, channel: SessionChannel) -> None:
         self._sessions.discard(channel)
@@ -201,7 +203,9 @@ class Door(ServerConnection):
             if (error := await relay.ask(channel_kind, where)) is not None:
                 raise error
             if relay.target is None or self.is_closed():
-                raise PeerError("this session has ended")
+                raise relay.why
+            if len(relay.channels) >= MAX_FORWARDS:
+                return self.refuse_open(sender, OPEN_RESOURCE_SHORTAGE, "bastion: too many forwards")
             tap = ForwardTap(channel_kind.value, where, origin, keep_content=relay.grant.keep_content)
             with burst():
                 ForwardChannel(relay, self, sender, max_packet, tap).open(relay.target, kind, window, rest)
@@ -248,7 +252,7 @@ class Door(ServerConnection):
     def global_request_received(self, name: bytes, want_reply: bool, rest: bytes) -> None:
         if self._global is None:
             self._global = asyncio.Queue(MAX_GLOBAL)
-            self._spawn(self._answer_globals(self._global))
+            self.spawn(self._answer_globals(self._global))
         try:
             self._global.put_nowait((name, want_reply, rest))
         except asyncio.QueueFull:
@@ -287,18 +291,23 @@ class Door(ServerConnection):
                 return None
         elif (cancels, rest) not in relay.remote_forwards and not any(n == cancels for n, _ in relay.remote_forwards):
             return None
-        if relay.target is None or relay.over:
+        if relay.target is None or not relay.is_live:
             return None
         if kind is not None:
             # Before the target answers: a connection may come in with the same packet.
             relay.remote_forwards.add((name, rest))
         answer, packet = await relay.target._make_global_request(name, rest)
+        said = bytes(packet.get_remaining_payload())
         if answer != MSG_REQUEST_SUCCESS:
             relay.remote_forwards.discard((name, rest))
             return None
         if cancels is not None:
             relay.remote_forwards.discard((cancels, rest))
-        return bytes(packet.get_remaining_payload())
+        elif kind is ChannelKind.FORWARD_REMOTE and rest.endswith(bytes(4)) and len(said) == 4:
+            # The target chose the port, and cancelling will name it.
+            relay.remote_forwards.discard((name, rest))
+            relay.remote_forwards.add((name, rest[:-4] + said))
+        return said
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -316,8 +325,11 @@ class Door(ServerConnection):
             self.disconnect_person("the bastion's policy service is gone")
 
     def disconnect_person(self, text: str) -> None:
-        if not self.is_closed():
-            self.disconnect(DISC_BY_APPLICATION, text)
+        if self.is_closed():
+            return
+        if self.relay is not None:
+            self.relay.end("client-lost", text=text)
+        self.disconnect(DISC_BY_APPLICATION, text)
 
     def _cleanup(self, exc: Exception | None) -> None:
         super()._cleanup(exc)
@@ -327,10 +339,12 @@ class Door(ServerConnection):
         if self.relay is not None:
             self.relay.end("closed" if exc is None or not str(exc) else "client-lost")
 
-    def _spawn(self, coroutine: Any) -> None:
-        task = asyncio.ensure_future(coroutine)
+    def spawn(self, coroutine: Any) -> "asyncio.Task[Any]":
+        """Something that goes on by itself; it ends with the connection, and a fault in it ends the connection."""
+        task: asyncio.Task[Any] = asyncio.ensure_future(coroutine)
         self._tasks_of_ours.add(task)
         task.add_done_callback(self._spawned_ended)
+        return task
 
     def _spawned_ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks_of_ours.discard(task)

@@ -3,6 +3,7 @@
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from bastion.errors import BastionError
 from bastion.requests import string, strings
 from bastion.ssh.channels import CLOSE, EOF, FAILURE, REQUEST, End, Flow
 from bastion.ssh.sessions import CONFIRMATION, OPEN
@@ -62,17 +63,26 @@ class ForwardChannel:
     def message(self, end: End, kind: int, payload: bytes) -> None:
         flow = end.flow
         if flow is None:
-            self._relay.end("failed", text="data came for a channel that is not open")
+            self._broken(end)
         elif kind == EOF:
             flow.put((), EOF, b"")
         elif kind == CLOSE:
             flow.put(self._closing(), CLOSE, b"")
-            if flow.to.close_received:
-                self._gone()
         elif kind == REQUEST:
             _, at = string(payload, 0)
             if payload[at : at + 1] != b"\0":
                 end.send(FAILURE)
+
+    def _broken(self, end: End) -> None:
+        # Attack: a guess at the number of a channel that is not open yet.
+        if end.leg is self._relay.door:
+            self._relay.door.disconnect_person("a message came for a channel that is not open")
+        else:
+            self._relay.end("target-lost", text=f"target `{self._relay.grant.target}` broke the protocol")
+
+    def closed(self, end: End) -> None:
+        if self._opener.number < 0 and (self._other is None or self._other.number < 0):
+            self._gone()
 
     def lost(self, end: End) -> None:
         other = self._other if end is self._opener else self._opener
@@ -88,9 +98,9 @@ class ForwardChannel:
             for kind, data in self._closing():
                 self._relay.recording.record(kind, self._number, data)
 
-    def part(self, text: str, status: int) -> None:
+    def part(self, error: BastionError) -> None:
         if self._flows is None:
-            self._refuse(1, text)
+            self._refuse(1, error.lines()[0])
             return
         for flow in self._flows:
             flow.stop()

@@ -105,6 +105,7 @@ class Tunnel:
         self._full = False
         self._reading = True
         self._closing = False
+        self._ended = False  # the client sends no more
         self.to = self._end
 
     def start(self, inner: PacketTransport) -> None:
@@ -133,8 +134,11 @@ class Tunnel:
 
     def message(self, end: End, kind: int, payload: bytes) -> None:
         if kind in (EOF, CLOSE):
-            self._lost(None)
-            end.send(CLOSE)
+            # Not at once: what came before it, in the same read, is still to be read by the inner connection.
+            self._ended = True
+            if not self._waiting and self._reading:
+                gathered(self)
+                settle()
 
     def opened(self, end: End, window: int, rest: bytes) -> None:
         raise AssertionError("the client opens tunnels, not we")
@@ -142,7 +146,11 @@ class Tunnel:
     def open_failed(self, end: End, code: int, reason: str) -> None:
         raise AssertionError("the client opens tunnels, not we")
 
+    def closed(self, end: End) -> None:
+        """Told by `message` or `lost` before."""
+
     def lost(self, end: End) -> None:
+        self.flush()
         self._lost(ConnectionResetError("the outer connection is gone"))
 
     def flush(self) -> None:
@@ -155,6 +163,8 @@ class Tunnel:
                 pieces.append(self._waiting.popleft())
                 size += len(pieces[-1])
             self._inner.received(pieces)
+        if self._ended and not self._waiting:
+            self.abort()
         self._grant()
 
     def _grant(self) -> None:
@@ -211,7 +221,7 @@ class Tunnel:
     def resume_reading(self) -> None:
         if not self._reading:
             self._reading = True
-            if self._waiting:
+            if self._waiting or self._ended:
                 gathered(self)
                 settle()
             self._grant()

@@ -13,13 +13,24 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import asyncssh
 import structlog
 
-from bastion.errors import BastionError, ExitCode, RecorderLost
+from bastion.errors import BastionError, ExitCode, PeerError, RecorderLost
 from bastion.session import Session
 from bastion.ssh.burst import burst
 from bastion.ssh.recording import Recording
 from bastion.ssh.upstream import TargetConnection, dial, refused
 from bastion.taps import note
-from policy.messages import Allowed, Authorize, EndSession, Grant, OpenChannel, Report, SessionEnded, SessionStarted
+from bastion.text import neutral
+from policy.messages import (
+    Allowed,
+    Authorize,
+    EndSession,
+    Grant,
+    OpenChannel,
+    Refused,
+    Report,
+    SessionEnded,
+    SessionStarted,
+)
 from policy.model import ChannelKind
 from recorder.messages import Open
 from recorder.model import MAX_CHANNEL, AccessNote, Kind
@@ -41,13 +52,32 @@ EXIT_OF: Final = {
 }
 
 
+_HINT_OF: Final = {
+    "killed": "ask who ended it before you log in again",
+    "expired": "log in again if you need more time",
+    "idle": "log in again",
+    "shutdown": "log in again in a moment",
+    "failed": "log in again, or tell the people who run this bastion",
+    "target-lost": "log in again, or ask whoever runs that machine",
+    "policy-lost": "log in again in a moment, or tell the people who run this bastion",
+}
+
+
+class SessionOver(BastionError):
+    """How a session ended, for its person."""
+
+    def __init__(self, reason: str, text: str, session: str) -> None:
+        super().__init__(f"session ended: {text or reason}", _HINT_OF.get(reason, ""), ref=session)
+        self.code = EXIT_OF.get(reason, int(ExitCode.UNREACHABLE))
+
+
 class Channel(Protocol):
     """A channel of the session, as its relay knows it."""
 
     def finish(self) -> None:
         """Write down what is known of it; nothing more will pass."""
 
-    def part(self, text: str, status: int) -> None:
+    def part(self, error: BastionError) -> None:
         """Tell the person, if there is a way, and close it."""
 
     @property
@@ -66,11 +96,13 @@ class Relay:
         self.target: TargetConnection | None = None
         self.channels: set[Channel] = set()
         self.over = ""  # how it ended
+        self.why: BastionError = PeerError("this session has ended", "log in again")
         self.remote_forwards: set[tuple[bytes, bytes]] = set()  # requests that the person made and policyd allowed
         self.may_open_back: set[ChannelKind] = set()  # agent and X11, once a person asked and policyd allowed
         self.last_passed = 0
         self._gone = [0, 0]  # bytes of channels that have ended
         self._next = 0
+        self._reaching: asyncio.Task[TargetConnection] | None = None
         self._ending: asyncio.Task[None] | None = None
         self.log = structlog.get_logger().bind(session=grant.session, person=grant.person)
 
@@ -99,20 +131,39 @@ class Relay:
         door.relays[grant.session] = relay
         recording.on_pressure = relay._press
         relay.record(Kind.ACCESS, note(Kind.ACCESS, AccessNote(what="granted", rule=grant.rule))[1])
+        relay._reaching = asyncio.ensure_future(relay._reach())
         try:
-            started = asyncio.ensure_future(
-                door.policy.ask(SessionStarted(session=grant.session, recording=recording.file))
-            )
-            target = await dial(door.policy, grant, door.gateway.settings.ssh, relay.target_lost)
-            await started
-        except BastionError as error:
-            await relay._close("target-lost", text=error.cause)
-            raise
-        except BaseException:
-            await relay._close("failed")
+            target = await relay._reaching
+        except BaseException as error:
+            if relay.over:  # ended while it began, and said so: the target is no more of interest
+                raise relay.why from None
+            if isinstance(error, BastionError):
+                await relay._close("target-lost", text=error.cause)
+            else:
+                await relay._close("failed")
             raise
         relay._connect(target)
         return relay
+
+    async def _reach(self) -> TargetConnection:
+        """The target, once it is there and policyd knows that the session has begun."""
+        policy, grant = self.door.policy, self.grant
+        started = asyncio.ensure_future(
+            policy.ask(SessionStarted(session=grant.session, recording=self.recording.file))
+        )
+        target: TargetConnection | None = None
+        try:
+            target = await dial(policy, grant, self.door.gateway.settings.ssh, self.target_lost)
+            if isinstance(reply := await started, Refused):
+                raise refused(reply)
+            if target.is_gone:
+                raise PeerError(f"target `{grant.target}` is gone: it closed the connection", _HINT_OF["target-lost"])
+        except BaseException:
+            started.cancel()
+            if target is not None:
+                target.abort()
+            raise
+        return target
 
     def _connect(self, target: TargetConnection) -> None:
         self.target = target
@@ -125,7 +176,7 @@ class Relay:
 
     @property
     def is_live(self) -> bool:
-        return not self.over and self.target is not None
+        return not self.over and self.target is not None and not self.target.is_gone
 
     # --- while it lives -----------------------------------------------------------------------------
 
@@ -141,16 +192,18 @@ class Relay:
     async def ask(self, kind: ChannelKind, detail: bytes) -> BastionError | None:
         """policyd on one more channel: None if it may be opened. Written down either way (invariant 2)."""
         if not self.is_live:
-            return refused(None)
+            return self.why
         shown = detail.decode("utf-8", "backslashreplace")[:4096]
         reply = await self.door.policy.ask(OpenChannel(session=self.grant.session, kind=kind.value, detail=shown))
         error = None if isinstance(reply, Allowed) else refused(reply)
-        if not self.over:
-            what = AccessNote(
-                what="denied" if error else "allowed", kind=kind.value, detail=detail[:4096],
-                reason=error.cause if error else "", ref=error.ref if error else "",
-            )  # fmt: skip
-            self.record(Kind.ACCESS, note(Kind.ACCESS, what)[1])
+        if not self.is_live:
+            # Attack: one more channel in the second that a killed session's client has to leave.
+            return self.why
+        what = AccessNote(
+            what="denied" if error else "allowed", kind=kind.value, detail=detail[:4096],
+            reason=error.cause if error else "", ref=error.ref if error else "",
+        )  # fmt: skip
+        self.record(Kind.ACCESS, note(Kind.ACCESS, what)[1])
         return error
 
     def add(self, channel: Channel) -> None:
@@ -218,23 +271,26 @@ class Relay:
         if self.over:
             return
         self.over = reason
-        status = EXIT_OF.get(reason)
+        text = neutral(text)
+        self.why = SessionOver(reason, text, self.grant.session)
         with burst():
             for channel in list(self.channels):
                 channel.finish()
-                if status is not None:
-                    channel.part(f"bastion: session ended: {text or reason}", status)
+                if reason in EXIT_OF:
+                    channel.part(self.why)
+        if self._reaching is not None:
+            self._reaching.cancel()
+        if self.target is not None:
+            self.target.abort()
         self._ending = asyncio.ensure_future(self._finish(reason, by, text))
 
     async def _finish(self, reason: str, by: str, text: str) -> None:
         try:
             await self._close(reason, by=by, text=text)
-            if reason not in ("closed", "client-lost"):
-                await asyncio.sleep(PARTING)
-                self.door.disconnect_person(f"session ended: {text or reason}")
         finally:
-            if self.target is not None:
-                self.target.abort()
+            if reason in EXIT_OF:
+                await asyncio.sleep(PARTING)
+                self.door.disconnect_person(self.why.cause)
 
     async def _close(self, reason: str, *, by: str = "", text: str = "") -> None:
         """The recording and policyd learn how it ended."""

@@ -7,7 +7,7 @@ local     there is no target (a command of ours, the menu), or none yet because 
 """
 
 import asyncio
-from collections import deque
+from collections.abc import Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
@@ -37,11 +37,12 @@ from bastion.ssh.channels import (
     SUCCESS,
     WINDOW_ADJUST,
     End,
-    Events,
     Flow,
-)
+)  # fmt: skip
+from bastion.ssh.inbox import Inbox
 from bastion.ssh.local import LocalChannel, Terminal
-from bastion.taps import ChannelTap, exit_events, note, tap_for
+from bastion.taps import ChannelTap, early_input, early_output, exit_events, note, tap_for
+from bastion.text import neutral
 from policy.model import ChannelKind
 from recorder.model import Kind
 
@@ -53,9 +54,6 @@ OPEN: Final = 90
 CONFIRMATION: Final = 91
 MAX_PACKET: Final = 32 * 1024
 """Bytes of one data message a person may send, as OpenSSH; the target's own limit is kept by splitting."""
-INBOX: Final = 256
-"""Messages kept before there is a target: MAX_ENV variables, and what else a client says before the start."""
-INBOX_BYTES: Final = 256 * 1024
 STDERR: Final = 1
 
 _U32: Final = Struct(">I")
@@ -71,13 +69,13 @@ class SessionChannel:
         self.user.remote, self.user.max_packet = sender, max_packet
         self.target: End | None = None
         self.window = window  # bytes that the person still takes
-        self.granted = 0  # bytes that we still take, before the target says how many it takes
+        self._offered = 0  # what of that the target was told
+        self._invited = 0  # bytes that the target takes and the person is told of when the command has started
         self.relay: Relay | None = None
         self.requests = Requests()
         self.local: LocalChannel | None = None
         self.channel = 0  # number in the recording
-        self._inbox: deque[tuple[int, bytes]] = deque()
-        self._inbox_bytes = 0
+        self._inbox = Inbox()
         self._replay: list[Forward] = []
         self._events: list[tuple[int, bytes]] = []  # to be recorded before the next request goes on
         self._up: Flow | None = None  # from the person to the target
@@ -87,7 +85,7 @@ class SessionChannel:
         self._linked = asyncio.get_running_loop().create_future()
         self._finished = False
         self.user.send(CONFIRMATION, _CONFIRM.pack(self.user.number, 0, MAX_PACKET))
-        self._task = asyncio.ensure_future(self._begin())
+        self._task: asyncio.Task[None] = door.spawn(self._begin())
 
     async def _begin(self) -> None:
         if not self.door.has_target:
@@ -103,15 +101,14 @@ class SessionChannel:
     # --- the target's end ---------------------------------------------------------------------------
 
     def _link(self, relay: "Relay") -> None:
-        if self.user.close_received or self.user.close_sent:
-            return
         if not relay.is_live or relay.target is None:
-            self._go_local(Denied("this session has ended", "log in again", code=ExitCode.UNREACHABLE))
+            self._go_local(relay.why)
             return
         self.relay = relay
         self.channel = relay.next_channel()
         relay.add(self)
         self.target = End(relay.target, self)
+        self._offered = self.window
         relay.target.packets.send(
             OPEN,
             strings(b"session") + _CONFIRM.pack(self.target.number, self.window, self.user.max_packet),
@@ -119,22 +116,22 @@ class SessionChannel:
 
     def opened(self, end: End, window: int, rest: bytes) -> None:
         assert self.relay is not None
-        self._up = Flow(end, self.relay.recording, self.channel, _unexpected)
-        self._down = Flow(self.user, self.relay.recording, self.channel, _early_output)
+        self._up = Flow(end, self.relay.recording, self.channel, early_input)
+        self._down = Flow(self.user, self.relay.recording, self.channel, early_output)
         end.flow = self._down
-        if window > self.granted:
-            self.user.send(WINDOW_ADJUST, _U32.pack(window - self.granted))
+        if self.window > self._offered:  # it grew while the target was asked
+            end.send(WINDOW_ADJUST, _U32.pack(self.window - self._offered))
+        self._invited = max(0, window - (self.local.granted if self.local is not None else 0))
         for kept in self._replay:
             self._up.put((), REQUEST, strings(kept.name) + b"\0" + kept.rest)
         self._replay.clear()
-        self.local = None
         self._linked.set_result(None)
         self._drain()
 
     def open_failed(self, end: End, code: int, reason: str) -> None:
         name = self.relay.grant.target if self.relay else ""
         self.target = None
-        self._refuse(Denied(f"target `{name}` opens no session: {reason}", "ask whoever runs that machine",
+        self.part(Denied(f"target `{name}` opens no session: {reason}", "ask whoever runs that machine",
                             code=ExitCode.UNREACHABLE))  # fmt: skip
 
     def lost(self, end: End) -> None:
@@ -144,7 +141,6 @@ class SessionChannel:
                 self.local.closed()
             if self.target is not None:
                 self.target.send(CLOSE)
-            self._gone()
         else:
             self.target = None  # the relay hears of it next, and tells the person
 
@@ -154,17 +150,20 @@ class SessionChannel:
         if end is not self.user:
             self._from_target(kind, payload)
         elif kind == WINDOW_ADJUST:
-            (more,) = _U32.unpack(payload[:4])
-            self.window += more
-            if self.target is not None and self.target.remote >= 0:
+            self.window += int.from_bytes(payload[:4])
+            if self.window > 0xFFFFFFFF:
+                self.door.disconnect_person("the window of a channel is too large")
+            elif self.target is not None and self.target.remote >= 0:
                 self.target.send(WINDOW_ADJUST, payload)
             elif self.local is not None:
                 self.local.window_opened()
+        elif kind == CLOSE and self._up is None and self.target is None:
+            self._task.cancel()
+            if self.local is not None:
+                self.local.closed()
+            self.user.send(CLOSE)
         elif self._must_wait or self._inbox:
-            self._inbox.append((kind, payload))
-            self._inbox_bytes += len(payload)
-            if len(self._inbox) > INBOX or self._inbox_bytes > INBOX_BYTES + self.granted:
-                # A client that floods a channel which is not open yet; a window of 0 was granted.
+            if not self._inbox.put(kind, payload):
                 self.door.disconnect_person("too much was sent before the channel was open")
         else:
             self._from_user(kind, payload)
@@ -173,16 +172,17 @@ class SessionChannel:
     def _must_wait(self) -> bool:
         if self.requests.state is State.ASKING:
             return True
-        return self.local is None and self._up is None
+        return self._up is None and (self.local is None or self.target is not None)
 
     def _drain(self) -> None:
         with burst():
             while self._inbox and not self._must_wait:
-                kind, payload = self._inbox.popleft()
-                self._inbox_bytes -= len(payload)
-                self._from_user(kind, payload)
+                self._from_user(*self._inbox.take())
             if not self._inbox and self.requests.state is State.STARTED and self._up is not None:
                 self.user.flow = self._up  # from here on data takes the short way
+                if self._invited:
+                    self.user.send(WINDOW_ADJUST, _U32.pack(self._invited))
+                    self._invited = 0
 
     def _from_user(self, kind: int, payload: bytes) -> None:
         if kind == REQUEST:
@@ -191,19 +191,14 @@ class SessionChannel:
                 self._carry(self.requests.request(name, payload[at] != 0, payload[at + 1 :]))
             except (Malformed, IndexError, ValueError) as error:
                 self.door.disconnect_person(str(error))
-        elif self.local is not None:
+        elif self._up is None:
+            assert self.local is not None  # or it would wait
             self.local.message(kind, payload)
-            if kind == CLOSE:
-                self.user.send(CLOSE)
-                self._task.cancel()
-        elif self._up is not None:
-            if kind == DATA:
-                if not self._up.data(memoryview(payload)[4:]):
-                    self._up.to.send(DATA, payload)
-            elif kind == CLOSE:
-                self._up.put(self._closing(), CLOSE, b"")
-            elif kind in (EOF, SUCCESS, FAILURE):
-                self._up.put((), kind, payload)
+        elif kind == DATA:
+            if not self._up.data(memoryview(payload)[4:]):
+                self._up.to.send(DATA, payload)
+        elif kind in (EOF, CLOSE, SUCCESS, FAILURE):
+            self._up.put((), kind, b"")
 
     def _from_target(self, kind: int, payload: bytes) -> None:
         down = self._down
@@ -228,7 +223,6 @@ class SessionChannel:
                 down.put(self._tap.error(data) if self._tap else [(Kind.STDERR, data)], kind, payload)
             elif kind == CLOSE:
                 down.put(self._closing(), CLOSE, b"")
-                self._gone()
             elif kind == EOF:
                 down.put((), EOF, b"")
         except (Malformed, IndexError, ValueError) as error:
@@ -241,7 +235,9 @@ class SessionChannel:
         for effect in effects:
             match effect:
                 case Forward() if self._up is None:
-                    if self.requests.state is State.GATHERING:
+                    if effect.name == b"window-change":
+                        self._replay = [kept for kept in self._replay if kept.name != effect.name]
+                    if self.requests.state is State.GATHERING or effect.name == b"window-change":
                         self._replay.append(effect)
                     if effect.want_reply:
                         self._carry(self.requests.answered(True))
@@ -253,14 +249,15 @@ class SessionChannel:
                     else:
                         self.user.send(SUCCESS if ok else FAILURE)
                 case Resize(columns=columns, rows=rows):
-                    self._events.append((Kind.RESIZE, b"%dx%d" % (columns, rows)))
-                    if self.local is not None and self.local.terminal is not None:
+                    if self._up is not None:
+                        self._events.append((Kind.RESIZE, b"%dx%d" % (columns, rows)))
+                    elif self.local is not None and self.local.terminal is not None:
                         self.local.resize(columns, rows)
                 case Ask(kind=kind, detail=detail):
-                    self._task = asyncio.ensure_future(self._decide(kind, detail))
+                    self._task = self.door.spawn(self._decide(kind, detail))
                 case Refuse():
                     assert self._failure is not None
-                    self._refuse(self._failure)
+                    self.part(self._failure)
 
     def _forward(self, request: Forward) -> None:
         assert self._up is not None
@@ -295,8 +292,11 @@ class SessionChannel:
                 self._carry(self.requests.decided(error is None))
             elif error is None:
                 self._carry(self.requests.again())
+                assert self._up is not None
+                if self.local is not None and (typed := self.local.leave()):  # for the shell, not for the menu
+                    self._up.put(self._up.tap(memoryview(typed)), DATA, strings(typed))
             else:
-                self._refuse(error)
+                self.part(error)
         self._drain()
 
     async def _may(self, kind: ChannelKind, detail: bytes) -> BastionError | None:
@@ -328,8 +328,9 @@ class SessionChannel:
                 local.finish()
                 return _SERVED
             relay = found
+        if not relay.is_live:
+            raise relay.why
         self._failure = None
-        self.granted = local.granted
         self._link(relay)
         await self._linked
         return None
@@ -344,29 +345,35 @@ class SessionChannel:
     def _spend(self, size: int) -> None:
         self.window -= size
 
-    def _refuse(self, error: BastionError) -> None:
+    def part(self, error: BastionError) -> None:
         """Say why, with the exit code that belongs to it, and close."""
-        end_of_line = "\r\n" if self.requests.term else "\n"
-        self.part(end_of_line.join(error.lines()), int(error.code))
-
-    def part(self, text: str, status: int) -> None:
         if self.user.close_sent:
             return
-        if self._up is not None:
-            self._up.stop()
-        if self._down is not None:
-            self._down.stop()
-        end_of_line = b"\r\n" if self.requests.term else b"\n"
-        said = (end_of_line if self.requests.state is State.STARTED and self.requests.term else b"") + text.encode()
-        self.user.send(EXTENDED_DATA, _U32.pack(STDERR) + strings(said + end_of_line))
+        end_of_line = "\r\n" if self.requests.term else "\n"
+        said = end_of_line if self.requests.state is State.STARTED and self.requests.term else ""  # off the prompt
+        said += "".join(f"{neutral(line)}{end_of_line}" for line in error.lines())
+        self._stop()
+        for answer in self.requests.give_up():
+            self.user.send(SUCCESS if answer == Answer(True) else FAILURE)
+        for _ in range(self._inbox.unanswered):
+            self.user.send(SUCCESS)
+        self.user.send(EXTENDED_DATA, _U32.pack(STDERR) + strings(said.encode()))
         self.user.send(EOF)
-        self.user.send(REQUEST, strings(b"exit-status") + b"\0" + _U32.pack(status))
+        self.user.send(REQUEST, strings(b"exit-status") + b"\0" + _U32.pack(int(error.code)))
         self.user.send(CLOSE)
         if self.target is not None:
             self.target.send(CLOSE)
         self._gone()
 
-    def _closing(self) -> Events:
+    def _stop(self) -> None:
+        for flow in filter(None, (self._up, self._down)):
+            flow.stop()
+
+    def closed(self, end: End) -> None:
+        if end is self.user:
+            self._gone()
+
+    def _closing(self) -> Sequence[tuple[int, bytes]]:
         tap, self._tap = self._tap, None
         return tap.finish() if tap is not None else ()
 
@@ -378,6 +385,8 @@ class SessionChannel:
     def _gone(self) -> None:
         if not self._finished:
             self._finished = True
+            self._stop()
+            self._linked.cancel()
             self.finish()
             if self.relay is not None:
                 self.relay.remove(self)
@@ -389,12 +398,3 @@ class SessionChannel:
 
 
 _SERVED: Final = BastionError("served here")
-
-
-def _unexpected(data: memoryview) -> Events:
-    """Data from a person before anything was started: kept, whatever it is."""
-    return [(Kind.INPUT, bytes(data))]
-
-
-def _early_output(data: memoryview) -> Events:
-    return [(Kind.OUTPUT, bytes(data))]

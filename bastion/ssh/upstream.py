@@ -13,6 +13,7 @@ from bastion.errors import BastionError, Denied, ExitCode, PeerError
 from bastion.settings import SshSettings
 from bastion.ssh.connections import ClientConnection
 from bastion.ssh.transport import PacketTransport
+from bastion.text import neutral
 from policy.messages import (
     Credential,
     Grant,
@@ -149,8 +150,15 @@ def _login(policy: Policy, grant: Grant, key: Any, credential: Any) -> dict[str,
     match credential:
         case UsePassword(password=password):
             # Also answers keyboard-interactive prompts; asyncssh checks the host key before it sends either.
+            try:
+                text = password.decode()
+            except UnicodeDecodeError:
+                raise PeerError(
+                    f"the password in the vault for `{grant.account}` is no text",
+                    "tell the people who run this bastion: set it again",
+                ) from None
             return {
-                "client_keys": None, "password": password.decode(),
+                "client_keys": None, "password": text,
                 "preferred_auth": ["password", "keyboard-interactive"],
             }  # fmt: skip
         case UseKey(public=public, algorithms=algorithms):
@@ -173,6 +181,7 @@ def refused(reply: Any) -> BastionError:
 
 
 async def _unreachable(policy: Policy, grant: Grant, why: str) -> PeerError:
+    why = neutral(why)  # it may be the target's own words
     await _report(policy, grant, "target-unreachable", {"address": f"{grant.address}:{grant.port}", "why": why})
     return PeerError(
         f"target `{grant.target}` cannot be reached: {why}", "try again later, or ask whoever runs that machine"

@@ -56,3 +56,6 @@ class PaperOwner:
 
     def lost(self, end: End) -> None:
         self.heard.append(("lost", None))
+
+    def closed(self, end: End) -> None:
+        assert end.number < 0

@@ -133,6 +133,20 @@ def test_a_denial_faster_than_the_target_answers_for_it() -> None:
     assert requests.answered(False) == []
 
 
+@pytest.mark.parametrize("asking", [False, True])
+def test_a_channel_that_ends_in_between_leaves_no_question_open(asking: bool) -> None:
+    requests = Requests()
+    requests.request(b"pty-req", True, PTY)
+    requests.request(b"env", True, env(b"LD_PRELOAD", b"x"))
+    requests.request(b"shell", True, b"")
+    if not asking:
+        requests.decided(True)
+    assert requests.give_up() == [Answer(True), Answer(False), Answer(True)]
+    assert requests.give_up() == []
+    assert requests.answered(True) == []
+    assert requests.request(b"exec", True, exec_(b"id")) == [Answer(False)]
+
+
 # --- what may not be asked twice, or then, or at all ----------------------------------------------------
 
 

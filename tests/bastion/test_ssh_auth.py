@@ -78,6 +78,24 @@ def test_asyncssh_authentication_is_not_reachable() -> None:
     assert not [name for name in overridden if name in inspect.getsource(auth)], "never called, so never overridden"
 
 
+def test_two_handshakes_at_once_with_one_rsa_key_sign_each_by_its_own_algorithm(tmp_path: Path) -> None:
+    """asyncssh keeps the chosen algorithm at the key, which all connections share; the signature comes later."""
+    key = asyncssh.generate_private_key("ssh-rsa", key_size=2048)
+
+    async def run() -> list[bytes]:
+        loop = asyncio.get_running_loop()
+        options = await server_options(SshSettings(), asyncssh.load_keypairs([key]))
+        both = [PersonConnection(loop, options, SshSettings(), tmp_path / "x", lambda _: None) for _ in range(2)]
+        for one, name in zip(both, (b"rsa-sha2-512", b"rsa-sha2-256"), strict=True):
+            assert one.choose_server_host_key([b"ssh-unknown", name])
+        pairs = [one.get_server_host_key() for one in both]
+        for one in both:
+            one._cancel_login_timer()
+        return [pair.sig_algorithm for pair in pairs if pair is not None]
+
+    assert asyncio.run(run()) == [b"rsa-sha2-512", b"rsa-sha2-256"]
+
+
 @pytest.mark.parametrize(
     ("address", "plain"),
     [

@@ -35,8 +35,8 @@ allow = ["shell", "exec", "sftp", "scp"]
 
 # one address fails and connects more often here than any person does
 LIMITS = """\
-lock_after = 1000000
-source_failures = 1000000
+lock_after = 100
+source_failures = 100000
 """
 
 
@@ -118,9 +118,15 @@ class Site:
             keygen(self.folder / name)
         # HOME: what a person's shell does before the command is not what is measured
         options = (f"SetEnv HOME={self.folder}", "PermitUserRC no")
-        self.target = Sshd(self.folder / "target", options).start()
-        self.jump = Sshd(self.folder / "jump", ("LogLevel ERROR",)).start()
-        self.main = self.bastion()
+        self.target = Sshd(self.folder / "target", options)
+        self.jump = Sshd(self.folder / "jump", ("LogLevel ERROR",))
+        try:
+            self.target.start()
+            self.jump.start()
+            self.main = self.bastion()
+        except BaseException:
+            self.__exit__()  # what was started before the fault would stay
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

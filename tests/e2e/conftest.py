@@ -1,11 +1,14 @@
 """One bastion for all end-to-end tests of a pytest worker; its log is shown beside a test that fails."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.evidence import Evidence, watch
 from tests.support.net import tail
-from tests.support.site import Site
+from tests.support.site import ENTRIES, Site
 
 
 @pytest.fixture(scope="session")
@@ -17,10 +20,29 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         made.stop()
 
 
+@pytest.fixture(params=ENTRIES)
+def entry(request: pytest.FixtureRequest) -> str:
+    """The way to the target: with nothing in between, `account@target@bastion`, `-J bastion`."""
+    return str(request.param)
+
+
+@pytest.fixture
+def evidence(site: Site, entry: str) -> Iterator[Evidence]:
+    yield from watch(site, entry)
+
+
+@pytest.fixture(scope="session")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 MiB that do not compress and do not repeat."""
+    path = tmp_path_factory.mktemp("big") / "big"
+    path.write_bytes(os.urandom(64 << 20))
+    return path
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
     found = getattr(item, "funcargs", {}).get("site")
     if report.failed and isinstance(found, Site):
-        report.sections.append(("bastion log", tail(found.log)))
+        report.sections.append(("bastion log", tail(found.log, 12)))
     return report

@@ -244,11 +244,14 @@ def test_channel_and_global_messages_before_login_end_the_connection(site: Gatew
 def test_new_keys_before_login_end_the_connection(site: Gateway) -> None:
     """[T7] Each costs a signature; an honest client has no reason within the grace time."""
 
-    async def dialogue(raw: Raw) -> int:
+    async def dialogue(raw: Raw) -> tuple[int, bytes]:
         raw._send_kexinit()
-        return (await raw.hear())[0]
+        raw._kexinit_sent = True
+        return await raw.hear()
 
-    assert talking(site, dialogue) in (0, DISCONNECT)
+    kind, payload = talking(site, dialogue)
+    assert kind == DISCONNECT
+    assert disconnect_reason(payload) == "new keys before login"
 
 
 def test_login_before_its_service_was_asked_for(site: Gateway, sam: asyncssh.SSHKey) -> None:

@@ -43,9 +43,7 @@ def test_the_examples_are_what_is_sent(name):
 
 def test_the_table_is_that_of_the_monitor():
     rows = re.findall(r"^\| `([a-z-]+)` \| (.*?) \|$", TEXT, re.MULTILINE)
-    written = {
-        state: set(re.findall(r"`(\w+)`", names)) | (("commands" in names and {"*"}) or set()) for state, names in rows
-    }
+    written = {state: {*re.findall(r"`(\w+)`", names), *["*"] * ("commands" in names)} for state, names in rows}
     commands = {kind.__name__ for kind in COMMANDS}
     for state in State:
         names = {kind.__name__ for kind in TABLE[state]}

@@ -159,6 +159,26 @@ def test_a_key_and_a_code(make_policyd):
         assert "second factor" in refused(peer.ask(m.Authorize(account="postgres", target="db1", reason="x"))).cause
 
 
+def test_a_session_keeps_the_proof_it_was_granted_on(make_policyd):
+    """A code entered later on another connection must not take the earlier one's place."""
+    policyd = make_policyd()
+    totp = enrol(policyd, "alice")
+    now = time.time()
+
+    def log_in(at: float):
+        peer = policyd.connection()
+        peer.ask(proof(policyd.keys["alice"]))
+        peer.ask(m.AskCode(person=""))
+        assert peer.ask(m.AnswerCode(person="", answers=[totp.at(int(at))])).outcome is Outcome.DONE
+        return peer
+
+    first = log_in(now)
+    grant = first.ask(m.Authorize(account="postgres", target="db1", reason="x"))
+    log_in(now + 30)
+    assert first.ask(m.OpenChannel(session=grant.session, kind="shell")) == m.Allowed()
+    assert policyd.done(m.Reload()).text == "3 rules in force"
+
+
 def test_halfway_is_nowhere(make_policyd):
     policyd = make_policyd()
     enrol(policyd, "alice")
@@ -344,8 +364,26 @@ def test_a_channel_is_decided_by_the_rules_of_its_moment(make_policyd):
     peer, grant = policyd.session("alice")
     assert peer.ask(m.OpenChannel(session=grant.session, kind="shell")) == m.Allowed()
     (policyd.home / "policy.toml").write_text("")
-    assert policyd.done(m.Reload()).text == "0 rules in force"
+    assert policyd.done(m.Reload()).text == "0 rules in force; ended 1 live session"
     refused(peer.ask(m.OpenChannel(session=grant.session, kind="shell")))
+
+
+def test_what_is_no_longer_allowed_ends(make_policyd):
+    """Design, invariant 3: at revocation the live session ends."""
+    policyd = make_policyd()
+    peer, grant = policyd.session("alice")
+    peer.ask(m.OpenChannel(session=grant.session, kind="shell"))
+    other, kept = policyd.session("bob")
+    other.ask(m.OpenChannel(session=kept.session, kind="exec"))
+    file = policyd.home / "policy.toml"
+    file.write_text(file.read_text() + '\n[[rule]]\nname = "no shells"\neffect = "forbid"\nallow = ["shell"]\n')
+    assert policyd.done(m.Reload()).text == "4 rules in force; ended 1 live session"
+    push = peer.push()
+    assert (push.session, push.reason) == (grant.session, "no longer allowed")
+    assert other.ask(m.OpenChannel(session=kept.session, kind="exec")) == m.Allowed()
+    done = policyd.done(m.PersonSet(name="bob", remove_roles=["engineer"]))
+    assert "ended 1 live session" in done.text
+    assert other.push().reason == "no longer allowed"
 
 
 def test_sighup_reloads(make_policyd):

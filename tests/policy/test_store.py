@@ -53,7 +53,7 @@ def test_migrations_make_the_schema_that_the_program_has(made, tmp_path):
 
 def test_every_upgrade_from_the_first_schema_keeps_what_is_there(tmp_path):
     engine = store._engine(URL, tmp_path, make=True)
-    config = migrate._config()
+    config = migrate.alembic_config()
     first = list(ScriptDirectory.from_config(config).walk_revisions())[-1].revision
     with engine.begin() as connection:
         config.attributes["connection"] = connection
@@ -66,6 +66,12 @@ def test_every_upgrade_from_the_first_schema_keeps_what_is_there(tmp_path):
     database.close()
     assert store.status(URL, tmp_path) == (migrate.wanted(), migrate.wanted())
     store.open_store(URL, tmp_path).close()
+
+
+def test_migrations_are_named_by_their_revisions():
+    script = ScriptDirectory.from_config(migrate.alembic_config())
+    assert script.get_current_head() == migrate.wanted()
+    assert all(migrate.known(revision.revision) for revision in script.walk_revisions())
 
 
 def test_another_schema_is_not_opened(made, tmp_path):
