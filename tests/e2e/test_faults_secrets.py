@@ -42,7 +42,7 @@ def canary(name: str) -> str:
 def test_what_is_typed_while_the_echo_is_off_is_nowhere(site: FaultSite) -> None:
     hidden, seen = canary("Hidden"), canary("Seen")
     ask = "printf 'Password: '; IFS= read -rs word; echo; echo length ${#word}"
-    words = [*site.command("ssh", "-tt"), "direct", "exec bash --norc --noprofile"]
+    words = [*site.command("ssh", "-tt"), "direct", "PS1='$ ' exec bash --norc --noprofile"]
     with Terminal(*words) as person:
         person.until(b"$ ")
         person.keys(f"echo {seen}\r".encode())
