@@ -83,7 +83,7 @@ async def scanned(desk: Authority, talk: Conversation, request: Scanned) -> None
 async def offer_key(desk: Authority, talk: Conversation, request: OfferKey) -> Answer:
     offer = _offer(desk, talk, request.person, request.blob)
     event = login.KeyOffered(**_asked(desk, talk, request.person), owner=offer.owner)
-    return await _advance(desk, talk, event)
+    return await _advance(desk, talk, event, key=sshkeys.fingerprint(request.blob))
 
 
 async def prove_key(desk: Authority, talk: Conversation, request: ProveKey) -> Answer:
@@ -108,7 +108,7 @@ async def prove_key(desk: Authority, talk: Conversation, request: ProveKey) -> A
         **_asked(desk, talk, request.person),
         owner=offer.owner, valid=valid, kind=kind, flaw=flaw, speaker=offer.speaker,
     )  # fmt: skip
-    return await _advance(desk, talk, event)
+    return await _advance(desk, talk, event, key=sshkeys.fingerprint(request.blob))
 
 
 async def try_password(desk: Authority, talk: Conversation, request: TryPassword) -> Answer:
@@ -196,8 +196,10 @@ def _person(desk: Authority, name: str) -> login.Person | None:
     )
 
 
-async def _advance(desk: Authority, talk: Conversation, event: login.Event, password: Secret | None = None) -> Answer:
-    """Step the machine and do as it says until it has answered."""
+async def _advance(
+    desk: Authority, talk: Conversation, event: login.Event, password: Secret | None = None, *, key: str = ""
+) -> Answer:
+    """Step the machine and do as it says until it has answered. `key`: the print of the one shown, for the log."""
     answer: Answer | None = None
     talk.login, effects = login.step(talk.login, event)
     todo = deque(effects)
@@ -214,7 +216,7 @@ async def _advance(desk: Authority, talk: Conversation, event: login.Event, pass
                 ok = await check_code(desk, name, code) and not desk.lockouts.locked_code(name, time.time())
                 result = login.CodeChecked(ok=ok, now=time.time())
             case login.Failed() as failed:
-                await _failed(desk, talk, failed, counted=not isinstance(event, login.KeyOffered))
+                await _failed(desk, talk, failed, key, counted=not isinstance(event, login.KeyOffered))
             case login.Succeeded() as succeeded:
                 await _succeeded(desk, talk, succeeded)
             case login.Close():
@@ -239,9 +241,10 @@ async def _check_password(desk: Authority, name: str, password: Secret | None) -
     return login.PasswordChecked(ok=ok, now=time.time())
 
 
-async def _failed(desk: Authority, talk: Conversation, failed: login.Failed, *, counted: bool) -> None:
+async def _failed(desk: Authority, talk: Conversation, failed: login.Failed, key: str, *, counted: bool) -> None:
     """Kept and counted. An offer is neither: agents offer all their keys, and each stranger could fill the disk."""
-    talk.log().info("login-failed", person=failed.person[:64], method=failed.method, reason=failed.reason)
+    log = talk.log().bind(key=key) if key else talk.log()
+    log.info("login-failed", person=failed.person[:64], method=failed.method, reason=failed.reason)
     if not counted:
         return
     now = time.time()

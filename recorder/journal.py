@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from recorder import keys
 from recorder.chain import Chain, Header, Slot, TailHeader, Type
-from recorder.codec import FAST, MAX_EVENTS, MAX_STEP, compress
+from recorder.codec import FAST, FASTEST, MAX_EVENTS, MAX_STEP, compress
 from recorder.model import AccessNote, Event, KeyClass, Kind, SessionId
 from recorder.parts import Chunk, Place, close_parts, hashed, plain_segment, split
 from recorder.records import Entry, Foot, Seal, Why, encode_index
@@ -37,9 +37,12 @@ MANY: Final = MAX_EVENTS // 4
 """Events from which a segment is made whatever its size; four times as many do not fit into one."""
 
 SMALL: Final = 128 * 1024
-SLOW, BUSY = 10.0, 1.0
-"""A segment below SMALL bytes is worth level 19 (30 ms). Above, seconds it took to fill choose between 12, 9 and 3, so
-that compacting 1 MiB (47, 27, 5 ms) never takes more than 5 % of a core."""
+LEVELS: Final = ((10.0, 12), (1.0, 9), (0.1, 3), (0.0, FAST))
+"""A segment below SMALL bytes is worth level 19 (30 ms). Above, the seconds it took to fill choose: compacting 1 MiB
+(47, 27, 5, 2 ms) takes no more than 5 % of a core, until at some 10 MB/s speed counts and nothing else."""
+
+BULK: Final = 16 * 1024
+"""Bytes of a chunk from which the tail gets the fastest compression: a program writes, not a person."""
 
 
 class Instant(NamedTuple):
@@ -244,13 +247,15 @@ class Journal:
         if not self._pending:
             self._since = now.seconds
         place = Place(Type.CHUNK, self._segno, self._seq, 1)
-        body = close_parts(self.session, place, self._keys.of_segment(self._segno), plain, FAST)
+        size = sum(map(len, plain.values()))
+        level = FASTEST if size >= BULK else FAST
+        body = close_parts(self.session, place, self._keys.of_segment(self._segno), plain, level)
         assert self._keys.content is not None
         self._content = keys.content_link(self._keys.content, self._content, self._seq, plain.items())
         self._seq += 1
         self._last_ms = max(events[-1][2] for events in chunk.values())
         self._pending.append(chunk)
-        self._pending_bytes += sum(map(len, plain.values()))
+        self._pending_bytes += size
         self._pending_events += sum(map(len, chunk.values()))
         return self._tail.frame(Type.CHUNK, body)
 
@@ -269,7 +274,7 @@ class Journal:
 
     def _job(self, now: Instant) -> SegmentJob:
         seconds, size = now.seconds - self._since, self._pending_bytes
-        level = 19 if size < SMALL else 12 if seconds > SLOW else 9 if seconds > BUSY else 3
+        level = 19 if size < SMALL else next(level for least, level in LEVELS if seconds >= least)
         first = self._seq - len(self._pending)
         place = Place(Type.SEGMENT, self._segno, first, len(self._pending))
         job = self._compacting = SegmentJob(self.session, place, self._pending, self._root, size, level)

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from recorder import keys
 from recorder.chain import Slot
-from recorder.durable import Files, Folder, is_full
+from recorder.durable import Files, Folder, is_full, sync_handles
 from recorder.journal import (
     AppendMain,
     Compact,
@@ -106,10 +106,15 @@ class Live:
     async def sync(self) -> None:
         """What was appended is on disk. Failed."""
         try:
-            await trio.to_thread.run_sync(self.files.sync_tail)
+            handles = self.files.for_sync()
         except OSError as error:
             self._fail(error)
             raise Failed(self.failed) from None
+        with trio.CancelScope(shield=True):  # the thread owns the handles, and closes them
+            failed = await trio.to_thread.run_sync(sync_handles, handles, self._studio.folder.handle)
+        if failed:
+            self.commit_failed()
+            raise Failed(self.failed)
 
     async def end(self, reason: str, by: str, text: str) -> None:
         """Complete the recording, on disk. Failed."""

@@ -49,7 +49,7 @@ def note(event: Event) -> Note | None:
         return None
     try:
         return msgspec.msgpack.decode(event.data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # the last for maps in maps without end
         return None
 
 

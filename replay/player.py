@@ -40,6 +40,7 @@ class Player:
     _events: Iterator[Event] = field(init=False)
     _next: Event | None = None
     _signal: int = 0
+    _resized: bool = False
     _overlay: float | None = None  # until when the status line lies over the picture
 
     def __post_init__(self) -> None:
@@ -58,8 +59,7 @@ class Player:
     async def _watch(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
         async for number in signals:
             if number == signal.SIGWINCH:
-                self._stage.columns, self._stage.rows = self.terminal.size()
-                await self._draw(self.pace.position(trio.current_time()))
+                self._resized = True  # seen at the next tick: only one task may write to the terminal
             else:
                 self._signal = number
                 scope.cancel()
@@ -68,6 +68,10 @@ class Player:
     async def _run(self) -> None:
         await self._open(self.begin - 1)
         while True:
+            if self._resized:
+                self._resized = False
+                self._stage.columns, self._stage.rows = self.terminal.size()
+                await self._draw(self.pace.position(trio.current_time(), self._next.ms if self._next else None))
             await self._show_due()
             if self._next is None and not self.controls.used:
                 return

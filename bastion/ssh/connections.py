@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from asyncssh.connection import SSHClientConnection, SSHConnection, SSHServerConnection
-from asyncssh.constants import MSG_CHANNEL_OPEN, MSG_GLOBAL_REQUEST, MSG_IGNORE
+from asyncssh.constants import DEFAULT_LANG, MSG_CHANNEL_OPEN, MSG_GLOBAL_REQUEST, MSG_IGNORE
 from asyncssh.misc import ProtocolError
 from asyncssh.packet import SSHPacket
 
@@ -72,6 +72,11 @@ class PacketConnection(SSHConnection):
 
     def log_received_packet(self, *_: Any, **__: Any) -> None:
         """As above."""
+
+    def disconnect(self, code: int, reason: str, lang: str = DEFAULT_LANG) -> None:
+        """asyncssh closes its channels first; ours are `End` objects, and their owners hear of it by `lost`."""
+        self._send_disconnect(code, reason, lang)
+        self._force_close(None)
 
     def _force_close(self, exc: Exception | None) -> None:
         if self._transport:

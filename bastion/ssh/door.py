@@ -325,8 +325,11 @@ class Door(ServerConnection):
             self.disconnect_person("the bastion's policy service is gone")
 
     def disconnect_person(self, text: str) -> None:
-        if not self.is_closed():
-            self.disconnect(DISC_BY_APPLICATION, text)
+        if self.is_closed():
+            return
+        if self.relay is not None:
+            self.relay.end("client-lost", text=text)
+        self.disconnect(DISC_BY_APPLICATION, text)
 
     def _cleanup(self, exc: Exception | None) -> None:
         super()._cleanup(exc)

@@ -58,6 +58,9 @@ class HostCertificates:
                 **self._options,
             )  # fmt: skip
             options.proxy_command = None
+            # Dropbear guesses by both lists, of key exchanges and of host keys, and asyncssh takes the guess as right
+            # by the first alone: the plain key has to stand first. What is used the client's order decides.
+            options.server_host_keys.move_to_end(certificate.algorithm)
             made = self._made[target] = time.monotonic() + reply.expires_in * RENEW, options
         return copy.copy(made[1])
 

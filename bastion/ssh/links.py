@@ -21,8 +21,9 @@ POLICY_SOCKET: Final = "policyd.sock"
 
 CONNECT_SECONDS: Final = 5.0
 """policyd accepts at once; its backlog of 128 is full only while a thousand people come at the same moment."""
-REPLY_SECONDS: Final = 30.0
-"""The slowest answer is a scan that an administrator asked for (10 s); later than this, nobody decides there."""
+REPLY_SECONDS: Final = 15.0
+"""The slowest answer is a scan that an administrator asked for (10 s); later than this, nobody decides there, and a
+person would rather be told than wait."""
 MAX_WAITING: Final = 256
 """Questions without an answer. A connection with 20 channels and 256 forwards asks one after the other."""
 _AT_ONCE: Final = 16

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from bastion.errors import BastionError, Denied, ExitCode, PeerError
 from bastion.settings import SshSettings
 from bastion.ssh.connections import ClientConnection
 from bastion.ssh.transport import PacketTransport
+from bastion.text import neutral
 from policy.messages import (
     Credential,
     Grant,
@@ -112,7 +114,7 @@ async def dial(
     except TimeoutError:
         raise await _unreachable(policy, grant, f"it did not answer within {settings.dial:g} seconds") from None
     except OSError as error:
-        raise await _unreachable(policy, grant, (error.strerror or str(error)).lower()) from None
+        raise await _unreachable(policy, grant, _why(error)) from None
     except asyncssh.HostKeyNotVerifiable:
         raise await _wrong_key(policy, grant, _shown.pop(id(options), b"")) from None
     except asyncssh.PermissionDenied:
@@ -125,6 +127,11 @@ async def dial(
         raise await _unreachable(policy, grant, str(error).lower()) from None
     finally:
         _shown.pop(id(options), None)
+
+
+def _why(error: OSError) -> str:
+    """In the system's words. asyncio puts a call and an address of ours into `strerror`, and no cause."""
+    return (os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)).lower()
 
 
 _shown: dict[int, bytes] = {}  # options of a dial under way -> host key that the target showed
@@ -149,8 +156,15 @@ def _login(policy: Policy, grant: Grant, key: Any, credential: Any) -> dict[str,
     match credential:
         case UsePassword(password=password):
             # Also answers keyboard-interactive prompts; asyncssh checks the host key before it sends either.
+            try:
+                text = password.decode()
+            except UnicodeDecodeError:
+                raise PeerError(
+                    f"the password in the vault for `{grant.account}` is no text",
+                    "tell the people who run this bastion: set it again",
+                ) from None
             return {
-                "client_keys": None, "password": password.decode(),
+                "client_keys": None, "password": text,
                 "preferred_auth": ["password", "keyboard-interactive"],
             }  # fmt: skip
         case UseKey(public=public, algorithms=algorithms):
@@ -173,6 +187,7 @@ def refused(reply: Any) -> BastionError:
 
 
 async def _unreachable(policy: Policy, grant: Grant, why: str) -> PeerError:
+    why = neutral(why)  # it may be the target's own words
     await _report(policy, grant, "target-unreachable", {"address": f"{grant.address}:{grant.port}", "why": why})
     return PeerError(
         f"target `{grant.target}` cannot be reached: {why}", "try again later, or ask whoever runs that machine"

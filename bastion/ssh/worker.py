@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +20,8 @@ import structlog
 
 from bastion import config
 from bastion.config import ConfigError, Settings
-from bastion.errors import BastionError
-from bastion.ssh import algorithms, scan, transport
+from bastion.errors import BastionError, RecorderLost
+from bastion.ssh import algorithms, recording, scan, transport
 from bastion.ssh.door import Gateway
 from bastion.ssh.entrance import Entrance
 from bastion.ssh.jump import HostCertificates
@@ -42,18 +42,13 @@ GOING_DOWN: Final = "the bastion is going down: log in again in a moment"
 log = structlog.get_logger()
 
 
-async def _yes() -> bool:
-    return True
-
-
 @dataclass(slots=True, kw_only=True)
 class Worker:
-    """`alive` is asked before each word to the watchdog: True if this process can serve a session right now."""
+    """One process. The watchdog hears of it only while it can serve a session: its loop turns, recorderd answers."""
 
     settings: Settings
     number: int
     admission: Startups
-    alive: Callable[[], Awaitable[bool]] = _yes
     gateway: Gateway = field(init=False)
     _options: Any = field(init=False, default=None)
     _certificates: HostCertificates = field(init=False)
@@ -164,10 +159,11 @@ class Worker:
         if not microseconds.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
             return
         while True:
-            if await self.alive():
+            try:
+                await recording.health(self.settings.run)
                 tell_systemd("WATCHDOG=1")
-            else:
-                log.error("not-alive")
+            except RecorderLost as error:
+                log.error("not-alive", why=error.cause)
             await asyncio.sleep(int(microseconds) / 1e6 / 3)
 
 

@@ -18,6 +18,9 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 MAX_PASSPHRASE: Final = 1024
 
+MAX_PROBLEMS: Final = 10
+"""Lines about damage; `replay verify` has them all."""
+
 JSON: Final = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 CHANNEL: Final = click.option("--channel", type=click.IntRange(0, 0xFFFF), metavar="N", help="This channel alone.")
 SINCE: Final = click.option(
@@ -95,6 +98,14 @@ def readable(recording: "Recording") -> "Recording":
             f"recording {recording.session} is encrypted and no key opens it", "give an auditor's key: --key FILE"
         )
     return recording
+
+
+def warn(recording: "Recording") -> None:
+    """Say what of it could not be read: nobody may take a damaged recording for the whole story."""
+    for problem in recording.problems[:MAX_PROBLEMS]:
+        print(f"replay: {neutral(problem)}", file=sys.stderr)
+    if recording.problems:
+        print(f"replay: it is damaged: replay verify {recording.session}", file=sys.stderr)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from recorder.reader import Recording
-from replay.cli.common import CHANNEL, key_option, located, opened, place_options, private_keys, readable
+from replay.cli.common import CHANNEL, key_option, located, opened, place_options, private_keys, readable, warn
 from replay.errors import MisuseError, ReplayError
 from replay.facts import Channel, gather
 
@@ -35,8 +35,9 @@ def command(
     if output is None:
         for line in lines:
             print(line)
-        return
-    _write(output, lines)
+    else:
+        _write(output, lines)
+    warn(found)
 
 
 def _lines(found: Recording, form: str, typed: bool, number: int | None) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from recorder.reader import Recording
-from replay.cli.common import CHANNEL, key_option, located, opened, place_options, private_keys, readable
+from replay.cli.common import CHANNEL, key_option, located, opened, place_options, private_keys, readable, warn
 from replay.errors import MisuseError
 from replay.facts import Channel, Facts, gather
 from replay.text import moment, neutral
@@ -46,6 +46,7 @@ def command(
     if sys.stdout.isatty():
         return _watch(found, facts, channel, speed or 1.0, not no_skip_idle, begin, typed)
     _print(found, channel, speed, not no_skip_idle, begin, typed)
+    warn(found)
     return 0
 
 
@@ -65,6 +66,7 @@ def _watch(
     if number:
         return 128 + number
     print(_closing(found, facts))
+    warn(found)
     return 0
 
 

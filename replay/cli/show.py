@@ -8,7 +8,7 @@ import click
 
 from recorder.reader import Recording
 from replay import notes
-from replay.cli.common import JSON, key_option, located, opened, place_options, private_keys, readable, table
+from replay.cli.common import JSON, key_option, located, opened, place_options, private_keys, readable, table, warn
 from replay.export import plain
 from replay.facts import Channel, Facts, gather
 from replay.text import clock, iso, neutral, size, span, wall
@@ -27,6 +27,7 @@ def command(recording: str, config: Path | None, directory: Path | None, keys: t
     path = located(recording, config, directory)
     found = readable(opened(path, private_keys(keys)))
     facts = gather(found.events())
+    warn(found)
     if as_json:
         print(json.dumps(_plain(found, facts, path)))
         return
@@ -66,6 +67,7 @@ def _plain(found: Recording, facts: Facts, path: Path) -> dict[str, Any]:
         "markers": at(facts.markers),
         "end": at([facts.end])[0] if facts.end else None,
         "hidden": [_word(hidden) for hidden in found.skipped_classes],
+        "problems": found.problems,
         "unlisted": facts.unlisted,
         "unreadable": facts.unreadable,
     }

@@ -39,7 +39,7 @@ def arguments(site: Site, via: str = "direct", target: str = "root@web1") -> lis
     config = folder / f"config-{site.port}"
     config.write_text(
         f"Host b\n HostName {LOOPBACK}\n Port {site.port}\nHost *\n UserKnownHostsFile {known}\n"
-        " StrictHostKeyChecking yes\n IdentityFile none\n BatchMode yes\n LogLevel ERROR\n ControlPath none\n"
+        " StrictHostKeyChecking yes\n IdentityFile none\n BatchMode yes\n LogLevel INFO\n ControlPath none\n"
     )
     where = ["-J", "b", target] if via == "jump" else [f"{target}@b" if target else "b"]
     return ["-F", str(config), *where]

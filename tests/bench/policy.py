@@ -35,9 +35,9 @@ def main(logins: int = 200) -> None:
         try:
             _fill(policyd)
             _run(policyd, 20)
-            before = _cpu(policyd)
+            before = policyd.cpu()
             took = _run(policyd, logins)
-            cpu = (_cpu(policyd) - before) / logins
+            cpu = (policyd.cpu() - before) / logins
         finally:
             policyd.stop()
     print(f"{'answer to':<16}{'p50 ms':>8}{'p99 ms':>8}")
@@ -77,15 +77,6 @@ def _run(policyd: Policyd, logins: int) -> dict[str, list[float]]:
             ask(m.SessionStarted(session=grant.session, recording=grant.session))
             ask(m.SessionEnded(session=grant.session, reason="done"))
     return took
-
-
-def _cpu(policyd: Policyd) -> float:
-    """User and system seconds of the process so far."""
-    assert policyd.process is not None
-    fields = Path(f"/proc/{policyd.process.pid}/schedstat").read_text().split()
-    stat = Path(f"/proc/{policyd.process.pid}/stat").read_text().rpartition(")")[2].split()
-    del fields
-    return (int(stat[11]) + int(stat[12])) / 100
 
 
 if __name__ == "__main__":

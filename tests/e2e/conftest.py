@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.chaos import FaultSite
 from tests.support.evidence import Evidence, watch
 from tests.support.net import tail
 from tests.support.site import ENTRIES, Site
+
+DIAL = 5.0  # seconds to reach a target, instead of 15: tests wait for it
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +40,16 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("big") / "big"
     path.write_bytes(os.urandom(64 << 20))
     return path
+
+
+@pytest.fixture(scope="session")
+def fault_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultSite]:
+    """One that tests may hurt: each leaves it working. Limits before login are the shipped ones."""
+    made = FaultSite(tmp_path_factory.mktemp("faults"), {"ssh": [f"dial = {DIAL}"]})
+    try:
+        yield made.start()
+    finally:
+        made.stop()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,5 +1,6 @@
 """A real policyd over its real sockets: a state of its own, a process, and the two sorts of peers that talk to it."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -191,6 +192,12 @@ class Policyd:
 
     def log(self) -> str:
         return tail(self.home / "log")
+
+    def cpu(self) -> float:
+        """User and system seconds of the process so far."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process is None:

@@ -229,6 +229,30 @@ def test_an_io_error_ends_the_session_and_is_never_tried_again(call: str, tmp_pa
         assert "recovered" in verify(path, None).problems[0]
 
 
+@pytest.mark.parametrize("demanded", ["not", "by the rule", "by the configuration"])
+def test_what_is_written_is_synced(demanded: str, tmp_path: Path) -> None:
+    """Within sync_ms by the group commit; where it is demanded, before the answer: tail, main and their folder."""
+    strace = shutil.which("strace")
+    if not strace:
+        pytest.skip("strace is not installed")
+    trace = tmp_path / "strace"
+    before = [strace, "-D", "-f", "-q", "-y", "-o", str(trace), "-e", "trace=fdatasync,fsync,syncfs"]
+    sync_ms = 0 if demanded == "by the configuration" else 100
+
+    def synced() -> set[str]:
+        lines = [line for line in trace.read_text().splitlines() if "= 0" in line]
+        return {Path(line.split("<")[1].split(">")[0]).suffix for line in lines if "/recordings/2" in line}
+
+    with running(tmp_path, *before, sync_ms=sync_ms) as daemon, daemon.client() as client:
+        client.open(sync=demanded == "by the rule")
+        client.append(KEY)
+        client.acked()
+        if demanded == "not":
+            while not synced() >= {".tail", ".brec", ""}:  # the test's own timeout is the limit
+                time.sleep(0.01)
+        assert synced() >= {".tail", ".brec", ""}
+
+
 def test_killed_at_each_write_of_a_session(tmp_path: Path) -> None:
     """SIGKILL instead of the n-th write, for each n: between any two steps, recovery finds what was acknowledged."""
     strace = shutil.which("strace")

@@ -1,14 +1,14 @@
 """One recorderd for all tests of the auditor's tool; what it has recorded, made once."""
 
-import os
-import subprocess
-import sys
+import io
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from replay.cli import main
 from tests.recorder.daemon import running
 from tests.replay.recordings import MIXED, SHELL, Made, Studio
 
@@ -44,16 +44,21 @@ Replay = Callable[..., Said]
 
 
 @pytest.fixture
-def replay(studio: Studio) -> Replay:
-    """Run `replay` as a person would, on what the studio has recorded."""
+def replay(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Replay:
+    """Run `replay` on what the studio has recorded, into pipes; in this process, because Python starts slowly."""
+    monkeypatch.setenv("BASTION_DEBUG", "1")  # an internal error is a traceback and fails the test
+    monkeypatch.setenv("TZ", "UTC")
 
     def run(*words: str | Path, config: Path | None = studio.config, given: str = "", code: int = 0) -> Said:
         place = ["-c", str(config)] if config and words and words[0] not in ("keygen", "--help") else []
-        done = subprocess.run(
-            [sys.executable, "-m", "replay", *map(str, words), *place], input=given, capture_output=True, text=True,
-            errors="surrogateescape", timeout=60, check=False, env={**os.environ, "COLUMNS": "100", "TZ": "UTC"},
-        )  # fmt: skip
-        assert done.returncode == code, done.stderr + done.stdout
-        return Said(done.stdout, done.stderr, done.returncode)
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", "surrogateescape", write_through=True) for _ in range(2))
+        monkeypatch.setattr("sys.stdin", io.StringIO(given))
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+            main([*map(str, words), *place])
+        said = Said(
+            *(stream.buffer.getvalue().decode("utf-8", "surrogateescape") for stream in (out, err)), end.value.code
+        )
+        assert said.code == code, said.err + said.out
+        return said
 
     return run

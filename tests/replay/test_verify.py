@@ -118,3 +118,14 @@ def test_with_the_key_the_content_is_compared(replay: Replay, tmp_path: Path) ->
         assert (row["status"], row["content"]) == ("ok", True)
         (row,) = json.loads(replay("verify", made.session, "--json", config=studio.config).out)
         assert (row["status"], row["content"]) == ("ok", False)
+
+
+@pytest.mark.parametrize("words", [["show"], ["play"], ["export", "--format", "text"], ["export", "--format", "jsonl"]])
+def test_nobody_takes_a_damaged_recording_for_the_whole_story(
+    replay: Replay, mixed: Made, tmp_path: Path, words: list[str]
+) -> None:
+    data = bytearray(mixed.path.read_bytes())
+    data[len(data) // 2] ^= 1
+    copy = tmp_path / "copy.brec"
+    copy.write_bytes(data)
+    assert "replay: it is damaged: replay verify" in replay(*words, copy).err

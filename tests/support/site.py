@@ -4,6 +4,8 @@ The entry paths that everything is proven on are host names of that ssh_config: 
 nothing in between, `direct` is `account@target@bastion`, `jump` is `ssh -J bastion account@target`.
 """
 
+import base64
+import hashlib
 import json
 import os
 import signal
@@ -47,6 +49,23 @@ where = {{ labels = {{ env = "test" }} }}
 as    = ["*"]
 allow = {json.dumps(EVERYTHING)}
 """
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What a client that does not read ssh_config needs to know."""
+
+    port: int
+    user: str
+    key: Path
+    host_key: str  # `ssh-ed25519 AAAA...`
+    host: str = LOOPBACK
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA256:... of the host key."""
+        blob = base64.b64decode(self.host_key.split()[1])
+        return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
 @dataclass
@@ -240,6 +259,20 @@ class Site:
         if "input" not in more:
             more.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run([*self.command("ssh", *options), entry, *words], **more)
+
+    def endpoint(self, entry: str) -> Endpoint:
+        """REFERENCE, DIRECT, or `bastion`: the bastion itself, for clients that make their own way from there."""
+        if entry == REFERENCE:
+            port, user, key, host_key = (
+                self.target.port,
+                self.target.account,
+                self.target.client_key,
+                self.target.host_key,
+            )
+        else:
+            user = self.login() if entry == DIRECT else "alice"
+            port, key, host_key = self.port, self.key("alice"), self.folder / "state/ssh_host_ed25519_key.pub"
+        return Endpoint(port, user, key, " ".join(host_key.read_text().split()[:2]))
 
     def login(self, account: str = "", target: str = "web1") -> str:
         """The user name that leads to an account on a target."""

@@ -1,0 +1,253 @@
+"""recorderd or policyd is killed, stands still, has no disk: people are told, nothing passes unseen, it comes back."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recorder.model import Kind
+from tests.support.chaos import DISK, KEPT, FaultSite, Load, ended_tape, frozen, holds, patience, tape_of, verdicts
+from tests.support.net import tail, wait_until
+from tests.support.sshd import SSHD
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.fault,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not Path(SSHD).exists() or not shutil.which("ssh"), reason="needs OpenSSH's sshd and ssh"),
+]
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def site(fault_site: FaultSite) -> Iterator[FaultSite]:
+    yield fault_site
+    assert fault_site.go("echo alive").out == b"alive\n", "the bastion does not work any more"
+
+
+@pytest.fixture
+def load(site: FaultSite, tmp_path: Path) -> Iterator[Load]:
+    with Load(site, tmp_path) as made:
+        yield made
+
+
+# --- recorderd ----------------------------------------------------------------------------------------
+
+
+def test_recorderd_killed_ends_sessions_with_words_and_nothing_unrecorded(site: FaultSite, load: Load) -> None:
+    since = site.newest()
+    streams = [load.counting("rk-cmd"), load.counting("rk-tty", "-tt")]
+    for stream in streams:
+        stream.flows(5000)
+    with site.without("recorder"):
+        for stream in streams:
+            assert stream.wait() == 76
+            assert "bastion: session ended: the recording failed: " in stream.err
+        refused = site.go("id")
+        assert (refused.code, refused.out) == (76, b"")
+        assert "bastion: recorderd is not there: " in refused.err
+        assert "bastion: start it again: systemctl restart bastion-recorderd" in refused.err
+        assert site.bastion("sessions", "list", "--json").stdout.strip() == "[]"
+    for stream in streams:
+        tape = tape_of(site, stream.name)
+        holds(tape, stream.received, stream.name)
+        assert verdicts(site, tape.session)[tape.session] in ("truncated", "open", "recovered")
+    reported = {row["session"] for row in site.events("recorder-lost", since)}
+    assert {tape_of(site, stream.name).session for stream in streams} < reported, "the refused login is reported, too"
+    assert "recorder-lost" in tail(site.log, 400)
+
+
+def test_recorderd_standing_still_stops_all_and_then_ends_all(site: FaultSite, load: Load) -> None:
+    """A disk that hangs looks like this. Until it is given up nothing passes; nobody new is let in meanwhile."""
+    stream = load.counting("rs", "-tt").flows(5000)
+    with frozen(site.pid("recorder")):
+        wait_until("nothing coming any more", lambda: _stands_still(stream), patience(20))
+        stopped, began = stream.size, time.monotonic()
+        refused = site.go("id", timeout=patience(40))
+        assert (refused.code, refused.out) == (76, b"")
+        assert "bastion: recorderd did not answer within 10 seconds" in refused.err
+        assert stream.process.poll() is None or time.monotonic() - began > 25, "given up too soon"
+        assert stream.wait(60) == 76
+        assert "the recording failed: recorderd has not answered for 30 seconds" in stream.err
+        assert stream.size == stopped, "bytes passed that nobody has recorded"
+        received = stream.received
+    site.recovers()
+    holds(ended_tape(site, "rs"), received, "rs")
+
+
+def _stands_still(stream: object, seconds: float = 0.5) -> bool:
+    size = stream.size  # type: ignore[attr-defined]
+    time.sleep(seconds)  # what does not come can only be waited for
+    return bool(stream.size == size)  # type: ignore[attr-defined]
+
+
+def test_a_full_disk_ends_sessions_in_order_and_refuses_new_ones_until_there_is_room(
+    site: FaultSite, load: Load
+) -> None:
+    if not site.on_small_disk:
+        pytest.skip("needs root: the recordings' disk is a small tmpfs")
+    filler = site.home / "disk/filler"
+    stream = load.counting("df").flows(5000)
+    try:
+        _fill(filler, leave=8 * MIB)
+        wait_until("the low-water mark", lambda: site.go("id").code == 76, patience(10))
+        refused = site.go("id")
+        assert refused.out == b""
+        assert "bastion: the recording cannot start: too little space is left for recordings" in refused.err
+        assert stream.process.poll() is None, "a session that runs may go on until the disk is full"
+        _fill(filler, leave=0)
+        assert stream.wait(40) == 76
+        assert "session ended: the recording failed: " in stream.err
+        assert "the disk is full" in stream.err or "no space left" in stream.err
+        received = stream.received
+        tape = ended_tape(site, "df")
+        holds(tape, received, "df")
+        assert tape.ended is not None
+        assert tape.ended.reason == "failed"
+        assert verdicts(site, tape.session) == {tape.session: "ok"}, "its end was written into the space held back"
+    finally:
+        filler.unlink(missing_ok=True)
+    site.recovers()
+
+
+def _fill(filler: Path, leave: int) -> None:
+    """Take what is free on a disk, until `leave` bytes are."""
+    with filler.open("ab") as file:
+        for _ in range(DISK * 2):
+            state = os.statvfs(filler)
+            free = state.f_bavail * state.f_frsize - leave
+            if free <= 0:
+                return
+            try:
+                file.write(bytes(min(free, MIB)))
+                file.flush()
+            except OSError:
+                return
+
+
+# --- policyd ------------------------------------------------------------------------------------------
+
+
+def test_policyd_killed_ends_sessions_with_words_and_lets_nobody_in(site: FaultSite, load: Load) -> None:
+    streams = [load.counting("pk-cmd"), load.counting("pk-tty", "-tt")]
+    for stream in streams:
+        stream.flows(5000)
+    with site.without("policy"):
+        for stream in streams:
+            assert stream.wait() == 69
+            assert "bastion: session ended: the bastion's policy service is gone" in stream.err
+        refused = site.go("id")
+        assert (refused.code, refused.out) == (255, b"")
+        assert refused.seconds < patience(10)
+        assert "policy service" in _said_loudly(site)
+    for stream in streams:
+        tape = ended_tape(site, stream.name)
+        assert tape.ended is not None
+        assert tape.ended.reason == "policy-lost"
+        holds(tape, stream.received, stream.name)
+        assert verdicts(site, tape.session) == {tape.session: "ok"}
+        mine = [row for row in site.audit() if row["session"] == tape.session and row["event"] == "session-end"]
+        assert [row["why"] for row in mine] == ["interrupted"]
+    assert site.bastion("audit", "verify").returncode == 0
+
+
+def _said_loudly(site: FaultSite) -> str:
+    """ssh tells the reason of a disconnect at a level of its own."""
+    words = [*site.command("ssh", "-v"), "direct", "id"]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience(30))
+    return done.stderr
+
+
+def test_policyd_standing_still_lets_nobody_in(site: FaultSite, load: Load) -> None:
+    """Default deny: who is not answered is not let in, and is not kept for ever."""
+    stream = load.counting("ps").flows(5000)
+    with frozen(site.pid("policy")):
+        refused = site.go("id", timeout=patience(60))
+        assert refused.code == 255
+        assert refused.out == b""
+        assert stream.process.poll() is None, "a session that was granted goes on for as long as it was granted"
+    site.recovers()
+    stream.flows(1000)
+
+
+# --- limits, and operators ----------------------------------------------------------------------------
+
+
+def test_the_granted_time_ends_a_session_with_words(site: FaultSite, load: Load) -> None:
+    since, began = site.newest(), time.monotonic()
+    streams = [load.counting("short-cmd", to="short"), load.counting("short-tty", "-tt", to="short")]
+    for stream in streams:
+        assert stream.wait() == 143
+        assert 4 <= time.monotonic() - began < patience(8)
+        assert "bastion: session ended: " in stream.err
+        assert "expired" in stream.err or "the time granted for this session is over" in stream.err
+    for stream in streams:
+        tape = ended_tape(site, stream.name)
+        assert tape.ended is not None
+        assert tape.ended.reason == "expired"
+        assert tape.session in [row["session"] for row in site.events("session-expired", since)]
+        assert verdicts(site, tape.session) == {tape.session: "ok"}
+
+
+def test_a_session_in_which_nothing_passes_is_ended_and_one_that_is_used_is_not(site: FaultSite, load: Load) -> None:
+    idle, used = load.command("idle", "cat", "-tt", to="idle", stdin=subprocess.PIPE), load.counting("used", to="idle")
+    assert idle.wait() == 143
+    assert "bastion: session ended: nothing was typed for too long" in idle.err
+    assert used.process.poll() is None
+    used.flows(100)
+    tape = ended_tape(site, "idle")
+    assert tape.ended is not None
+    assert tape.ended.reason == "idle"
+    assert any(
+        row["session"] == tape.session and row["why"].startswith("nothing") for row in site.events("session-end")
+    )
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["command", "terminal"])
+def test_a_kill_by_an_operator_closes_both_legs_and_says_by_whom(site: FaultSite, load: Load, terminal: bool) -> None:
+    name = f"killed-{'tty' if terminal else 'cmd'}"
+    stream = load.counting(name, *(["-tt"] if terminal else [])).flows(1000)
+    session = tape_of(site, name).session
+    assert session in [row["session"] for row in site.sessions()]
+    done = site.bastion("sessions", "kill", session, "--reason", "lunch \x1b]0;is over\x07")
+    assert session in done.stdout
+    assert stream.wait() == 143
+    assert "bastion: session ended: an operator: lunch " in stream.err
+    assert "\x1b]0" not in stream.err, "a reason is text from outside as well"
+    assert not site.sessions() or session not in [row["session"] for row in site.sessions()]
+    wait_until("the end of the command on the target", lambda: not _runs_on_target(f": {name};"), patience(10))
+    tape = ended_tape(site, name)
+    assert tape.ended is not None
+    assert (tape.ended.reason, tape.ended.by.split()[0]) == ("killed", "operator")
+    assert tape.joined(Kind.OUTPUT)
+    holds(tape, stream.received, name)
+    assert verdicts(site, tape.session) == {tape.session: "ok"}
+
+
+def _runs_on_target(text: str) -> bool:
+    """Clients have it in their command line, too; the target's shell has it as its only argument."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[1:2] == [b"-c"] and words[2:3] and words[2].startswith(text.encode()):
+            return True
+    return False
+
+
+def test_a_killed_gateway_worker_takes_only_its_sessions_and_comes_back(site: FaultSite, load: Load) -> None:
+    stream = load.counting("gw", to=KEPT).flows(5000)
+    site.kill("bastion.ssh")
+    assert stream.wait() == 255
+    site.recovers()
+    tape = ended_tape(site, "gw")
+    assert tape.ended is not None
+    assert tape.ended.reason == "interrupted"
+    holds(tape, stream.received, "gw")
+    assert verdicts(site, tape.session) == {tape.session: "ok"}
