@@ -23,8 +23,8 @@ MAX_HANDLES: Final = 4096
 MAX_PENDING: Final = 8192
 """Requests without an answer. OpenSSH's client has 64 in flight, the busiest mirroring clients some hundreds."""
 
-MAX_NAMES: Final = 2 << 20
-"""Bytes of all names remembered: half of what a hostile session may cost."""
+MAX_NAMES: Final = 1 << 20
+"""Bytes of all names remembered: a quarter of what a hostile session may cost."""
 
 _EOF: Final = 1  # SSH_FX_EOF: how a read learns where the file ends, no failure
 _ident = Struct(">I")

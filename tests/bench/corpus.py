@@ -34,7 +34,8 @@ COMMANDS = (
     "mount | head -12", "du -sh /usr/share/doc 2>/dev/null", "cat /proc/meminfo | head -20", "env | sort | head -15",
     "dpkg -l | tail -15", "cat /etc/fstab", "ls /usr/share | head -60 | column -c 110", "date; hostname",
     "grep -rn nameserver /etc/resolv.conf", "stat /etc/passwd", "sed -n 1,20p /etc/services", "cd; pwd",
-    "history | tail", "for i in 1 2 3; do echo $i; done", "cat /proc/loadavg", "ls -la /tmp | head", "file /bin/ls || true",
+    "history | tail", "for i in 1 2 3; do echo $i; done", "cat /proc/loadavg", "ls -la /tmp | head",
+    "file /bin/ls || true",
     "awk -F: '{print $1, $7}' /etc/passwd | head -12", "sort -t: -k3n /etc/group | tail -5",
     "echo 'net.core.somaxconn = 512' > /dev/null", "journalctl -n 5 --no-pager 2>&1 | tail -5",
 )  # fmt: skip
