@@ -24,7 +24,7 @@ class Room:
         self.left = MAX_WAITING
 
 
-class Flow:
+class Extents:
     """One direction of one open file. `status` is the first SSH_FX_* failure, 0 if all went well."""
 
     __slots__ = ("_ends", "_hash", "_next", "_room", "_starts", "_tail", "_waiting", "more", "size", "status")
