@@ -49,9 +49,9 @@ def make(folder: Path, answers: Answers) -> Iterator[str]:
         for path in (folder, names["state"]):
             made += _folder(path)
         made.append(names["config"])
-        _write(names["config"], _config_text(answers), 0o644)
+        write_new(names["config"], _config_text(answers).encode(), 0o644)
         made.append(names["rules"])
-        _write(names["rules"], _template("policy.toml"), 0o644)
+        write_new(names["rules"], _template("policy.toml").encode(), 0o644)
         yield f"made `{names['config']}` and `{names['rules']}`"
         for path in make_host_keys(names["state"]):
             yield f"made `{path}`  {fingerprint(path)}"
@@ -73,8 +73,8 @@ def make_host_keys(state: Path) -> list[Path]:
     for name, key in keys.items():
         private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
         public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-        _write(state / name, private, 0o600)
-        _write(state / f"{name}.pub", f"{public}\n", 0o644)
+        write_new(state / name, private.encode(), 0o600)
+        write_new(state / f"{name}.pub", f"{public}\n".encode(), 0o644)
     return [state / name for name in keys]
 
 
@@ -114,11 +114,11 @@ def _folder(path: Path) -> list[Path]:
     return [path]
 
 
-def _write(path: Path, text: str, mode: int) -> None:
+def write_new(path: Path, data: bytes, mode: int) -> None:
     """Born with its mode: a key that is readable for one moment has been read."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
         os.fchmod(file.fileno(), mode)
         file.flush()
         os.fsync(file.fileno())

@@ -13,18 +13,26 @@ from bastion.cli.common import key_lines
 @click.option("--listen", multiple=True, metavar="ADDRESS:PORT", help="Where ssh clients come in; may be repeated.")
 @click.option("--admin", default="", metavar="NAME", help="First administrator.")
 @click.option("--admin-key", default="", metavar="FILE", help="The administrator's public key.")
-def command(folder: Path, unattended: bool, listen: tuple[str, ...], admin: str, admin_key: str) -> None:
+@click.option("--existing", is_flag=True, help="DIR has its bastion.toml, as from the package: make what it names.")
+def command(
+    folder: Path, unattended: bool, listen: tuple[str, ...], admin: str, admin_key: str, existing: bool
+) -> None:
     """Make a new bastion in DIR: bastion.toml, policy.toml, keys, database, first administrator."""
     from bastion.setup import Answers, make
+    from bastion.setup_installed import complete
 
+    if existing and listen:
+        raise click.UsageError("--listen stands in the existing bastion.toml, or in bastion-ssh.socket")
     if not unattended:
-        listen = listen or (click.prompt("Listen on", default="0.0.0.0:2222", err=True),)
+        if not existing:
+            listen = listen or (click.prompt("Listen on", default="0.0.0.0:2222", err=True),)
         admin = admin or click.prompt("First administrator", default="admin", err=True)
         admin_key = admin_key or click.prompt("Their public key", default=_likely_key(), err=True)
     if bool(admin) != bool(admin_key):
         raise click.UsageError("--admin and --admin-key go together")
     keys = key_lines((admin_key,)) if admin_key else []
-    for line in make(folder, Answers(listen=list(listen) or ["0.0.0.0:2222"], admin=admin, admin_keys=keys)):
+    answers = Answers(listen=list(listen) or ["0.0.0.0:2222"], admin=admin, admin_keys=keys)
+    for line in complete(folder, answers) if existing else make(folder, answers):
         print(line)
 
 

@@ -1,0 +1,188 @@
+"""The figures of the recording format: `python -m tests.bench.recording [--quick] [--json FILE] [--markdown FILE]`.
+
+Size against asciicast v2 streamed through zstd -3 and flushed each second; ours is encrypted to two auditors, chained,
+sealed and indexed, and loses less. Then what writing, verifying, reading and seeking cost. Takes two minutes.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import zstandard
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from rich.console import Console
+
+from recorder.chain import Chain, Type
+from recorder.model import Event, KeyClasses, Kind, SessionId
+from recorder.reader import open_recording, verify
+from recorder.walk import open_file, read_front, size_of, walk
+from tests.bench import corpus
+from tests.bench.figures import Figure, Goal, quantile
+from tests.bench.report import markdown, show, write_json
+from tests.bench.site import versions
+from tests.recorder.studio import NODE_PUBLIC, Desk, folder, journal
+
+COLUMNS = ("asciicast", "recording")
+AUDITORS = [X25519PrivateKey.generate() for _ in range(2)]
+KINDS = {Kind.OUTPUT: "o", Kind.INPUT: "i"}
+SEEKS = 400
+
+
+class Shelf:
+    """Recordings on disk, each made with a clock that follows the events."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = folder(path)
+        self.count = 0
+
+    def record(self, events: list[Event]) -> Path:
+        """One batch per event, as keys and their echoes come; segments are made when they are due."""
+        self.count += 1
+        auditors = [(key.public_key(), KeyClasses.ALL) for key in AUDITORS]
+        desk = Desk(self.folder, journal(SessionId(f"{self.count:032x}"), auditors, seed=self.count))
+        for event in events:
+            while desk.seconds + 1 <= event.ms / 1000:  # recorderd looks each second
+                desk.seconds += 1.0
+                desk.carry_out(desk.journal.due(desk.now))
+                desk.settle()
+            desk.append(event)
+            desk.settle()
+        desk.seconds = max(desk.seconds, events[-1].ms / 1000)
+        desk.end()
+        return desk.path
+
+
+def asciicast(events: list[Event]) -> int:
+    """Bytes of the baseline."""
+    stream = zstandard.ZstdCompressor(level=3).compressobj()
+    head = {"version": 2, "width": corpus.COLUMNS, "height": corpus.ROWS, "timestamp": 1790000000}
+    size, second = len(stream.compress(json.dumps(head).encode() + b"\n")), 0
+    for event in events:
+        if event.ms // 1000 > second:
+            size += len(stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+            second = event.ms // 1000
+        line = json.dumps([event.ms / 1000, KINDS[Kind(event.kind)], event.data.decode(errors="replace")])
+        size += len(stream.compress(line.encode() + b"\n"))
+    return size + len(stream.flush())
+
+
+def sizes(shelf: Shelf, quick: bool) -> Iterator[Figure]:
+    """The three kinds of sessions."""
+    dice = random.Random(7)
+    sessions = [corpus.admin(dice, 12 if quick else 38) for _ in range(1 if quick else 6)]
+    files = [shelf.record(events) for events in sessions]
+    ours = sum(path.stat().st_size for path in files)
+    theirs, minutes = sum(map(asciicast, sessions)), sum(events[-1].ms for events in sessions) / 60_000
+    keys = sum(event.kind == Kind.INPUT for events in sessions for event in events)
+    note = f"{minutes:.0f} minutes, {keys / minutes:.0f} keys a minute, {_written(sessions) / minutes / 1000:.1f} kB"
+    yield Figure(what="busy admin shells, bytes a minute", unit="kB/min", note=f"{note} of output a minute",
+                 measured={"asciicast": theirs / minutes / 1000, "recording": ours / minutes / 1000},
+                 value=ours / minutes / 1024, value_unit="KiB/min", goal=Goal("<=", 2.4))  # fmt: skip
+    yield Figure(what="the same against asciicast", value=ours / theirs, goal=Goal("<=", 0.5))
+    yield Figure(what="crypto, index and seals of one of them", value=_overhead(files[0]) * 100, value_unit="%",
+                 measured={"recording": files[0].stat().st_size / 1000}, unit="kB", goal=Goal("<=", 8.0))  # fmt: skip
+    for what, made, limit in (
+        ("full-screen programs", list(corpus.screens(dice, 2.0 if quick else 10.0)), 0.6),
+        ("bulk output", list(corpus.heavy((1 if quick else 8) << 20)), 0.85),
+    ):
+        ours = sum(shelf.record(events).stat().st_size for _, events in made)
+        theirs = sum(asciicast(events) for _, events in made)
+        written = _written([events for _, events in made])
+        yield Figure(what=f"{what} against asciicast", value=ours / theirs, goal=Goal("<=", limit), unit="kB",
+                     measured={"asciicast": theirs / 1000, "recording": ours / 1000},
+                     note=f"{', '.join(name for name, _ in made)}: {written / 1e6:.1f} MB of output")  # fmt: skip
+
+
+def costs(shelf: Shelf, quick: bool) -> Iterator[Figure]:
+    """Writing at 1 MB/s, verifying, decoding, seeking."""
+    output = b"".join(event.data for _, events in corpus.heavy((2 if quick else 8) << 20) for event in events)
+    events = [Event(Kind.OUTPUT, 1, at // 1000, output[at : at + 800]) for at in range(0, len(output), 800)]
+    began = time.process_time()
+    path = shelf.record(events)
+    spent = (time.process_time() - began) / (len(output) / 1e6)
+    yield Figure(what="CPU of writing 1 MB/s of terminal output, in pieces of 800 bytes", value=spent * 100,
+                 value_unit="% of a core", goal=Goal("<=", 3.0), note="appending and compacting")  # fmt: skip
+    rates = []
+    for _ in range(3 if quick else 7):
+        began = time.perf_counter()
+        size = sum(len(event.data) for event in open_recording(path, AUDITORS).events())
+        rates.append(size / (time.perf_counter() - began) / 1e6)
+    yield Figure(what="decoding", value=sorted(rates)[len(rates) // 2], value_unit="MB/s", goal=Goal(">=", 250.0))
+    noise = random.Random(3)
+    large = shelf.record([Event(Kind.OUTPUT, 1, n, noise.randbytes(32768)) for n in range(500 if quick else 4000)])
+    rates = []
+    for _ in range(3 if quick else 7):
+        began = time.perf_counter()
+        verdict = verify(large, NODE_PUBLIC)
+        rates.append(verdict.bytes / (time.perf_counter() - began) / 1e6)
+        assert verdict.status == "ok", verdict
+    yield Figure(what="verifying without a key", value=sorted(rates)[len(rates) // 2], value_unit="MB/s",
+                 goal=Goal(">=", 300.0), note=f"a recording of {large.stat().st_size / 1e6:.0f} MB")  # fmt: skip
+    yield from seeks([path for path in shelf.folder.path.rglob("*.brec") if path != large])
+
+
+def seeks(paths: list[Path]) -> Iterator[Figure]:
+    """From the name of a file to the first event after a time in it."""
+    dice, took = random.Random(5), []
+    durations = {path: open_recording(path, AUDITORS).duration_ms for path in paths}
+    for _ in range(SEEKS):
+        path = dice.choice(paths)
+        at = dice.randrange(durations[path] + 1)
+        began = time.perf_counter()
+        assert next(open_recording(path, AUDITORS).events(at)).ms >= at
+        took.append((time.perf_counter() - began) * 1000)
+    yield Figure(what="seeking, p99", value=quantile(took, 0.99), value_unit="ms", goal=Goal("<=", 10.0),
+                 note=f"{SEEKS} times in {len(paths)} recordings, p50 {quantile(took, 0.5):.1f} ms")  # fmt: skip
+
+
+def _written(sessions: list[list[Event]]) -> int:
+    return sum(len(event.data) for events in sessions for event in events if event.kind == Kind.OUTPUT)
+
+
+def _overhead(path: Path) -> float:
+    """What is not a segment, against the segments."""
+    with open_file(path) as file:
+        front, size = read_front(file), size_of(file)
+        segments = sum(
+            len(record.body)
+            for record in walk(file, len(front.raw), size, Chain(front.raw))
+            if record.kind == Type.SEGMENT
+        )
+    return (size - segments) / segments
+
+
+def main() -> int:
+    """Entry point; 0 unless something did not work at all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.recording", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter sessions")
+    parser.add_argument("--json", type=Path, default=Path("build/bench-recording.json"))
+    parser.add_argument("--markdown", type=Path, help="where the table for the README goes; - is standard output")
+    options = parser.parse_args()
+    console, began, figures = Console(stderr=True), time.monotonic(), []
+    with tempfile.TemporaryDirectory(prefix="bastion-bench-") as place, console.status("") as status:
+        shelf = Shelf(Path(place))
+        for part in (sizes, costs):
+            for figure in part(shelf, options.quick):
+                figures.append(figure)
+                status.update(figure.what)
+        shelf.folder.close()
+    facts = versions() | {
+        "date": datetime.now(UTC).date().isoformat(),
+        "minutes": f"{(time.monotonic() - began) / 60:.1f}",
+    }
+    show(Console(), figures, COLUMNS)
+    write_json(options.json, figures, facts, {})
+    if options.markdown:
+        text = markdown(figures, facts, "python -m tests.bench.recording", COLUMNS)
+        sys.stdout.write(text) if str(options.markdown) == "-" else options.markdown.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
