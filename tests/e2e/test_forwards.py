@@ -231,3 +231,31 @@ def test_thirty_channels_on_one_connection(site: Site, entry: str, tmp_path: Pat
 
 def quoted(text: str) -> str:
     return text.replace("'", "'\\''")
+
+
+def test_an_editor_that_lives_on_the_target(site: Site, entry: str, evidence: Evidence) -> None:
+    """What VS Code Remote does: a shell that takes its script on standard input, and many tunnels beside it."""
+    port = free_port()
+    with served(web) as (host, far):
+        words = site.command("ssh", "-T", "-D", str(port), "-o", "ExitOnForwardFailure=yes")
+        client = subprocess.Popen([*words, entry, "sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert client.stdin
+        assert client.stdout
+        client.stdin.write(b"uname >/dev/null && echo 'listening on 1'\n")
+        client.stdin.flush()
+        assert client.stdout.readline() == b"listening on 1\n"
+        fetches = [
+            subprocess.Popen(
+                ["curl", "-s", "--max-time", "20", "--socks5", f"{LOOPBACK}:{port}", f"http://{host}:{far}/{number}"],
+                stdout=subprocess.PIPE,
+            )
+            for number in range(20)
+        ]
+        assert [fetch.communicate()[0] for fetch in fetches] == [b"through the tunnel"] * 20
+        client.stdin.write(b"exit 4\n")
+        client.stdin.close()
+        assert client.wait(20) == 4
+        client.stdout.close()
+    if tape := evidence.tape():
+        assert sum(note.state == "open" for note in tape.forwards) == 20
+        assert tape.typed.startswith(b"uname ")
