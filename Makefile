@@ -6,7 +6,7 @@ N      := 100000
 
 # What the tests drive beside our own processes. Without one of them the tests that need it skip and say so.
 PACKAGES := python3-venv openssh-server openssh-client putty-tools dropbear-bin lftp rsync git sshfs ansible-core \
-            curl strace nodejs expect tmux systemd libvterm0
+            curl xauth strace nodejs npm expect tmux systemd libvterm0
 
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := $(VENV)
@@ -38,7 +38,9 @@ run: setup   ## the same bastion and target, staying up for you to try
 
 packages:   ## install what the tests drive (apt, as root or with sudo), or name what is missing
 	@missing=$$(for name in $(PACKAGES); do dpkg-query -W -f='$${Status}' $$name 2>/dev/null | grep -q 'ok installed' || echo $$name; done); \
-	case " $$missing " in *nodejs*) command -v node >/dev/null && missing=$$(echo "$$missing" | grep -vx nodejs);; esac; \
+	if command -v node >/dev/null && command -v npm >/dev/null; then \
+	  missing=$$(echo "$$missing" | grep -vxE 'nodejs|npm'); \
+	fi; \
 	missing=$$(echo $$missing); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ]; then sudo=; elif sudo -n true 2>/dev/null; then sudo=sudo; else \

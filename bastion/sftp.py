@@ -13,7 +13,7 @@ from collections import deque
 from struct import Struct
 from typing import Final, NamedTuple
 
-from bastion.flow import Flow, Room
+from bastion.extents import Extents, Room
 from bastion.sftp_wire import Fields, Malformed, Part, Request, Stream, Type, parse_request
 from recorder.model import SftpOp
 
@@ -23,8 +23,8 @@ MAX_HANDLES: Final = 4096
 MAX_PENDING: Final = 8192
 """Requests without an answer. OpenSSH's client has 64 in flight, the busiest mirroring clients some hundreds."""
 
-MAX_NAMES: Final = 2 << 20
-"""Bytes of all names remembered: half of what a hostile session may cost."""
+MAX_NAMES: Final = 1 << 20
+"""Bytes of all names remembered: a quarter of what a hostile session may cost."""
 
 _EOF: Final = 1  # SSH_FX_EOF: how a read learns where the file ends, no failure
 _ident = Struct(">I")
@@ -55,8 +55,8 @@ class _File:
         self.writes = writes  # opened for writing: what an empty transfer is called
         self.directory = directory
         self.detail = ""
-        self.sent: Flow | None = None  # by WRITE
-        self.received: Flow | None = None  # by DATA
+        self.sent: Extents | None = None  # by WRITE
+        self.received: Extents | None = None  # by DATA
         self.inflight = 0  # requests without an answer
         self.closing = False  # CLOSE was asked for ...
         self.closed = False  # ... and answered
@@ -92,8 +92,8 @@ class SftpTap:
         self._turn = 0  # requests so far
         self._guesses: dict[bytes, list[_File]] = {}  # files used by handles that were not given out yet
         self._guessed = 0  # of them
-        self._writing: tuple[Flow | None, int] = (None, 0)  # where the payload of the current WRITE goes ...
-        self._reading: tuple[Flow | None, int] = (None, 0)  # ... and of the current DATA
+        self._writing: tuple[Extents | None, int] = (None, 0)  # where the payload of the current WRITE goes ...
+        self._reading: tuple[Extents | None, int] = (None, 0)  # ... and of the current DATA
         self._read_file: _File | None = None
         self._ops: list[SftpOp] = []
 
@@ -151,7 +151,7 @@ class SftpTap:
         if kind == Type.WRITE:
             file = self._file(head[13:-12], now)
             if file.sent is None:
-                file.sent = Flow(self._room, hashed=self._hashed)
+                file.sent = Extents(self._room, hashed=self._hashed)
             self._writing = (file.sent, int.from_bytes(head[-12:-4], "big"))
             self._wait(ident, _Pending(kind, now, self._turn, file))
         elif kind == Type.READ:
@@ -160,7 +160,7 @@ class SftpTap:
                 raise Malformed("a READ is cut short")
             file = self._file(head[13 : 13 + length], now)
             if file.received is None:
-                file.received = Flow(self._room, hashed=self._hashed)
+                file.received = Extents(self._room, hashed=self._hashed)
             offset = _read.unpack_from(head, 13 + length)[0]
             file.received.expect(offset)
             self._wait(ident, _Pending(kind, now, self._turn, file, offset))
@@ -318,7 +318,7 @@ class SftpTap:
         if not any(flow and (flow.size or flow.status) for _, flow in flows):
             if file.directory or not file.path:
                 return
-            flows = [("write" if file.writes else "read", Flow(self._room, hashed=self._hashed))]
+            flows = [("write" if file.writes else "read", Extents(self._room, hashed=self._hashed))]
         for op, flow in flows:
             if flow is not None and (flow.size or flow.status or len(flows) == 1):
                 digest = flow.digest()  # may set `more`

@@ -4,7 +4,7 @@ import hashlib
 from collections import deque
 from typing import Final
 
-from bastion.flow import Flow, Room
+from bastion.extents import Extents, Room
 from bastion.sftp_wire import MAX_NAME
 from recorder.model import Digest, SftpOp
 
@@ -92,7 +92,7 @@ class ScpTap:
         self._folders: list[bytes] = []
         self._line = bytearray()
         self._left = 0  # bytes of content still to come
-        self._flow: Flow | None = None  # of the file being sent
+        self._flow: Extents | None = None  # of the file being sent
         self._file = SftpOp(op=self._op, path=b"")
         self._trailer = False  # its content is complete, the byte behind it is not here yet
         self._since = 0.0
@@ -179,7 +179,7 @@ class ScpTap:
             return
         self._file = SftpOp(op=self._op, path=where, to=name[:MAX_NAME], detail=detail)
         self._left = int(size)
-        self._flow = Flow(Room(), hashed=self._hashed)
+        self._flow = Extents(Room(), hashed=self._hashed)
         self._trailer = not self._left
         self._since = now
         self._expect("line", self._file, now)

@@ -36,8 +36,9 @@ START_PATIENCE: Final = 30.0
 STOP_PATIENCE: Final = 10.0
 """Seconds for a child to say good-bye to its people and flush before it is killed."""
 
-FIRST_PAUSE, LONGEST_PAUSE, STEADY = 0.2, 10.0, 30.0
-"""Seconds before a restart: doubled each time, and back to the first after a child has lived `STEADY` long."""
+FIRST_PAUSE, LONGEST_PAUSE, STEADY = 0.2, 5.0, 10.0
+"""Seconds before a restart: doubled each time, and back to the first after a child has lived `STEADY` long. A start
+takes 2 to 4 more: people may log in again within 10 s, also after a bad minute."""
 
 MAX_LINE: Final = 64 * 1024
 """Bytes of one log line shown on a terminal."""

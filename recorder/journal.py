@@ -30,7 +30,7 @@ from recorder.model import AccessNote, Event, KeyClass, Kind, SessionId
 from recorder.parts import Chunk, Place, close_parts, hashed, plain_segment, split
 from recorder.records import Entry, Foot, Seal, Why, encode_index
 
-SEAL_SECONDS: Final = 60.0
+SEAL_SECONDS: Final = 120.0
 """At least so often what was written is sealed: what a thief of the running machine's keys cannot change any more."""
 
 MANY: Final = MAX_EVENTS // 4

@@ -7,7 +7,7 @@ from typing import Final
 
 from recorder.model import Event, Kind, Start
 from replay import notes
-from replay.safe import Filter, lines
+from replay.safe import SOFT, Filter, lines
 from replay.text import clock, neutral
 
 MAX_LINE: Final = 4096
@@ -30,6 +30,7 @@ class Chronicle:
         self._named: int | None = None  # the channel that the reader knows the output is of
         self._input: dict[int, str] = {}
         self._at_start = True  # of a line
+        self._drawn = False  # since the last line of ours, output has used sequences
 
     def show(self, event: Event) -> str:
         """What to write for `event`; often nothing."""
@@ -61,6 +62,7 @@ class Chronicle:
         text = feed(event.data) if as_is else lines(feed, event.data)
         if text:
             self._at_start = text.endswith("\n")
+            self._drawn = self._drawn or "\x1b" in text or "\x0e" in text
         return before + text
 
     def _type(self, event: Event) -> str:
@@ -72,6 +74,7 @@ class Chronicle:
 
     def _line(self, event: Event, text: str) -> str:
         end = "\r\n" if self._raw else "\n"
-        before = "" if self._at_start else end
-        self._at_start = True
+        # Attack: output that ends in hidden text or line-drawing characters, and what we say next cannot be read.
+        before = (SOFT if self._drawn else "") + ("" if self._at_start else end)
+        self._at_start, self._drawn = True, False
         return f"{before}[{clock(event.ms, fine=True)}] channel {event.channel}: {text}{end}"

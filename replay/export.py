@@ -15,6 +15,7 @@ import msgspec
 
 from recorder.model import Event, Kind, Marker, Start
 from replay import notes
+from replay.escapes import CONTROL, TEXT, Parser
 from replay.facts import Channel
 from replay.safe import Filter, lines
 from replay.screen import Screen
@@ -24,6 +25,9 @@ LOSSY: Final = (
     "one channel, as filtered text: bytes that are not UTF-8 show as U+FFFD, sequences that do more than draw are"
     " left out; the recording itself is the evidence"
 )
+
+MAX_LINE: Final = 64 * 1024
+"""Characters of a line without an end; then it is broken."""
 
 _NAME: Final = {kind.value: kind.name.lower() for kind in Kind}
 
@@ -105,6 +109,37 @@ def _data(data: bytes) -> dict[str, str]:
         return {"base64": base64.b64encode(data).decode()}
 
 
+class Lines:
+    """Output without a terminal, as lines of text: no escape sequence, and what a carriage return covers is gone."""
+
+    def __init__(self) -> None:
+        self._parser = Parser()
+        self._line = ""
+        self._returned = False
+
+    def feed(self, data: bytes) -> list[str]:
+        """The lines that `data` completes."""
+        done = []
+        for kind, body, _, _ in self._parser.feed(data):
+            if kind == TEXT:
+                self._line = body if self._returned else self._line + body
+                self._returned = False
+                if len(self._line) > MAX_LINE:
+                    done += self.rest()
+            elif kind == CONTROL and body == "\n":
+                done.append(self._line)
+                self._line, self._returned = "", False
+            elif kind == CONTROL:
+                self._returned = body == "\r"
+                self._line += "\t" if body == "\t" else ""
+        return done
+
+    def rest(self) -> list[str]:
+        """The line without an end."""
+        rest, self._line = self._line, ""
+        return [rest] if rest else []
+
+
 class Transcript:
     """A session as plain text: what a person would have read on each screen, and a line for each thing that happened.
 
@@ -115,7 +150,7 @@ class Transcript:
     def __init__(self, *, typed: bool = False) -> None:
         self._typed = typed
         self._screens: dict[int, Screen] = {}
-        self._terminals: set[int] = set()
+        self._lines: dict[tuple[int, int], Lines] = {}
         self._input: dict[int, str] = {}
         self._out: list[str] = []
         self._cleared: list[str] = []
@@ -126,21 +161,21 @@ class Transcript:
             self._take(event)
             yield from self._out
             self._out.clear()
-        for number in list(self._screens):
+        for number in [*self._screens, *(channel for channel, _ in self._lines)]:
             self._close(number)
         yield from self._out
 
     def _take(self, event: Event) -> None:
         match event.kind:
             case Kind.OUTPUT | Kind.STDERR:
-                data = event.data
-                if event.channel not in self._terminals:
-                    data = data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-                self._screen(event.channel).feed(data)
+                if (screen := self._screens.get(event.channel)) is not None:
+                    screen.feed(event.data)
+                else:
+                    self._out.extend(self._lines.setdefault((event.channel, event.kind), Lines()).feed(event.data))
             case Kind.RESIZE:
                 size = notes.geometry(event.data)
-                if size and event.channel in self._terminals:
-                    self._screen(event.channel).resize(*size)
+                if size and event.channel in self._screens:
+                    self._screens[event.channel].resize(*size)
             case Kind.INPUT | Kind.REVEALED:
                 if self._typed:
                     self._type(event)
@@ -153,7 +188,6 @@ class Transcript:
             self._close(event.channel)
         self._out.append(f"[{clock(event.ms, fine=True)}] channel {event.channel}: {notes.line(event)}")
         if isinstance(found, Start) and found.term:
-            self._terminals.add(event.channel)
             self._screens[event.channel] = Screen(found.columns or 80, found.rows or 24, self._gone)
 
     def _type(self, event: Event) -> None:
@@ -163,12 +197,6 @@ class Transcript:
         self._input[event.channel] = rest[-4096:]
         for line in done:
             self._out.append(f"[{clock(event.ms, fine=True)}] channel {event.channel}: typed: {neutral(line)}")
-
-    def _screen(self, number: int) -> Screen:
-        screen = self._screens.get(number)
-        if screen is None:  # no terminal: lines may be long, and leave at once
-            screen = self._screens[number] = Screen(1000, 2, self._gone)
-        return screen
 
     def _gone(self, left: list[str]) -> None:
         if len(left) > 1:
@@ -180,6 +208,9 @@ class Transcript:
         self._out.extend(left)
 
     def _close(self, number: int) -> None:
+        for kind in (Kind.OUTPUT, Kind.STDERR):
+            if (number, kind) in self._lines:
+                self._out.extend(self._lines.pop((number, kind)).rest())
         screen = self._screens.pop(number, None)
         if screen is not None:
             left = screen.lines()

@@ -59,11 +59,11 @@ def sealed_length(data: bytes) -> int:
 
 
 def geometry(data: bytes) -> tuple[int, int] | None:
-    """`b"120x40"` -> (120, 40); None if it is no size."""
+    """`b"120x40"` -> (120, 40); None if it is no size. A client without a window says 0x0."""
     columns, cross, rows = data[:16].partition(b"x")
     if not (cross and columns.isdigit() and rows.isdigit()):
         return None
-    return int(columns), int(rows)
+    return (int(columns), int(rows)) if int(columns) and int(rows) else None
 
 
 def line(event: Event) -> str:

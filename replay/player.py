@@ -135,6 +135,8 @@ class Player:
         if do == Do.QUIT:
             return False
         if do == Do.SEEK:
+            if self._stage.has_room:  # the first seek far into a long recording takes a while
+                await self.terminal.write(self._stage.status("seeking"))
             await self._draw(self.controls.target)
         elif do == Do.STEP and self._next is not None:
             await self._show()

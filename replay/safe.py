@@ -29,12 +29,13 @@ _PRIVATE_MODES: Final = frozenset({"6", "7", "25", "47", "1047", "1048", "1049"}
 _ESCAPES: Final = frozenset("78DEHM")
 _CHARSETS: Final = frozenset("0AB")
 
-_SOFT: Final = "\x1b[m\x1b[4l\x1b[?7h\x1b[?25h\x1b(B\x1b)B\x0f"
+SOFT: Final = "\x1b[m\x1b[4l\x1b[?7h\x1b[?25h\x1b(B\x1b)B\x0f"
+"""Plain text from here on: no colours, no hidden text, ordinary letters, wrapped and with a cursor."""
 _ERASED: Final = "\x1b[H\x1b[2J"
 
-RESET: Final = f"\x1b[?1049l\x1b[?6l\x1b[r{_SOFT}\x1b[999;1H\x1b[K"
+RESET: Final = f"\x1b[?1049l\x1b[?6l\x1b[r{SOFT}\x1b[999;1H\x1b[K"
 """Written when playing ends: undoes whatever passed, and goes below the picture. Leaving origin mode moves the cursor,
-so it is left out of _SOFT."""
+so it is left out of SOFT."""
 
 
 class Filter:
@@ -50,7 +51,7 @@ class Filter:
 
     def start(self) -> str:
         """What must stand before the first output: an empty picture of the right height."""
-        return f"{_SOFT}\x1b[?6l{self._region('')}{_ERASED}"
+        return f"{SOFT}\x1b[?6l{self._region('')}{_ERASED}"
 
     def feed(self, data: bytes) -> str:
         """The part of `data` that draws."""
@@ -75,7 +76,7 @@ class Filter:
 
     def _sequence(self, body: str, between: str, final: str) -> str:
         if between:
-            return f"\x1b7{self._region('')}\x1b8{_SOFT}" if (body, between, final) == ("", "!", "p") else ""
+            return f"\x1b7{self._region('')}\x1b8{SOFT}" if (body, between, final) == ("", "!", "p") else ""
         if final == "m":
             return f"\x1b[{body}m" if _COLOURS.fullmatch(body) else ""
         if final in "hl":

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from struct import error as StructError
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 from asyncssh.constants import (
@@ -35,6 +35,7 @@ from policy.messages import Authorize, EndSession
 from policy.model import ChannelKind
 
 if TYPE_CHECKING:
+    from bastion.ssh.channels import End
     from bastion.ssh.local import LocalChannel
 
 MAX_FORWARDS: Final = 256
@@ -332,12 +333,14 @@ class Door(ServerConnection):
         self.disconnect(DISC_BY_APPLICATION, text)
 
     def _cleanup(self, exc: Exception | None) -> None:
+        # Within `ssh -J` the client kills the outer ssh before its goodbye has passed: what counts is what was open.
+        left_open = not all(cast("End", end).close_sent for end in self._channels.values())
         super()._cleanup(exc)
         self.gateway.doors.discard(self)
         for task in self._tasks_of_ours:
             task.cancel()
         if self.relay is not None:
-            self.relay.end("closed" if exc is None or not str(exc) else "client-lost")
+            self.relay.end("client-lost" if left_open and exc is not None and str(exc) else "closed")
 
     def spawn(self, coroutine: Any) -> "asyncio.Task[Any]":
         """Something that goes on by itself; it ends with the connection, and a fault in it ends the connection."""

@@ -404,7 +404,7 @@ async def test_a_killed_session_opens_nothing_more_in_its_last_second(tmp_path: 
         await until("policyd is asked about both", lambda: len(site.asked_for(OpenChannel)) == 3)
         site.doors[-1].pushed(EndSession(session="", by="carol", reason="stop"))
         gate.set()
-        with pytest.raises(asyncssh.ChannelOpenError):
+        with pytest.raises(asyncssh.ChannelOpenError, match="session ended: carol: stop"):
             await pending
         result = await later
         assert result.exit_status != 0
@@ -513,6 +513,21 @@ async def test_a_target_that_is_gone_mid_stream(via: str, tmp_path: Path) -> Non
         assert said.lines[0].startswith("bastion: session ended: target `web1` is gone")
         assert len(said.lines) == 2
         assert end.reason == "target-lost"
+
+
+@pytest.mark.parametrize("via", VIA)
+@asynchronous
+async def test_a_client_that_drops_its_connection_after_the_last_channel_has_left_well(
+    via: str, tmp_path: Path
+) -> None:
+    async with world(tmp_path) as (site, _):
+        said = await ssh(site, "exit", "3", via=via)
+        assert said.code == 3
+        client = await site.client()
+        await client.run("exit 0")
+        client.abort()
+        await until("both recordings are closed", lambda: [tape.closed for tape in site.recorder.tapes] == [True] * 2)
+        assert [tape.end.reason for tape in site.recorder.tapes if tape.end] == ["closed", "closed"]
 
 
 @asynchronous

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bastion.flow import MAX_EXTENTS, Flow, Room
+from bastion.extents import MAX_EXTENTS, Extents, Room
 from bastion.sftp import MAX_HANDLES, MAX_PENDING, SftpTap
 from recorder.model import SftpOp
 from tests.support.tee import read_log
@@ -335,7 +335,7 @@ def test_the_target_cannot_give_one_handle_to_two_files_unseen() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=30))
 def test_extents_are_the_union_of_what_moved(moves: list[tuple[int, int]]) -> None:
-    flow = Flow(Room(), hashed=False)
+    flow = Extents(Room(), hashed=False)
     for offset, length in moves:
         flow.moved(offset, memoryview(bytes(length)))
     assert flow.size == sum(length for _, length in moves)
@@ -354,7 +354,7 @@ def test_the_hash_does_not_depend_on_the_order_of_arrival(lengths: list[int], ra
         pieces.append((at, memoryview(content)[at : at + length]))
         at += length
     room = Room()
-    flow = Flow(room, hashed=True)
+    flow = Extents(room, hashed=True)
     for offset, _ in pieces:
         flow.expect(offset)
     random.shuffle(pieces)  # type: ignore[attr-defined]
@@ -365,7 +365,7 @@ def test_the_hash_does_not_depend_on_the_order_of_arrival(lengths: list[int], ra
 
 
 def test_extents_have_a_limit() -> None:
-    flow = Flow(Room(), hashed=False)
+    flow = Extents(Room(), hashed=False)
     for number in range(MAX_EXTENTS + 10):
         flow.moved(number * 10, memoryview(b"x"))
     assert (len(flow.extents()), flow.more, flow.size) == (MAX_EXTENTS, True, MAX_EXTENTS + 10)

@@ -229,6 +229,8 @@ async def test_a_flood_while_asyncssh_awaits_something_is_not_kept(fast: bool, t
                 client._transport.write(flooding)
             await quiet(50)
             assert len(door._inpbuf) + len(door.packets._rest) <= 2 * MAX_PACKET + transport.READ
+            assert door.packets._paused, "it waits"
+            assert not door.is_closed(), "it is not cut: a busy policyd is no fault of the client"
             client.abort()
 
 

@@ -75,6 +75,8 @@ HOSTILE: Final[dict[str, bytes]] = {
     "reverse screen": b"\x1b[?5h",
     "synchronised output": b"\x1b[?2026h",
     "left and right margins": b"\x1b[?69h\x1b[1;2s",
+    "mouse tracking of one point": b"\x1b[1;1T",
+    "national characters": b"\x1b(K",
     "highlight mouse tracking": b"\x1b[1;1;1;1;1T",
     "modify other keys": b"\x1b[>4;2m",
     "kitty keyboard": b"\x1b[>31u\x1b[=5;1u",

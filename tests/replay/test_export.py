@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recorder.model import Event, Kind, Marker
+from recorder.model import Event, Kind, Marker, Start
 from tests.replay.conftest import Replay
 from tests.replay.hostile import HOSTILE, acting
 from tests.replay.recordings import Made, Studio, exited, note, out, performed, shell, typed
@@ -87,6 +87,24 @@ def test_text_of_what_happened(replay: Replay, mixed: Made, shelled: Made) -> No
     assert "\na\nb\nred\n" in text
     assert "denied forward-remote" in text
     assert "typed: uname" in replay("export", shelled.session, "--format", "text", "--input").out
+
+
+def test_text_of_a_command_without_a_terminal(replay: Replay, studio: Studio) -> None:
+    data = b"10%\r20%\r\na\tb\x1b[31m red\x1b[m\n\n" + b"x" * 70_000 + b"\nno end"
+    pieces = [out(at // 1000, data[at : at + 1000]) for at in range(0, len(data), 1000)]
+    made = studio.record([note(Kind.START, 0, 0, Start(kind="exec", command=b"x")), *pieces, exited(999)])
+    lines = replay("export", made.session, "--format", "text").out.splitlines()
+    assert lines[1:4] == ["20%", "a\tb red", ""]
+    assert "".join(lines[4:-3]) == "x" * 70_000
+    assert lines[-3] == "no end"
+
+
+def test_a_terminal_of_no_size_is_80x24(replay: Replay, studio: Studio) -> None:
+    line = b"y" * 60
+    made = studio.record([shell(columns=0, rows=0), Event(Kind.RESIZE, 0, 1, b"0x0"), out(2, line)])
+    assert line.decode() in replay("export", made.session, "--format", "text").out.splitlines()
+    header, _ = cast(replay("export", made.session, "--format", "asciicast").out)
+    assert (header["width"], header["height"]) == (80, 24)
 
 
 def test_json_lines_are_exact(replay: Replay, studio: Studio) -> None:

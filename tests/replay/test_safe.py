@@ -50,6 +50,8 @@ def test_hostile_sequences_do_nothing(name: str) -> None:
     assert shown.startswith("before ")
     assert shown.endswith(" after")
     assert "\x1b" not in shown
+    assert "evil" not in shown
+    assert "owned" not in shown
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -3,6 +3,7 @@
 Link     between the bastion and a target: `hang`, `resume`, `reset`, `finish`, `refuse`
 Silent   takes a connection and never says a word
 Flooder  an SSH server that answers a channel open with data instead of a confirmation
+ByPassword  one that takes a password, and remembers which it was given
 """
 
 import asyncio
@@ -194,8 +195,8 @@ class _Anyone(asyncssh.SSHServer):
 
 
 @dataclass
-class Flooder:
-    """In a thread of its own; `with Flooder(home) as target`."""
+class _InThread:
+    """An asyncssh server in a thread of its own; `with Flooder(home) as target`."""
 
     home: Path
     account: str = "root"
@@ -232,18 +233,59 @@ class Flooder:
 
     def _serve(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._listen())
+        server = self._loop.run_until_complete(self._listen())
+        self.port = server.sockets[0].getsockname()[1]
         ready.set()
         self._loop.run_forever()
-        for task in asyncio.all_tasks(self._loop):
+        server.close()
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
             task.cancel()
-        self._server.close()
-        self._loop.run_until_complete(asyncio.sleep(0.05))
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self._loop.close()
 
-    async def _listen(self) -> None:
+    async def _listen(self) -> Any:
+        raise NotImplementedError
+
+
+@dataclass
+class Flooder(_InThread):
+    """Lets everybody in, and floods each channel that is asked for."""
+
+    async def _listen(self) -> Any:
         options = await asyncssh.SSHServerConnectionOptions.construct(
             None, server_host_keys=[str(self.home / "host_key")], server_factory=_Anyone, config=()
         )
-        self._server = await self._loop.create_server(lambda: _Flooding(self._loop, options, wait=None), LOOPBACK, 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        return await self._loop.create_server(lambda: _Flooding(self._loop, options, wait=None), LOOPBACK, 0)
+
+
+@dataclass
+class ByPassword(_InThread):
+    """Lets in who knows the password; says so, and then back what it is told. `passwords` are those that were tried."""
+
+    password: str = ""
+    passwords: list[str] = field(default_factory=list)
+
+    async def _listen(self) -> Any:
+        target = self
+
+        class Server(asyncssh.SSHServer):
+            def begin_auth(self, username: str) -> bool:
+                return True
+
+            def password_auth_supported(self) -> bool:
+                return True
+
+            def validate_password(self, username: str, password: str) -> bool:
+                target.passwords.append(password)
+                return password == target.password
+
+        async def echo(process: "asyncssh.SSHServerProcess[str]") -> None:
+            process.stdout.write("logged in by password\r\n")
+            while data := await process.stdin.read(1024):
+                process.stdout.write(data)
+
+        return await asyncssh.listen(
+            LOOPBACK, 0, server_factory=Server, server_host_keys=[str(self.home / "host_key")], process_factory=echo,
+            line_editor=False, config=(),
+        )  # fmt: skip

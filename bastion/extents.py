@@ -7,9 +7,9 @@ from typing import Final
 MAX_EXTENTS: Final = 64
 """Extents kept per transfer: one event holds them; a database file rewritten in place would never end."""
 
-MAX_WAITING: Final = 1 << 20
-"""Bytes of all transfers of one channel that may wait for the bytes before them. Half of what OpenSSH's client
-asks for at once (64 requests of 32 KiB), and a quarter of what a hostile session may cost."""
+MAX_WAITING: Final = 5 << 19
+"""Bytes of all transfers of one channel that may wait for the bytes before them: 64 requests of 32 KiB, which clients
+that read a local file in parallel (node ssh2) send in any order. More than half of what a hostile session may cost."""
 
 ENTRY_COST: Final = 256
 """Bytes a waiting piece is counted with beside its content, so that pieces of one byte cost what they take."""
@@ -24,7 +24,7 @@ class Room:
         self.left = MAX_WAITING
 
 
-class Flow:
+class Extents:
     """One direction of one open file. `status` is the first SSH_FX_* failure, 0 if all went well."""
 
     __slots__ = ("_ends", "_hash", "_next", "_room", "_starts", "_tail", "_waiting", "more", "size", "status")
