@@ -63,7 +63,8 @@ e2e: setup   ## real clients and servers through a running bastion
 	$(PYTHON) -m pytest -q -n 2 -m e2e
 
 bench: setup   ## the figures of the README, measured on this machine
-	$(PYTHON) -m tests.bench
+	$(PYTHON) -m tests.bench --markdown build/bench.md
+	$(PYTHON) -m tests.bench.recording --markdown build/bench-recording.md
 
 fuzz: setup   ## N=... inputs at every parser of bytes from outside
 	$(PYTHON) -m tests.fuzz $(N)

@@ -17,28 +17,37 @@ import termios
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from recorder.model import MAX_EVENT_DATA, Event, Kind
+from recorder.model import MAX_EVENT_DATA, Kind
 
 ROWS, COLUMNS = 50, 120
-TYPING, THINKING = 0.2, 5.0  # medians in seconds, log-normal: 139 keys a minute together, a busy operator
+TYPING, THINKING = 0.18, 3.6  # medians in seconds, log-normal: together some 140 keys a minute, a busy operator
 TYPO = 0.03
 QUIET = 0.004  # seconds without output after which a program has answered a key
 PATIENCE = 5.0  # seconds for a command to come back to its prompt
 PROMPT = "root@web1:\\w# "
 
 COMMANDS = (
-    "ls -la /etc | head -40", "cd /var/log", "ls -lt", "df -h", "free -m", "uptime", "ps aux | head -25",
-    "cat /etc/os-release", "grep -n root /etc/passwd /etc/group", "cd /etc", "ls ssh", "cat ssh/ssh_config | head -30",
-    "find /etc -name '*.conf' | head -25", "wc -l /etc/*.conf", "tail -20 /var/log/dpkg.log", "uname -a", "id",
-    "mount | head -12", "du -sh /usr/share/doc 2>/dev/null", "cat /proc/meminfo | head -20", "env | sort | head -15",
-    "dpkg -l | tail -15", "cat /etc/fstab", "ls /usr/share | head -60 | column -c 110", "date; hostname",
-    "grep -rn nameserver /etc/resolv.conf", "stat /etc/passwd", "sed -n 1,20p /etc/services", "cd; pwd",
-    "history | tail", "for i in 1 2 3; do echo $i; done", "cat /proc/loadavg", "ls -la /tmp | head",
-    "file /bin/ls || true",
-    "awk -F: '{print $1, $7}' /etc/passwd | head -12", "sort -t: -k3n /etc/group | tail -5",
+    "ls -la /etc | head -60", "cd /var/log", "ls -lt", "df -h", "free -m", "uptime", "ps aux | head -30",
+    "cat /etc/os-release",
+    "grep -n root /etc/passwd /etc/group", "cd /etc", "ls ssh", "cat ssh/ssh_config",
+    "find /etc -name '*.conf' | head -40",
+    "wc -l /etc/*.conf", "tail -50 /var/log/dpkg.log", "uname -a", "id", "mount | head -40", "cat /proc/meminfo",
+    "du -sh /usr/share/doc 2>/dev/null", "env | sort", "dpkg -l | tail -20", "cat /etc/fstab", "date; hostname",
+    "ls /usr/share | column -c 110 | head -40", "grep -rn nameserver /etc/resolv.conf", "stat /etc/passwd",
+    "sed -n 1,50p /etc/services", "cd; pwd", "history | tail", "for i in 1 2 3; do echo $i; done", "cat /proc/loadavg",
+    "ls -la /tmp | head", "file /bin/ls || true", "awk -F: '{print $1, $7}' /etc/passwd", "sort -t: -k3n /etc/group",
     "echo 'net.core.somaxconn = 512' > /dev/null", "journalctl -n 5 --no-pager 2>&1 | tail -5",
 )  # fmt: skip
+
+
+class Moment(NamedTuple):
+    """One thing that was typed or shown."""
+
+    seconds: float  # to the microsecond, which asciicast keeps and a recording rounds to milliseconds
+    kind: Kind
+    data: bytes
 
 
 @dataclass
@@ -49,11 +58,12 @@ class Stage:
     dice: random.Random
     stretch: float = 1.0  # simulated seconds per real second while the program writes by itself
     now: float = 0.0  # simulated seconds
-    events: list[Event] = field(default_factory=list)
+    events: list[Moment] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.pid, self.far = pty.fork()
         if self.pid == 0:  # in the child: nothing but exec
+            os.chdir("/")
             environment = {"TERM": "xterm-256color", "PS1": PROMPT, "PATH": os.environ["PATH"], "HOME": "/root",
                            "LANG": "C.UTF-8", "LESS": ""}  # fmt: skip
             os.execvpe(self.words[0], self.words, environment)
@@ -61,7 +71,7 @@ class Stage:
 
     def key(self, text: str) -> None:
         """Press, and take what comes at once."""
-        self.events.append(Event(Kind.INPUT, 1, round(self.now * 1000), text.encode()))
+        self.events.append(Moment(self.now, Kind.INPUT, text.encode()))
         os.write(self.far, text.encode())
         self.listen(QUIET)
 
@@ -83,7 +93,7 @@ class Stage:
             taken += len(data)
             seen = (seen + data)[-64:]
             self.now = at + (time.monotonic() - began) * self.stretch
-            self.events.append(Event(Kind.OUTPUT, 1, round(self.now * 1000), data))
+            self.events.append(Moment(self.now, Kind.OUTPUT, data))
 
     def pause(self, median: float) -> None:
         self.now += self.dice.lognormvariate(0, 0.6) * median
@@ -98,14 +108,14 @@ class Stage:
             self.pause(TYPING)
             self.key(letter)
 
-    def close(self) -> list[Event]:
+    def close(self) -> list[Moment]:
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         os.close(self.far)
         return self.events
 
 
-def admin(dice: random.Random, commands: int = len(COMMANDS)) -> list[Event]:
+def admin(dice: random.Random, commands: int = len(COMMANDS)) -> list[Moment]:
     """A busy operator in bash: some six minutes for all commands."""
     stage = Stage(["bash", "--norc", "--noprofile", "-i"], dice)
     stage.listen(0.2)
@@ -113,13 +123,13 @@ def admin(dice: random.Random, commands: int = len(COMMANDS)) -> list[Event]:
         stage.pause(THINKING)
         stage.type(command)
         stage.pause(TYPING)
-        stage.events.append(Event(Kind.INPUT, 1, round(stage.now * 1000), b"\r"))
+        stage.events.append(Moment(stage.now, Kind.INPUT, b"\r"))
         os.write(stage.far, b"\r")
         stage.listen(QUIET, until=b"# ")
     return stage.close()
 
 
-def screens(dice: random.Random, seconds: float) -> Iterator[tuple[str, list[Event]]]:
+def screens(dice: random.Random, seconds: float) -> Iterator[tuple[str, list[Moment]]]:
     """Programs that draw the whole screen, those of them that are installed; each takes `seconds` to make."""
     for words in (["top", "-d", "0.1"], ["watch", "-n", "0.1", "ps aux | head -40"]):
         if shutil.which(words[0]):
@@ -140,7 +150,7 @@ def screens(dice: random.Random, seconds: float) -> Iterator[tuple[str, list[Eve
             yield words[0], stage.close()
 
 
-def heavy(size: int) -> Iterator[tuple[str, list[Event]]]:
+def heavy(size: int) -> Iterator[tuple[str, list[Moment]]]:
     """Programs that write as fast as they may, up to `size` bytes each."""
     for command in ("find / -xdev", "ls -laR /usr", "cat /usr/lib/python3*/*.py", "od -A x -t x1z /bin/bash"):
         stage = Stage(["sh", "-c", f"{command} 2>/dev/null"], random.Random(1))

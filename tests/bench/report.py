@@ -61,7 +61,7 @@ def show(console: Console, figures: Sequence[Figure], columns: Sequence[str] = C
 
 def markdown(figures: Sequence[Figure], facts: dict[str, str], command: str, columns: Sequence[str] = COLUMNS) -> str:
     """The table of the README, with the command that makes it and what it ran on."""
-    rounds = f" Medians of {facts['rounds']} interleaved rounds, recording on." if "rounds" in facts else ""
+    rounds = f" Medians of {facts['rounds']} interleaved rounds, recording on." if facts.get("rounds") else ""
     lines = [
         f"`{command}` on {facts['machine']}, {facts['openssh']}, Python {facts['python']}, {facts['date']},",
         f"{facts['minutes']} minutes.{rounds} Everything shares the machine: ratios travel, absolute figures do not.",

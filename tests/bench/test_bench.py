@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from recorder.model import Kind
+from recorder.reader import open_recording, verify
 from tests.bench import __main__ as bench
+from tests.bench import corpus, recording
 from tests.bench.figures import Figure, Goal, Samples, Shot, fire_all, quantile
 from tests.bench.report import cells, markdown
+from tests.recorder.studio import NODE_PUBLIC
 from tests.support.sshd import SSHD
 
 
@@ -49,6 +53,19 @@ def test_a_missed_goal_is_marked() -> None:
     lines = markdown([kept, missed], facts, "make bench").splitlines()
     assert lines[-2] == "| speed |  |  | 1,234 |  | MB/s | **1.20 ×** | ≥ 1.10 × |"
     assert lines[-1] == "| wait \\| p50 |  |  |  |  |  | **2.00 ms** ✗ | ≤ 1.50 ms |"
+
+
+def test_a_played_session_is_recorded_and_weighed(tmp_path: Path) -> None:
+    moments = corpus.admin(random.Random(1), 2)
+    shelf = recording.Shelf(tmp_path)
+    path = shelf.record(moments)
+    assert verify(path, NODE_PUBLIC).status == "ok"
+    shown = b"".join(
+        event.data for event in open_recording(path, recording.AUDITORS).events() if event.kind == Kind.OUTPUT
+    )
+    assert shown == b"".join(moment.data for moment in moments if moment.kind == Kind.OUTPUT)
+    assert recording.asciicast(moments) > 100
+    assert [figure.what for figure in recording.seeks([path])] == ["seeking, p99"]
 
 
 @pytest.mark.e2e
