@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from recorder.model import Kind
 from tests.support.chaos import DISK, KEPT, FaultSite, Load, ended_tape, frozen, holds, patience, tape_of, verdicts
 from tests.support.net import tail, wait_until
 from tests.support.sshd import SSHD
@@ -208,40 +207,45 @@ def test_a_session_in_which_nothing_passes_is_ended_and_one_that_is_used_is_not(
     )
 
 
-@pytest.mark.parametrize("terminal", [False, True], ids=["command", "terminal"])
-def test_a_kill_by_an_operator_closes_both_legs_and_says_by_whom(site: FaultSite, load: Load, terminal: bool) -> None:
-    name = f"killed-{'tty' if terminal else 'cmd'}"
-    stream = load.counting(name, *(["-tt"] if terminal else [])).flows(1000)
-    session = tape_of(site, name).session
-    assert session in [row["session"] for row in site.sessions()]
-    done = site.bastion("sessions", "kill", session, "--reason", "lunch \x1b]0;is over\x07")
-    assert session in done.stdout
-    assert stream.wait() == 143
-    assert "bastion: session ended: an operator: lunch " in stream.err
-    assert "\x1b]0" not in stream.err, "a reason is text from outside as well"
-    assert not site.sessions() or session not in [row["session"] for row in site.sessions()]
-    wait_until("the end of the command on the target", lambda: not _runs_on_target(f": {name};"), patience(10))
-    tape = ended_tape(site, name)
-    assert tape.ended is not None
-    assert (tape.ended.reason, tape.ended.by.split()[0]) == ("killed", "operator")
-    assert tape.joined(Kind.OUTPUT)
-    holds(tape, stream.received, name)
-    assert verdicts(site, tape.session) == {tape.session: "ok"}
+def test_a_kill_by_an_operator_closes_both_legs_and_says_by_whom(site: FaultSite, load: Load) -> None:
+    streams = [
+        load.counting("killed-cmd"),
+        load.counting("killed-tty", "-tt"),
+        load.counting("killed-jump", entry="jump"),
+    ]
+    for stream in streams:
+        stream.flows(1000)
+    sessions = {stream.name: tape_of(site, stream.name).session for stream in streams}
+    assert set(sessions.values()) == {row["session"] for row in site.sessions()}
+    for stream in streams:
+        done = site.bastion("sessions", "kill", sessions[stream.name], "--reason", "lunch \x1b]0;is over\x07")
+        assert sessions[stream.name] in done.stdout
+        assert stream.wait() == 143
+        assert "bastion: session ended: an operator: lunch " in stream.err
+        assert "\x1b]0" not in stream.err, "a reason is text from outside as well"
+        wait_until("the end on the target", lambda name=stream.name: not _runs_on_target(name), patience(10))  # type: ignore[misc]
+    assert not site.sessions()
+    for stream in streams:
+        tape = ended_tape(site, stream.name)
+        assert tape.ended is not None
+        assert (tape.ended.reason, tape.ended.by.split()[0]) == ("killed", "operator")
+        holds(tape, stream.received, stream.name)
+        assert verdicts(site, tape.session) == {tape.session: "ok"}
 
 
-def _runs_on_target(text: str) -> bool:
+def _runs_on_target(name: str) -> bool:
     """Clients have it in their command line, too; the target's shell has it as its only argument."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if words[1:2] == [b"-c"] and words[2:3] and words[2].startswith(text.encode()):
+        if words[1:2] == [b"-c"] and words[2:3] and words[2].startswith(f": {name};".encode()):
             return True
     return False
 
 
-def test_a_killed_gateway_worker_takes_only_its_sessions_and_comes_back(site: FaultSite, load: Load) -> None:
+def test_a_killed_gateway_worker_comes_back_and_its_sessions_are_whole(site: FaultSite, load: Load) -> None:
     stream = load.counting("gw", to=KEPT).flows(5000)
     site.kill("bastion.ssh")
     assert stream.wait() == 255

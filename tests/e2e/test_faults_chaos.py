@@ -89,7 +89,12 @@ def test_kill_9_at_random_moments_loses_nothing_that_anybody_saw(site: FaultSite
     took, seen = {}, 0
     for number, (what, kill) in enumerate(order):
         with Load(site, tmp_path / f"round{number}") as load:
-            commands = [load.counting(f"c{number}a"), load.counting(f"c{number}b"), load.counting(f"c{number}t", "-tt")]
+            commands = [
+                load.counting(f"c{number}a"),
+                load.counting(f"c{number}j", entry="jump"),
+                load.counting(f"c{number}t", "-tt"),
+                load.counting(f"c{number}m", "-tt", entry="jump"),
+            ]
             fetching = load.fetching(f"c{number}f", files, FILES)
             for stream in commands:
                 stream.flows()

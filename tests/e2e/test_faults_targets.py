@@ -195,6 +195,24 @@ def test_a_target_that_hangs_up_mid_stream(site: FaultSite, load: Load, how: str
         assert any(f"target `{target}` is gone" in row["why"] for row in site.audit() if row["session"] == tape.session)
 
 
+def test_a_target_that_freezes_is_noticed(site: FaultSite, load: Load) -> None:
+    """No power, no network: no packet says so. Three questions without an answer do."""
+    text = site.config.read_text()
+    with Link((LOOPBACK, site.target.port)) as link:
+        site.add_target("frozen", At(site.target, link.address), env="kept")
+        try:
+            site.reconfigure(text.replace("[ssh]\n", "[ssh]\nkeepalive = 1.0\n", 1))
+            stream = load.counting("frozen", to="frozen").flows(1000)
+            link.hang()
+            assert stream.wait(15) == 69
+            assert "bastion: session ended: target `frozen` is gone" in stream.err
+        finally:
+            site.reconfigure(text)
+    tape = ended_tape(site, "frozen")
+    assert tape.ended is not None
+    assert tape.ended.reason == "target-lost"
+
+
 def test_a_target_that_floods_before_it_confirms_a_channel_is_left(site: FaultSite, tmp_path: Path) -> None:
     """Attack: data for a channel that was never confirmed, without end. Nobody may hold it, nobody may see it."""
     worker = site.pid("bastion.ssh")

@@ -21,7 +21,7 @@ from recorder.model import AccessNote, Event, Exit, Kind, Note, SftpOp, Start
 from recorder.reader import Recording, RecordingError, open_recording
 from recorder.store import Store
 from tests.support.net import wait_until
-from tests.support.site import EVERYTHING, Site
+from tests.support.site import DIRECT, EVERYTHING, JUMP, Site
 
 N = TypeVar("N", bound=Note)
 
@@ -128,6 +128,13 @@ class FaultSite(Site):
         took = time.monotonic() - began
         assert took < longest, f"a login worked after {took:.1f} s, promised are {longest:g} s"
         return took
+
+    def reconfigure(self, text: str) -> None:
+        """Another bastion.toml, taken up without a restart."""
+        done = self.log.read_text().count('"reloaded"')
+        self.config.write_text(text)
+        os.kill(self.supervisor, signal.SIGHUP)
+        wait_until("the gateway's new settings", lambda: self.log.read_text().count('"reloaded"') > done)
 
     # --- clients ------------------------------------------------------------------------------------
 
@@ -258,15 +265,21 @@ class Load:
         for stream in self.streams:
             stream.end()
 
-    def command(self, name: str, script: str, *options: str, to: str = KEPT, **more: Any) -> Stream:
-        words = [*self.site.command("ssh", *options), "-l", self.site.login(target=to), "direct", f": {name}; {script}"]
+    def command(
+        self, name: str, script: str, *options: str, to: str = KEPT, entry: str = DIRECT, **more: Any
+    ) -> Stream:
+        """`script` on a target, named in its own text; `more` is for Stream."""
+        login = ["-o", f"HostName={to}"] if entry == JUMP else ["-l", self.site.login(target=to)]
+        words = [*self.site.command("ssh", *options), *login, entry, f": {name}; {script}"]
         return self._add(Stream(self.folder, name, words, **more))
 
-    def counting(self, name: str, *options: str, to: str = KEPT) -> Stream:
+    def counting(self, name: str, *options: str, to: str = KEPT, entry: str = DIRECT) -> Stream:
         """Numbered lines, some hundred a second: a prefix is told from anything else at once."""
-        script = f"i=0; while :; do i=$((i+1)); echo {name} $i 0123456789012345678901234567890123456789; " \
-                 "[ $((i % 50)) = 0 ] && sleep 0.1; done"  # fmt: skip
-        return self.command(name, script, *options, to=to)
+        script = (
+            f"i=0; while :; do i=$((i+1)); echo {name} $i 0123456789012345678901234567890123456789; "
+            "[ $((i % 50)) = 0 ] && sleep 0.1; done"
+        )
+        return self.command(name, script, *options, to=to, entry=entry)
 
     def fetching(self, name: str, folder: Path, many: int) -> Stream:
         """sftp that fetches files, one after the other."""
