@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from recorder.chain import Chain, Type
+from recorder.journal import SEAL_SECONDS
 from recorder.model import Event
 from recorder.reader import open_recording
 from recorder.verdict import Verdict, verify
@@ -148,7 +149,7 @@ def test_a_tail_that_lost_what_was_sealed_is_truncated(tmp_path: Path) -> None:
     desk = Desk(folder(tmp_path / "recordings"), journal())
     desk.append(Event(1, 1, 0, b"a"))
     desk.append(Event(1, 1, 1, b"b"))
-    desk.seconds = 61
+    desk.seconds = SEAL_SECONDS + 1
     desk.carry_out(desk.journal.due(desk.now))
     assert [record.kind for record in records_of(desk.path)[1]] == [Type.SEAL]
     assert verify(desk.path, NODE_PUBLIC).status == "open"
