@@ -42,9 +42,10 @@ def make(folder: Path, answers: Answers) -> Iterator[str]:
     names = {"config": folder / "bastion.toml", "rules": folder / "policy.toml", "state": folder / "state"}
     for path in names.values():
         if path.exists():
-            raise MisuseError(
-                f"`{path}` is there already, nothing was changed", f"choose another folder: bastion init {folder}-2"
-            )
+            hint = f"choose another folder: bastion init {folder}-2"
+            if path == names["config"] and not names["state"].exists():  # the package brings no more than this
+                hint = f"make what it names: bastion init --existing {folder}"
+            raise MisuseError(f"`{path}` is there already, nothing was changed", hint)
     with _undo(folder) as made:
         for path in (folder, names["state"]):
             made += _folder(path)

@@ -82,6 +82,12 @@ def test_what_is_there_is_kept(installed: Path) -> None:
     assert {path: path.read_bytes() for path in installed.iterdir()} == before
 
 
+def test_without_the_word_it_is_told_about_it(installed: Path) -> None:
+    done = bastion("init", "--unattended", str(installed))
+    assert done.returncode != 0
+    assert f"bastion: make what it names: bastion init --existing {installed}" in done.stderr
+
+
 def test_without_the_package_it_says_what_is_missing(installed: Path) -> None:
     (installed.parent / "var").rmdir()
     done = bastion("init", "--existing", "--unattended", str(installed))
