@@ -68,6 +68,11 @@ class Session:
         self.owed += len(data) + count * OVERHEAD
 
     @property
+    def sent(self) -> int:
+        """Number of the newest Append."""
+        return self._seq
+
+    @property
     def has_pending(self) -> bool:
         return bool(self._pending)
 

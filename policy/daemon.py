@@ -1,5 +1,6 @@
 """policyd itself: two sockets, a task per conversation, deadlines, reload, watchdog."""
 
+import gc
 import itertools
 import os
 import signal
@@ -86,6 +87,8 @@ async def _run(desk: Authority, gateway: SocketType, operators: SocketType, sign
         nursery.start_soon(_accept, desk, gateway, State.GATEWAY_NEW)
         nursery.start_soon(_accept, desk, operators, State.ADMIN_NEW)
         log.info("ready", rules=len(desk.rules.rules), persons=len(desk.roster.persons()), socket=gateway.getsockname())
+        gc.collect()
+        gc.freeze()  # a thousand modules that never go: each full collection would walk them
         _tell_systemd("READY=1")
         async for number in signals:
             if number != signal.SIGHUP:

@@ -31,6 +31,8 @@ from recorder.sockets import BUFFER, Oversized, Peer, give, hang_up, take
 
 ROUND: Final = 256 * 1024
 """Bytes of messages taken together into one chunk: larger ones compress no better, and others wait meanwhile."""
+LONE: Final = 1024
+"""Bytes of a message that may be written and acknowledged alone: somebody types."""
 OPEN_SECONDS: Final = 30.0
 """From connection to the first message; a gateway sends it at once."""
 REPLY_SECONDS: Final = 30.0
@@ -128,7 +130,9 @@ class Connection:
 
     async def _recording(self, live: Live) -> None:
         """Take what is there, write it as one chunk, acknowledge the newest; again."""
+        quiet = True  # nothing else waited last time: a keystroke is acknowledged before looking for company
         while True:
+            messages, lone = 0, False
             events: list[Event] = []
             end: End | None = None
             size = 0
@@ -145,6 +149,9 @@ class Connection:
                         self._seq = seq
                         events += batch  # type: ignore[arg-type]  # tuples as the wire has them
                         size += len(data)
+                        messages += 1
+                        if lone := quiet and size < LONE:
+                            break
                     case End() as request:
                         end = request
                     case None:
@@ -162,6 +169,10 @@ class Connection:
                 return await self._end(live, end)
             if live.journal.full:
                 await live.room()
+            if lone:
+                quiet = False
+                continue
+            quiet = messages <= 1
             await trio.lowlevel.wait_readable(self._sock)
 
     def _write(self, live: Live, events: list[Event]) -> None:

@@ -5,6 +5,7 @@ RECORDING  Append  -> Ack                      End    -> Ended, over
 anything else closes the socket; a connection that is lost ends its recording as interrupted
 """
 
+import gc
 import os
 import signal
 import socket
@@ -64,6 +65,8 @@ async def serve(config: Configuration) -> None:
             async with trio.open_nursery() as doors:
                 doors.start_soon(_accept, studio, listener, settings.sync_ms == 0)
                 log.info("ready", socket=listener.getsockname(), recordings=str(folder.path), node=config.node)
+                gc.collect()
+                gc.freeze()  # a thousand modules that never go: each full collection would walk them
                 tell("READY=1")
                 async for number in signals:
                     if number != signal.SIGHUP:  # nothing here changes without a restart: keys and limits are per start

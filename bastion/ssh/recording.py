@@ -132,6 +132,8 @@ class Recording:
                 reply = _decoded(data)
                 if isinstance(reply, Ack):
                     newest = max(newest, reply.seq)
+                    if newest == self._session.sent and self._ended is None:
+                        break  # nothing more is owed: do not ask the kernel for it
                     continue
                 self._acknowledge(newest)
                 if isinstance(reply, Ended) and self._ended is not None:
@@ -140,9 +142,11 @@ class Recording:
                     self._lose(_cause(reply))
                 return
         except BlockingIOError:
-            self._acknowledge(newest)
+            pass
         except OSError as error:
             self._lose(error.strerror or str(error))
+            return
+        self._acknowledge(newest)
 
     def _acknowledge(self, seq: int) -> None:
         if not seq or self._closed:
