@@ -127,6 +127,10 @@ async def dial(
         raise await _unreachable(policy, grant, str(error).lower()) from None
     finally:
         _shown.pop(id(options), None)
+        # asyncssh keeps its options for as long as the connection lives; the password is for this handshake alone.
+        options.password = None
+        options.kwargs.pop("password", None)
+        login.clear()
 
 
 def _why(error: OSError) -> str:
