@@ -45,10 +45,10 @@ PLANS = {
     "keystrokes": Plan(lambda site, quick: Idle(site, 100 if quick else 300), 5, 2),
     "keystrokes-under-bulk": Plan(lambda site, quick: UnderBulk(site, 100 if quick else 300), 5, 2),
     "bulk": Plan(lambda site, quick: Bulk(site, (64 if quick else 256) * MIB), 5, 2),
-    "unhashed": Plan(lambda site, quick: Unhashed(site, (64 if quick else 256) * MIB), 5, 2),
-    "default-cipher": Plan(lambda site, quick: DefaultCipher(site, (64 if quick else 256) * MIB), 5, 2),
-    "workers": Plan(lambda site, quick: Workers(site, (32 if quick else 128) * MIB), 5, 2),
-    "hostile": Plan(lambda site, quick: Stalled(site), 3, 1),
+    "unhashed": Plan(lambda site, quick: Unhashed(site, (64 if quick else 256) * MIB), 4, 2),
+    "default-cipher": Plan(lambda site, quick: DefaultCipher(site, (64 if quick else 256) * MIB), 4, 2),
+    "workers": Plan(lambda site, quick: Workers(site, (32 if quick else 128) * MIB), 4, 2),
+    "hostile": Plan(lambda site, quick: Stalled(site), 2, 1),
     "sessions": Plan(lambda site, quick: Silent(site, 40 if quick else 200), 1, 1),
 }
 

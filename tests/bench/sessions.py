@@ -4,10 +4,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tests.bench.figures import Figure, Goal, Samples, Shot
-from tests.bench.site import ROLES, Site
+from tests.bench.site import ROLES, Bastion, Site
 
 SETTLE = 2.0  # seconds: recorderd has synced, buffers of the set-up are free
 TYPING = 6  # seconds
@@ -18,9 +18,9 @@ WARM = 8  # sessions opened before the first measurement, so that imports and po
 class Held:
     """A holder process; `say` sends a word and waits for its answer."""
 
-    def __init__(self, site: Site, nested: bool = False) -> None:
-        main, account = site.main, site.target.account
-        words = [str(main.port), "--key", str(site.folder / "alice")]
+    def __init__(self, site: Site, bastion: Bastion, nested: bool = False) -> None:
+        account = site.target.account
+        words = [str(bastion.port), "--key", str(site.folder / "alice")]
         words += ["--user", "alice", "--nested", f"{account}@web1"] if nested else ["--user", f"{account}@web1"]
         self.process = subprocess.Popen([sys.executable, "-m", "tests.bench.holder", *words], text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
@@ -38,35 +38,35 @@ class Held:
 
 @dataclass
 class Silent:
-    """Sessions that do nothing, then sessions that type."""
+    """Sessions that do nothing, then type. On a fresh bastion: memory that others have freed would hide theirs."""
 
     site: Site
     count: int
     name: str = "sessions"
-    held: list[Held] = field(default_factory=list)
 
     def shots(self) -> list[Shot]:
         return [Shot("direct", lambda: self._measure(False)), Shot("nested", lambda: self._measure(True))]
 
     def _measure(self, nested: bool) -> dict[str, float]:
-        held = Held(self.site, nested)
+        bastion = self.site.bastion()
+        held = Held(self.site, bastion, nested)
         try:
             held.say(f"open {WARM}")
             time.sleep(SETTLE)
-            before = self.site.main.memory()
+            before = bastion.memory()
             held.say(f"open {self.count}")
             time.sleep(SETTLE)
-            after = self.site.main.memory()
+            after = bastion.memory()
             values = {role: (after[role] - before[role]) / self.count / 1024 for role in after}
             values["all"] = sum(values[role] for role in ROLES.values())
-            cpu = self.site.main.cpu()
+            cpu = bastion.cpu()
             held.say(f"type {TYPING}")
-            spent = {role: seconds - cpu[role] for role, seconds in self.site.main.cpu().items()}
+            spent = {role: seconds - cpu[role] for role, seconds in bastion.cpu().items()}
             values["cores per 500"] = sum(spent.values()) / TYPING / (self.count + WARM) * 500
             return values
         finally:
             held.close()
-            time.sleep(SETTLE)  # the next shot is to find the sessions of this one gone
+            bastion.stop()
 
     def figures(self, samples: Samples) -> Iterable[Figure]:
         parts = ", ".join(f"{role} {samples.median('direct', role):.0f}" for role in ROLES.values())
@@ -103,16 +103,18 @@ class Stalled:
         return [Shot("stalled", self._measure)]
 
     def _measure(self) -> dict[str, float]:
-        held = Held(self.site)
+        bastion = self.site.bastion()
+        held = Held(self.site, bastion)
         try:
             held.say(f"open {WARM}")
-            before = self.site.main.memory()
+            before = bastion.memory()
             held.say(f"stall {self.count}")
             time.sleep(FLOOD)
-            after = self.site.main.memory()
+            after = bastion.memory()
             return {role: (after[role] - before[role]) / self.count / 1024**2 for role in after}
         finally:
             held.close()
+            bastion.stop()
 
     def figures(self, samples: Samples) -> Iterable[Figure]:
         values = {role: samples.median("stalled", role) for role in ROLES.values()}
