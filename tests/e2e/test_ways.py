@@ -88,7 +88,8 @@ def test_by_the_menu(site: Site) -> None:
     with Person(*site.command("ssh", "-t"), "bastion", columns=91, rows=27) as person:
         person.until(site.login())
         person.type("\r")
-        person.until("\x1b[?1049l")  # the menu has left; what is typed from here on is for the shell, ready or not
+        person.until("\x1b[?1049l")  # the menu has left
+        person.until("\x1b[?2004h")  # bash reads a line
         person.type("stty size; exit 6\r")
         person.until("27 91")
         assert person.wait() == 6
