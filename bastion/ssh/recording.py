@@ -32,6 +32,8 @@ PATIENCE: Final = 10.0
 """Seconds for an answer to Open, Status or End; recorderd answers in milliseconds unless its disk hangs."""
 STALLED: Final = 30.0
 """Seconds that recorderd may owe an acknowledgement before the session ends: nothing moves meanwhile anyway."""
+_BEHIND: Final = 1024
+"""Acknowledgements that may stand before recorderd's last word; more fit into no socket."""
 _AGAIN = "start it again: systemctl restart bastion-recorderd"
 
 
@@ -105,7 +107,7 @@ class Recording:
             except BlockingIOError:
                 self._loop.add_writer(self._sock, self._writable)
             except OSError as error:
-                self._lose(error.strerror or str(error))
+                self._lose(self._last_words(error))
                 return
         # At most Session.WINDOW and one burst: reading stops when recorderd owes that much.
         self._queue.append(message)
@@ -118,7 +120,7 @@ class Recording:
         except BlockingIOError:
             return
         except OSError as error:
-            self._lose(error.strerror or str(error))
+            self._lose(self._last_words(error))
             return
         self._loop.remove_writer(self._sock)
 
@@ -144,9 +146,24 @@ class Recording:
         except BlockingIOError:
             pass
         except OSError as error:
-            self._lose(error.strerror or str(error))
+            self._lose(self._last_words(error))
             return
         self._acknowledge(newest)
+
+    def _last_words(self, error: OSError) -> str:
+        """Why it is lost. Closed with our messages unread, the socket is reset, and the reason stands behind that."""
+        for _ in range(_BEHIND):
+            try:
+                data = self._sock.recv(MAX_MESSAGE + 1)
+            except BlockingIOError:
+                break
+            except OSError:
+                continue
+            if not data:
+                break
+            if isinstance(reply := _decoded(data), Refused):
+                return reply.cause
+        return (error.strerror or str(error)).lower()
 
     def _acknowledge(self, seq: int) -> None:
         if not seq or self._closed:

@@ -111,7 +111,7 @@ def test_a_full_disk_ends_sessions_in_order_and_refuses_new_ones_until_there_is_
         assert verdicts(site, tape.session) == {tape.session: "ok"}, "its end was written into the space held back"
     finally:
         filler.unlink(missing_ok=True)
-    site.recovers()
+        site.recovers()
 
 
 def _fill(filler: Path, leave: int) -> None:

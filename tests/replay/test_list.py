@@ -154,7 +154,7 @@ def test_where_recordings_are_not(replay: Replay, studio: Studio, tmp_path: Path
 
 def test_errors_are_two_lines_with_the_next_command(replay: Replay) -> None:
     assert replay("show", "0", code=69).err.count("\n") == 2
-    assert replay("show", "../../etc/passwd", code=69).err.startswith("replay: there is no file")
+    assert replay("show", "../../no/such/passwd", code=69).err.startswith("replay: there is no file")
     assert replay("show", "/etc/passwd", code=69).err.startswith("replay: `/etc/passwd`")
     assert replay("nonsense", config=None, code=64).err == (
         "replay: no such command `nonsense`\nreplay: see replay --help\n"
