@@ -1,8 +1,8 @@
 """bastion.toml -> frozen settings, or every problem in it at once, each with its line.
 
 One table per process; an unknown table or key is an error, because a misspelt limit is a limit that is not there.
-Paths: `[bastion] state` and `run` count from the folder of bastion.toml, and so does `[policy] rules`; everything
-else that names a file counts from `state`.
+Paths: `[bastion] state` and `run` count from the folder of bastion.toml, and so do `[policy] rules`,
+`trusted_user_cas` and `revoked_keys` and `[recorder] auditors`; everything else that names a file counts from `state`.
 """
 
 import difflib

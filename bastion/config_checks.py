@@ -170,7 +170,7 @@ def _policy(settings: Settings) -> Iterator[Trouble]:
 
 def _auditors(settings: Settings) -> Iterator[Trouble]:
     for name in settings.recorder.auditors:
-        path = settings.state / name
+        path = settings.path.parent / name
         try:
             key = load_pem_public_key(_read(path))
         except OSError as error:

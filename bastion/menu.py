@@ -47,6 +47,7 @@ class Menu:
         self._choices = list(choices)
         self._filter = ""
         self._at = 0
+        self.rest = b""  # typed behind the key that picked: for the target
 
     @property
     def shown(self) -> list[Choice]:
@@ -60,11 +61,13 @@ class Menu:
 
     def key(self, data: bytes, page: int = 10) -> Outcome:
         """What was typed, in one piece or many keys at once."""
-        for token in _KEYS.findall(data):
+        for key in _KEYS.finditer(data):
+            token = key.group()
             if token in _LEAVE:
                 return Outcome.LEFT
             if token in (b"\r", b"\n"):
                 if self.shown:
+                    self.rest = data[key.end() :]
                     return Outcome.PICKED
             elif token in _UP:
                 self._move(-1)

@@ -66,6 +66,7 @@ def connection_options(settings: SshSettings) -> dict[str, Any]:
         "signature_algs": SIGNATURES,
         "server_version": "Bastion",
         "x509_trusted_certs": None,
+        "x509_trusted_cert_paths": [],  # asyncssh would look into the home folder, which this process has none of
         "gss_host": None,
         "host_based_auth": False,
         "agent_forwarding": False,

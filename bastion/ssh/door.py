@@ -127,7 +127,14 @@ class Door(ServerConnection):
         return self._starting
 
     async def _dial(self, request: Authorize) -> Relay:
-        relay = await Relay.start(self, request)
+        try:
+            relay = await Relay.start(self, request)
+        except BastionError:
+            raise
+        except Exception as error:
+            # A fault of ours must be said, too: a client that hears nothing waits for ever.
+            structlog.get_logger().error("dial-failed", error=type(error).__name__)
+            raise PeerError("internal error of the bastion", "tell the people who run it") from None
         if self.is_closed():
             await relay.leave("closed")
             raise PeerError("the client is gone")

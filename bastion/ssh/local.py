@@ -85,6 +85,11 @@ class LocalChannel:
     def exit(self, status: int) -> None:
         self._status = status
 
+    def unread(self, data: bytes) -> None:
+        """Give back what was read too much."""
+        if data:
+            self._input.appendleft(data)
+
     def leave(self) -> bytes:
         """What was typed and never read, for the target that takes over."""
         data = b"".join(self._input)

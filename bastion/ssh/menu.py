@@ -54,4 +54,5 @@ async def pick(channel: LocalChannel, policy: Any) -> Choice | None:
     finally:
         typed.cancel()
         channel.write(CLOSING.encode())
+    channel.unread(menu.rest)
     return menu.picked if outcome is Outcome.PICKED else None

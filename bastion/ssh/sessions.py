@@ -56,8 +56,7 @@ MAX_PACKET: Final = 32 * 1024
 """Bytes of one data message a person may send, as OpenSSH; the target's own limit is kept by splitting."""
 STDERR: Final = 1
 
-_U32: Final = Struct(">I")
-_CONFIRM: Final = Struct(">III")
+_U32, _CONFIRM = Struct(">I"), Struct(">III")
 
 
 class SessionChannel:
@@ -83,7 +82,7 @@ class SessionChannel:
         self._tap: ChannelTap | None = None
         self._failure: BastionError | None = None  # why there is no target
         self._linked = asyncio.get_running_loop().create_future()
-        self._finished = False
+        self._finished = self._switching = False
         self.user.send(CONFIRMATION, _CONFIRM.pack(self.user.number, 0, MAX_PACKET))
         self._task: asyncio.Task[None] = door.spawn(self._begin())
 
@@ -170,7 +169,7 @@ class SessionChannel:
 
     @property
     def _must_wait(self) -> bool:
-        if self.requests.state is State.ASKING:
+        if self.requests.state is State.ASKING or self._switching:
             return True
         return self._up is None and (self.local is None or self.target is not None)
 
@@ -292,6 +291,7 @@ class SessionChannel:
                 self._carry(self.requests.decided(error is None))
             elif error is None:
                 self._carry(self.requests.again())
+                self._switching = False
                 assert self._up is not None
                 if self.local is not None and (typed := self.local.leave()):  # for the shell, not for the menu
                     self._up.put(self._up.tap(memoryview(typed)), DATA, strings(typed))
@@ -312,11 +312,10 @@ class SessionChannel:
         """Serve the start ourselves, or get a target for it after all; None if there is one now."""
         assert self.local is not None
         local = self.local
-        local.terminal = (
-            Terminal(self.requests.term, self.requests.columns, self.requests.rows) if self.requests.term else None
-        )
+        asked = self.requests
+        local.terminal = Terminal(asked.term, asked.columns, asked.rows) if asked.term else None
         local.command = None if kind is ChannelKind.SHELL else detail
-        local.env = dict(self.requests.ours)
+        local.env = dict(asked.ours)
         if self._failure is not None:
             relay = await self.door.try_again(self._failure, local)
         else:
@@ -328,6 +327,7 @@ class SessionChannel:
                 local.finish()
                 return _SERVED
             relay = found
+            self._switching = True  # what is typed from here on is for the shell, behind its start
         if not relay.is_live:
             raise relay.why
         self._failure = None
@@ -383,14 +383,15 @@ class SessionChannel:
                 self.relay.recording.record(kind, self.channel, data)
 
     def _gone(self) -> None:
-        if not self._finished:
-            self._finished = True
-            self._stop()
-            self._linked.cancel()
-            self.finish()
-            if self.relay is not None:
-                self.relay.remove(self)
-            self.door.channel_closed(self)
+        if self._finished:
+            return
+        self._finished = True
+        self._stop()
+        self._linked.cancel()
+        self.finish()
+        if self.relay is not None:
+            self.relay.remove(self)
+        self.door.channel_closed(self)
 
     @property
     def passed(self) -> tuple[int, int]:

@@ -102,7 +102,8 @@ async def dial(
     pinned = [asyncssh.public_key.decode_ssh_public_key(blob) for blob in grant.host_keys]
     options = await asyncssh.SSHClientConnectionOptions.construct(
         None, config=(), host=grant.address, port=grant.port, username=grant.account, known_hosts=(pinned, [], []),
-        client_factory=lambda: _Owner(on_lost), agent_path=None, x509_trusted_certs=None, gss_host=None,
+        client_factory=lambda: _Owner(on_lost), agent_path=None,
+        x509_trusted_certs=None, x509_trusted_cert_paths=[], gss_host=None,
         kex_algs=KEX, encryption_algs=CIPHERS, mac_algs=MACS, compression_algs=["none"],
         rekey_bytes=REKEY_BYTES, rekey_seconds=REKEY_SECONDS,
         keepalive_interval=settings.keepalive, keepalive_count_max=3, client_version="Bastion",

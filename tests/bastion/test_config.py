@@ -164,7 +164,7 @@ def test_a_reserve_that_the_low_water_mark_does_not_guard_is_refused(home: Path)
 
 
 def test_an_auditor_needs_an_x25519_key(home: Path) -> None:
-    (home / "state/a.pem").write_text(
+    (home / "a.pem").write_text(
         "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA" + "A" * 43 + "=\n-----END PUBLIC KEY-----\n"
     )
     (found,) = problems(home, '[recorder]\nauditors = ["a.pem"]')

@@ -59,3 +59,9 @@ def test_names_cannot_draw_on_the_screen() -> None:
     assert "\x1b]" not in drawn
     assert "\x9b" not in drawn
     assert "\u202e" not in drawn
+
+
+def test_what_is_typed_behind_the_choice_is_for_the_target() -> None:
+    menu = Menu(TARGETS)
+    assert menu.key(b"db7\rwhoami\r") is Outcome.PICKED
+    assert menu.rest == b"whoami\r"
