@@ -54,7 +54,6 @@ OPEN: Final = 90
 CONFIRMATION: Final = 91
 MAX_PACKET: Final = 32 * 1024
 """Bytes of one data message a person may send, as OpenSSH; the target's own limit is kept by splitting."""
-STDERR: Final = 1
 
 _U32, _CONFIRM = Struct(">I"), Struct(">III")
 
@@ -357,7 +356,7 @@ class SessionChannel:
             self.user.send(SUCCESS if answer == Answer(True) else FAILURE)
         for _ in range(self._inbox.unanswered):
             self.user.send(SUCCESS)
-        self.user.send(EXTENDED_DATA, _U32.pack(STDERR) + strings(said.encode()))
+        self.user.send(EXTENDED_DATA, _U32.pack(1) + strings(said.encode()))
         self.user.send(EOF)
         self.user.send(REQUEST, strings(b"exit-status") + b"\0" + _U32.pack(int(error.code)))
         self.user.send(CLOSE)
