@@ -482,7 +482,7 @@ def test_six_failures_end_a_connection(site: Gateway, method: str) -> None:
     async def dialogue(raw: Raw) -> list[int]:
         raw.request("sam", "none")
         assert (await raw.hear())[0] == USERAUTH_FAILURE
-        for _ in range(20):
+        for _ in range(6):  # what is sent behind the end would reset the socket, and its last words with it
             other = asyncssh.generate_private_key("ssh-ed25519")
             match method:
                 case "keys":

@@ -87,7 +87,7 @@ def test_by_the_menu(site: Site) -> None:
     evidence = Evidence(site, DIRECT)
     with Person(*site.command("ssh", "-t"), "bastion", columns=91, rows=27) as person:
         person.until(site.login())
-        person.type("\rstty size; ")  # in one go: what stands behind the choice is for the shell
+        person.type("web1\rstty size; ")  # in one go: what stands behind the choice is for the shell
         person.until("\x1b[?1049l")  # the menu has left
         person.type("exit 6\r")
         person.until("27 91")
