@@ -17,13 +17,10 @@ from struct import Struct
 from struct import error as StructError
 from typing import Final
 
-from bastion.transfer import env_allowed, kind_of
+from bastion.transfer import MAX_ENV, MAX_ENV_BYTES, env_allowed, kind_of
 from policy.model import ChannelKind
 from recorder.model import Start
 
-MAX_ENV: Final = 64
-"""Variables taken from a person on one channel, as sshd's own limit was drawn: 20,000 were kept by asyncssh."""
-MAX_ENV_BYTES: Final = 32 * 1024
 MAX_REQUEST: Final = 64
 """Characters of a request's name; the longest in use has 31."""
 OURS: Final = b"BASTION_"

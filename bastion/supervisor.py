@@ -29,6 +29,7 @@ from bastion.config import ConfigError, Settings
 from bastion.control import ADMIN_SOCKET, is_answering
 from bastion.errors import BastionError, ExitCode, MisuseError
 from bastion.logs import Log, render
+from bastion.systemd import tell_systemd
 
 START_PATIENCE: Final = 30.0
 """Seconds until a child is ready; importing everything takes 2 on one slow core, a database migration more."""
@@ -115,13 +116,13 @@ class Supervisor:
             await child.start()
             keepers.start_soon(child.keep)
         self.log.say("info", "ready", listen=self.settings.ssh.listen, pid=os.getpid())
-        _tell_systemd("READY=1")
+        tell_systemd("READY=1")
 
     async def _obey(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
         async for number in signals:
             if number != signal.SIGHUP:
                 self.log.say("info", "stopping", signal=signal.Signals(number).name)
-                _tell_systemd("STOPPING=1")
+                tell_systemd("STOPPING=1")
                 return scope.cancel()
             self._reload()
 
@@ -317,15 +318,3 @@ def _alone(folder: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
-
-
-def _tell_systemd(message: str) -> None:
-    """sd_notify(3), when systemd asked for it."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address[:1] in ("/", "@"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            try:
-                sock.connect(address.replace("@", "\0", 1) if address[0] == "@" else address)
-                sock.send(message.encode())
-            except OSError:
-                pass  # systemd has gone; nobody else to tell

@@ -14,10 +14,10 @@ MAX_COMMAND: Final = 32 * 1024
 """Bytes of a command that may count as a transfer: one event."""
 
 MAX_ENV: Final = 64
-"""Variables of one channel, counted by the caller; OpenSSH's clients send two to twelve."""
+"""Variables of one channel, counted by `bastion.requests`. Clients send two to twelve; asyncssh kept 20,000."""
 
 MAX_ENV_BYTES: Final = 32 * 1024
-"""Bytes of their names and values in all, counted by the caller."""
+"""Bytes of their names and values in all."""
 
 MAX_VALUE: Final = 1024
 

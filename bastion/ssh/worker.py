@@ -28,6 +28,7 @@ from bastion.ssh.jump import HostCertificates
 from bastion.ssh.links import POLICY_SOCKET, PolicyLink, PolicyLost
 from bastion.ssh.listener import Listener, open_sockets, passed_sockets
 from bastion.startups import Outcome, Startups
+from bastion.systemd import tell_systemd
 from policy.messages import Reply, Scan
 from policy.messages import Worker as WorkerHello
 
@@ -72,11 +73,11 @@ class Worker:
         self._listener.start()
         gc.collect()
         gc.freeze()  # a thousand modules that never go: each full collection would walk them
-        tell_systemd("READY=1")
+        _tell("READY=1")
         log.info("ready", worker=self.number, pid=os.getpid(), listen=[_shown(sock) for sock in sockets])
         try:
             await stop.wait()
-            tell_systemd("STOPPING=1")
+            _tell("STOPPING=1")
             await self._end()
         finally:
             for task in tasks:
@@ -93,7 +94,7 @@ class Worker:
 
     async def _reload(self) -> None:
         before = self.gateway.settings
-        tell_systemd(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        _tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             self.gateway.settings = config.load(self.settings.path)
             await self._read_keys()
@@ -104,7 +105,7 @@ class Worker:
             now = self.gateway.settings.ssh
             kept = [name for name in ("listen", "workers") if getattr(before.ssh, name) != getattr(now, name)]
             log.info("reloaded", needs_restart=kept)
-        tell_systemd("READY=1")
+        _tell("READY=1")
 
     # --- policyd's tasks ----------------------------------------------------------------------------
 
@@ -161,7 +162,7 @@ class Worker:
         while True:
             try:
                 await recording.health(self.settings.run)
-                tell_systemd("WATCHDOG=1")
+                _tell("WATCHDOG=1")
             except RecorderLost as error:
                 log.error("not-alive", why=error.cause)
             await asyncio.sleep(int(microseconds) / 1e6 / 3)
@@ -177,16 +178,9 @@ def key_paths(settings: Settings) -> list[Path]:
     return found
 
 
-def tell_systemd(message: str) -> None:
-    """sd_notify(3), to systemd or to the supervisor; nothing happens where nobody listens."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address[:1] not in ("/", "@"):
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            sock.sendto(message.encode(), "\0" + address[1:] if address[0] == "@" else address)
-        except OSError as error:
-            log.warning("notify-failed", why=(error.strerror or "").lower())
+def _tell(message: str) -> None:
+    if why := tell_systemd(message):
+        log.warning("notify-failed", why=why)
 
 
 def _shown(sock: socket.socket) -> str:
