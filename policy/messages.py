@@ -1,12 +1,13 @@
 """Messages to and from policyd: AF_UNIX SOCK_SEQPACKET, one message = one msgpack array `[id, body]`.
 
 A request carries an id above 0 and its reply the same id; id 0 marks a push from policyd. One connection is
-one *conversation*, of one of three sorts, fixed by its first request:
+one *conversation*, of one of four sorts, fixed by its first request:
 
 * `Hello`: one person's network connection at a gateway. Authentication, then decisions, for as long as
   that connection lives. When the conversation ends, policyd considers its sessions ended.
 * `Worker`: a gateway worker offering to carry out tasks (pinning scans).
 * `Admin`: an operator on this machine, known by SO_PEERCRED.
+* `Viewing`: an auditor's tool on this machine, known by SO_PEERCRED, about to show recordings.
 
 The table state -> request -> handler is in `policy.monitor`; anything outside it closes the socket.
 """
@@ -15,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from policy.model import Method, Outcome
+from policy.model import Method, Outcome, ViewVerb
 
 MAX_MESSAGE: Final = 64 * 1024
 
@@ -259,6 +260,36 @@ class Scanned(_Message):
     error: str = ""
 
 
+# --- views of recordings, from an auditor's tool ----------------------------------------------------
+# Who views is never in the message: it is who the kernel says is connected.
+
+
+class Viewing(_Message):
+    """Something of these recordings is about to be shown. Answered with Noted, once it is in the trail, or Refused."""
+
+    verb: ViewVerb
+    recordings: list[str]  # session ids, at most `policy.views.MAX_RECORDINGS`; a search of more says this again
+    range: str = ""  # what of them: `channel 2`, `from 1:30`; empty: everything
+    format: str = ""  # of an export
+    reason: str = ""
+
+
+class Viewed(_Message):
+    """What came of it, when it is over. Without it, the end of the connection ends the view."""
+
+    event: int  # that Noted named
+    until_ms: int | None = None  # the furthest point that was shown
+    length: int | None = None  # bytes that were written
+    sha256: bytes = b""  # of what was written
+
+
+class Noted(_Message):
+    """It is in the audit trail, as row `event`, under this name."""
+
+    event: int
+    who: str
+
+
 # --- commands, from an operator's socket or over ssh with the person's rights -----------------------
 
 
@@ -385,9 +416,29 @@ class SessionKill(_Message):
 
 
 class AuditList(_Message):
-    since: str = ""
+    """The newest events that fit all of this; empty fits everything."""
+
+    since: str = ""  # RFC 3339
+    until: str = ""
+    event: str = ""  # kind of event
+    who: str = ""  # a person, or a word of what stands for one, like an OS user
+    what: str = ""  # account@target, account, target, person, session or ref
     limit: int = 100
+
+
+class AuditShow(_Message):
+    ident: str  # number of a row, or the ref that somebody was shown
+
+
+class AuditExport(_Message):
+    """Whole rows after number `after`, oldest first, as many as one message holds; no rows: that was all."""
+
+    after: int = 0
+    since: str = ""
+    until: str = ""
     event: str = ""
+    who: str = ""
+    what: str = ""
 
 
 class AuditVerify(_Message):
@@ -417,16 +468,16 @@ Command = (
     Whoami | Reachable | CaLines | PersonAdd | PersonSet | PersonOffboard | PersonList | PersonShow
     | TargetAdd | TargetRemove | TargetList | TargetShow | TargetHostkey
     | AccountAdd | AccountRemove | AccountList | AccountShow | MfaEnrol | MfaList | MfaReset
-    | Explain | SessionsList | SessionKill | AuditList | AuditVerify | Reload
+    | Explain | SessionsList | SessionKill | AuditList | AuditShow | AuditExport | AuditVerify | Reload
 )  # fmt: skip
 Request = (
     Hello | Worker | Admin | OfferKey | ProveKey | TryPassword | AskCode | AnswerCode
     | Authorize | OpenChannel | Credential | Sign | HostCertificate
-    | SessionStarted | SessionEnded | Report | Scanned | Command
+    | SessionStarted | SessionEnded | Report | Scanned | Viewing | Viewed | Command
 )  # fmt: skip
 Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
-    | Signature | Certificate | Rows | Done | EndSession | Scan
+    | Signature | Certificate | Noted | Rows | Done | EndSession | Scan
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

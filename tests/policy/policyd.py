@@ -227,6 +227,10 @@ class Policyd:
     def operator(self) -> Peer:
         return Peer(self.home / "run" / "policyd-admin.sock", m.Admin(command="test"))
 
+    def auditor(self, first: m.Request | None = None) -> Peer:
+        """A connection to the auditors' socket."""
+        return Peer(self.home / "run" / "policyd-audit.sock", first)
+
     def command(self, body: m.Command) -> Any:
         with self.operator() as operator:
             return operator.ask(body)
