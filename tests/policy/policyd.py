@@ -159,6 +159,10 @@ class Policyd:
     def make(self) -> Self:
         """A new state, as `bastion init` has it made."""
         self.write()
+        return self.initialise()
+
+    def initialise(self) -> Self:
+        """The same beside a bastion.toml that is there."""
         done = self.run("init")
         assert done.returncode == 0, done.stderr
         return self
