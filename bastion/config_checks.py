@@ -24,7 +24,7 @@ from bastion.config import Settings
 MAX_SOCKET_PATH: Final = 107
 """Bytes of a path in sockaddr_un (unix(7)), without the final zero."""
 
-LONGEST_SOCKET: Final = "policyd-admin.sock"
+LONGEST_SOCKET: Final = "policyd-admin.sock"  # as long as policyd-audit.sock
 MIN_RSA_BITS: Final = 3072
 MAX_KEY_FILE: Final = 64 * 1024  # bytes; a 16384-bit RSA key takes 13 KiB
 

@@ -5,12 +5,17 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from bastion.errors import MisuseError
 from bastion.text import neutral
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from bastion.control import Operator
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -46,6 +51,12 @@ def found_config(config: Path | None) -> Path:
 
 def ask(config: Path | None, command: Any) -> Any:
     """Send one command to policyd; its Rows or Done."""
+    with talk(config) as operator:
+        return operator.ask(command)
+
+
+def talk(config: Path | None) -> "AbstractContextManager[Operator]":
+    """For several commands of one conversation with policyd."""
     from bastion import config as configuration
     from bastion import control
 
@@ -53,7 +64,7 @@ def ask(config: Path | None, command: Any) -> Any:
     start = f"bastion run -c {settings.path}"
     if settings.path.is_relative_to("/etc"):
         start = "systemctl start bastion.target"
-    return control.ask(settings.run, command, " ".join(["bastion", *sys.argv[1:]]), start=start)
+    return control.talk(settings.run, " ".join(["bastion", *sys.argv[1:]]), start=start)
 
 
 def check_rules(config: Path, file: str | None = None) -> tuple[list[str], str]:
