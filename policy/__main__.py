@@ -31,6 +31,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         arguments.run(arguments)
     except BadConfiguration as error:
+        if arguments.run is _check:  # a list of problems is what it was asked for
+            print("\n".join(error.problems), file=sys.stderr)
+            sys.exit(EXIT_MISCONFIGURED)
         _fail("\n".join(error.problems), "put it right, then: bastion check-config && bastion policy check")
     except (NotReady, StoreError, VaultError, CommandRefused) as error:
         _fail(error.cause, error.hint)
