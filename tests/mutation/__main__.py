@@ -55,12 +55,16 @@ def main() -> int:
 
 def _words() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
-    parser.add_argument("--only", default="", metavar="PATTERN", help="guards with these words in module, attack or test")
+    parser.add_argument(
+        "--only", default="", metavar="PATTERN", help="guards with these words in module, attack or test"
+    )
     parser.add_argument("--json", default="", metavar="FILE", help="write every result there")
     parser.add_argument("--list", action="store_true", help="list the guards and run nothing")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 8), help="children at a time")
     parser.add_argument("--quiet", action="store_true", help="no progress")
-    parser.add_argument("--lists", nargs="+", default=[f"tests.mutation.{name}" for name in LISTS], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--lists", nargs="+", default=[f"tests.mutation.{name}" for name in LISTS], help=argparse.SUPPRESS
+    )
     parser.add_argument("--root", default=str(runner.ROOT), help=argparse.SUPPRESS)
     return parser.parse_args()
 

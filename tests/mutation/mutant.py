@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, Final
@@ -40,7 +41,7 @@ class Mutant:
 
     def text(self, root: Path = ROOT) -> str:
         """The module without its guard. ValueError if the guard does not stand there exactly once."""
-        text = (root / self.path).read_text()
+        text = _read(root / self.path)
         if (count := text.count(self.source)) != 1:
             raise ValueError(f"its text stands {count} times in {self.path}, want once")
         mutated = text.replace(self.source, self.replacement)
@@ -57,9 +58,21 @@ class Mutant:
             return f"with the replacement it is no Python: {error.msg}"
         if self.source == self.replacement:
             return "the replacement is the text itself"
-        if missing := [test for test in self.tests if not (root / test.partition("::")[0]).is_file()]:
-            return f"no such test file: {missing[0]}"
+        missing = next((test for test in self.tests if not _is_test(root, test)), None)
+        if missing is not None:
+            return f"no such test: {missing}"
         return "" if self.tests else "it names no test"
+
+
+def _is_test(root: Path, test: str) -> bool:
+    file, _, name = test.partition("::")
+    path = root / file
+    return path.is_file() and f"def {name.rpartition('::')[2].partition('[')[0]}(" in _read(path)
+
+
+@cache
+def _read(path: Path) -> str:
+    return path.read_text()
 
 
 def guards(path: str, test_file: str, *rows: Sequence[str]) -> list[Mutant]:
@@ -105,9 +118,7 @@ class Hook(importlib.abc.MetaPathFinder):
         if name != self.module:
             return None
         self.used = True
-        return importlib.util.spec_from_file_location(
-            name, self.path, loader=_Loader(name, str(self.path), self.text)
-        )
+        return importlib.util.spec_from_file_location(name, self.path, loader=_Loader(name, str(self.path), self.text))
 
 
 def install(mutant: Mutant, folder: Path, root: Path = ROOT) -> Hook:

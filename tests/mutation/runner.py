@@ -1,6 +1,7 @@
 """Runs mutants in forked children. The parent has imported pytest and the libraries, and no module of ours."""
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -23,12 +24,15 @@ PATIENCE: Final = 60.0
 PACKAGES: Final = ("bastion", "policy", "recorder", "replay")
 LIBRARIES: Final = (
     "pytest", "_pytest.assertion.rewrite", "_pytest.python", "_pytest.pytester", "pytest_timeout", "pytest_trio.plugin",
-    "hypothesis.strategies", "_hypothesis_pytestplugin", "asyncssh", "trio.testing", "msgspec.json", "msgpack", "structlog",
-    "sqlalchemy.dialects.sqlite", "alembic.command", "pyotp", "segno", "zstandard", "argon2", "click", "asyncio",
+    "hypothesis.strategies", "_hypothesis_pytestplugin", "asyncssh", "trio.testing", "msgspec.json", "msgpack",
+    "structlog", "sqlalchemy.dialects.sqlite", "alembic.command", "pyotp", "segno", "zstandard", "argon2", "asyncio",
     "cryptography.hazmat.primitives.serialization", "cryptography.hazmat.primitives.asymmetric.ed25519",
     "cryptography.hazmat.primitives.hpke",
 )  # fmt: skip
 """Imported once, before the children are forked; a library that is not there is the tests' own affair."""
+
+
+PLUGINS: Final = ("pytest_timeout", "pytest_trio.plugin", "_hypothesis_pytestplugin")
 
 
 class End(StrEnum):
@@ -61,10 +65,16 @@ class Report:
 
 def preload() -> None:
     """What every child needs and no mutant touches."""
+    if sys.dont_write_bytecode:  # hundreds of children would compile the same modules again
+        sys.dont_write_bytecode, sys.pycache_prefix = False, str(ROOT / "build" / "mutation")
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
     for name in LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     ours = [name for name in sys.modules if name.partition(".")[0] in PACKAGES]
+    gc.collect()
+    gc.freeze()  # a child that collects garbage would copy every page
     assert not ours, f"a module of ours was imported before it could be mutated: {ours[0]}"
 
 
@@ -197,8 +207,11 @@ def _run_pytest(report: Report, folder: Path, tests: list[str], root: Path, *, s
     settings.register_profile("mutation", derandomize=True, database=None)  # the same inputs in every run
     settings.load_profile("mutation")
     os.chdir(root)
-    words = ["-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={folder / 'tmp'}", f"--rootdir={root}"]
-    code = pytest.main([*words, *(["-x"] if stop else []), *tests], plugins=[_Recorder(report)])
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # looking for them costs as much as most tests
+    words = ["-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", "--tb=line", "-p", "no:cacheprovider"]
+    words += [word for name in PLUGINS for word in ("-p", name)]
+    words += [f"--basetemp={folder / 'tmp'}", f"--rootdir={root}", *(["-x"] if stop else []), *tests]
+    code = pytest.main(words, plugins=[_Recorder(report)])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or (code and not report.failures):
         output = (folder / "output").read_text(errors="replace").strip()
         report.trouble = f"the tests did not run ({pytest.ExitCode(code).name.lower()}): {_telling(output)}"
@@ -212,11 +225,11 @@ class _Recorder:
 
     def pytest_exception_interact(self, node: Any, call: Any, report: Any) -> None:
         error = call.excinfo.value
-        if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:  # as trio's nurseries wrap it
+        while isinstance(error, BaseExceptionGroup):  # as trio's nurseries wrap it
             error = error.exceptions[0]
         kind = ASSERTION if isinstance(error, AssertionError) else type(error).__name__
-        if type(error).__module__ == "_pytest.outcomes":
-            kind = ASSERTION if kind == "Failed" and "Timeout" not in str(error) else kind
+        if kind == "Failed" and "Timeout" not in str(error):  # pytest's own: DID NOT RAISE
+            kind = ASSERTION
         line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         self.report.failures.append((node.nodeid, getattr(report, "when", "collection"), kind, line[:200]))
 
