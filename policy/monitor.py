@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from policy import access, authenticate, dial, directory, estate, factors, trail, views, watch
+from policy import access, authenticate, dial, directory, estate, factors, inquiries, trail, views, watch
 from policy import messages as m
 from policy.authority import Authority
 from policy.conversation import Conversation, State, Violation
@@ -75,6 +75,8 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.MfaEnrol: _command(factors.mfa_enrol),
         m.MfaReset: _command(factors.mfa_reset),
         m.Explain: _command(access.explain_access),
+        m.WhoCan: _command(inquiries.who_can, Right.AUDIT),
+        m.WhatCan: _command(inquiries.what_can, Right.AUDIT),
         m.SessionsList: _command(watch.sessions_list, Right.AUDIT),
         m.SessionKill: _command(watch.session_kill, Right.KILL),
         m.AuditList: _command(trail.audit_list, Right.AUDIT),

@@ -69,12 +69,17 @@ def talk(config: Path | None) -> "AbstractContextManager[Operator]":
 
 def check_rules(config: Path, file: str | None = None) -> tuple[list[str], str]:
     """What policyd finds wrong with the rules and the files beside them, and what it says when nothing is."""
+    return run_policy("check", *([file] if file else []), config=config)
+
+
+def run_policy(command: str, *words: str, config: Path) -> tuple[list[str], str]:
+    """Problems, or what `python -m policy COMMAND` prints: the rules are policy's to read, and not ours."""
     import subprocess
 
-    words = [sys.executable, "-m", "policy", "check", "--config", str(config), *([file] if file else [])]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    problems = [line for line in done.stderr.splitlines() if line.strip()] if done.returncode else []
-    return problems or ["policyd cannot check the rules"] * (done.returncode != 0), done.stdout.strip()
+    line = [sys.executable, "-m", "policy", command, "--config", str(config), *words]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    problems = [text for text in done.stderr.splitlines() if text.strip()] if done.returncode else []
+    return problems or ["policyd cannot read the rules"] * (done.returncode != 0), done.stdout.strip()
 
 
 def show(answer: Any, as_json: bool) -> None:
