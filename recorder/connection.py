@@ -165,6 +165,7 @@ class Connection:
                     await live.sync()
                 if not give(self._sock, encode(Ack(self._seq))):
                     await self._reply(Ack(self._seq))
+                live.appended()
             if end:
                 return await self._end(live, end)
             if live.journal.full:

@@ -18,7 +18,7 @@ from recorder.chain import FRAME, KNOWN, SKIPPABLE, TAIL_HEADER, Chain, Header, 
 from recorder.codec import FormatError, decompress
 from recorder.keys import Keys, content_link, content_start
 from recorder.model import Event, KeyClass, SessionId
-from recorder.parts import Chunk, hashed, in_order, open_parts, place_of
+from recorder.parts import Parts, hashed, open_parts, place_of
 from recorder.records import Entry, Foot, Seal, Why, decode_foot, decode_index, decode_seal
 from recorder.verdict import Verdict, verify
 from recorder.walk import Damage, Record, next_seal, open_file, read_front, read_tail_front, size_of, step, walk
@@ -124,13 +124,11 @@ class Recording:
         Starts with the segment that the index names, so it is quick anywhere in a complete recording. What there is no
         key for is left out.
         """
-        for _, chunks in self.chunks(since_ms):
-            for event in in_order(chunks):
-                if event.ms >= since_ms:
-                    yield event if type(event) is Event else Event(*event)
+        for parts in self.opened(since_ms):
+            yield from parts.events(since_ms)
 
-    def chunks(self, since_ms: int = 0) -> Iterator[tuple[int, list[Chunk]]]:
-        """(seq of the first, chunks) of each segment or single chunk."""
+    def opened(self, since_ms: int = 0) -> Iterator[Parts]:
+        """Each segment or single chunk, from the one that holds `since_ms` on."""
         if self.keys is None:
             return
         with ExitStack() as stack:
@@ -148,13 +146,13 @@ class Recording:
                     yield from self._opened(record, seq)
                     seq = self._after(record, seq)
 
-    def _opened(self, record: Record, expected: int) -> Iterator[tuple[int, list[Chunk]]]:
+    def _opened(self, record: Record, expected: int) -> Iterator[Parts]:
         assert self.keys is not None
         try:
             place = place_of(record.kind, record.body)
             if place.seq > expected:
                 self._problem(f"chunks {expected} to {place.seq - 1} are missing")
-            yield place.seq, open_parts(self.session, place, record.body, self.keys)[0]
+            yield open_parts(self.session, place, record.body, self.keys)
         except FormatError as error:
             self._problem(f"at byte {record.offset}: {error}")
 
@@ -285,11 +283,11 @@ def verify_content(recording: Recording) -> list[str]:
     wanted = {seal.seq: seal.content for seal in recording.seals()}
     problems: list[str] = []
     state, seq = content_start(recording.session), 0
-    for first, chunks in recording.chunks():
-        for number, chunk in enumerate(chunks, first):
+    for parts in recording.opened():
+        for number, chunk in enumerate(parts.chunks(), parts.place.seq):
             if number != seq:
                 return [*problems, f"chunks {seq} to {number - 1} are missing"]
-            state = content_link(opened.content, state, seq, hashed(chunk))
+            state = content_link(opened.content, state, seq, hashed(chunk).items())
             seq += 1
             if seq in wanted and wanted.pop(seq) != state:
                 problems.append(f"the content differs from what was sealed, somewhere before chunk {seq}")
