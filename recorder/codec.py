@@ -36,7 +36,7 @@ def compress(raw: bytes, level: int = 3) -> bytes:
         smaller = _compressor(level, len(raw)).compress(raw)
         if len(smaller) < len(raw):
             codec, body = ZSTD, smaller
-    return bytes([codec]) + len(raw).to_bytes(4, "big") + body
+    return (codec << 32 | len(raw)).to_bytes(_FRAME, "big") + body
 
 
 def decompress(framed: bytes) -> bytes:

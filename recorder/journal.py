@@ -38,9 +38,9 @@ MANY: Final = MAX_EVENTS // 4
 """Events from which a segment is made whatever its size; four times as many do not fit into one."""
 
 SMALL: Final = 128 * 1024
-LEVELS: Final = ((10.0, 12), (1.0, 9), (0.1, 3), (0.0, FAST))
+LEVELS: Final = ((10.0, 12), (3.0, 8), (0.8, 6), (0.1, 3), (0.0, FAST))
 """A segment below SMALL bytes is worth level 19 (30 ms). Above, the seconds it took to fill choose: compacting 1 MiB
-(47, 27, 5, 2 ms) takes no more than 5 % of a core, until at some 10 MB/s speed counts and nothing else."""
+(25, 13, 9, 3, 2 ms) takes no more than 1 % of a core, 3 % in a flood of 1 to 10 MB/s, and beyond that speed counts."""
 
 BLOCK: Final = 4096
 """Bytes of a chunk from which the tail is compressed: below, it takes longer than it saves, one block of the disk."""

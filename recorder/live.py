@@ -89,23 +89,24 @@ class Live:
         self._done = trio.Event()
         self._room = trio.Event()
 
-    def append(self, events: list[Event]) -> None:
+    def append(self, events: list[Event], instant: Instant) -> None:
         """Written to the tail when it returns. Failed; codec.FormatError if the events cannot be stored.
 
         `appended` is to follow when the gateway has its acknowledgement.
         """
         if self.failed or self._studio.folder.full:
             raise Failed(self.failed or "the disk is full")
-        data = self.journal.append(events, now())
+        data = self.journal.append(events, instant)
         try:
             self.files.write_tail(data)
         except OSError as error:
             self._again(WriteTail(data), error)
             raise Failed(self.failed) from None
 
-    def appended(self) -> None:
+    def appended(self, instant: Instant) -> None:
         """What an append leaves to do."""
-        self._carry_out(self.journal.appended(now()))
+        if effects := self.journal.appended(instant):
+            self._carry_out(effects)
 
     async def room(self) -> None:
         """Return when more may be appended: a gateway that is faster than compaction waits here."""

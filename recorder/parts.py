@@ -47,8 +47,9 @@ class Place(NamedTuple):
     chunks: int
 
     def fixed(self) -> bytes:
-        seq, segno = self.seq.to_bytes(8, "big"), self.segno.to_bytes(4, "big")
-        return seq + segno if self.kind == Type.CHUNK else segno + seq + self.chunks.to_bytes(4, "big")
+        if self.kind == Type.CHUNK:
+            return (self.seq << 32 | self.segno).to_bytes(CHUNK_FIXED, "big")
+        return (self.segno << 96 | self.seq << 32 | self.chunks).to_bytes(SEGMENT_FIXED, "big")
 
     @property
     def counter(self) -> int:

@@ -79,8 +79,9 @@ class Desk:
         return Instant(T0 + round(self.seconds * 1e6), self.seconds)
 
     def append(self, *events: Event) -> None:
-        self.files.write_tail(self.journal.append(list(events), self.now))
-        self.carry_out(self.journal.appended(self.now))
+        now = self.now
+        self.files.write_tail(self.journal.append(list(events), now))
+        self.carry_out(self.journal.appended(now))
 
     def end(self) -> None:
         self.carry_out(self.journal.end("closed", "", "", self.now))
