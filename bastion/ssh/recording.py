@@ -12,6 +12,7 @@ import msgspec
 from bastion.errors import RecorderLost
 from bastion.session import WINDOW, Session
 from bastion.ssh.burst import burst, gathered, settle
+from bastion.ssh.pace import SMALL, pace
 from recorder.messages import (
     MAX_MESSAGE,
     Ack,
@@ -98,8 +99,11 @@ class Recording:
         for append in session.take():
             self._send(encode(append))
         if session.owed:
-            self._owes_since = self._owes_since or self._loop.time()
-            if session.owed > WINDOW:
+            now = self._loop.time()
+            self._owes_since = self._owes_since or now
+            if session.owed <= SMALL:
+                pace.typed(now)
+            elif session.owed > WINDOW:
                 self._press()
 
     def _send(self, message: bytes) -> None:
