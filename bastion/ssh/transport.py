@@ -13,6 +13,7 @@ the packets and `End.process_packet` is where they arrive: slower, the same mess
 import asyncio
 from collections.abc import Callable
 from struct import Struct
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncssh
@@ -22,6 +23,7 @@ from cryptography.exceptions import InvalidTag
 from bastion.ssh.burst import burst, gathered, settle
 from bastion.ssh.channels import DATA
 from bastion.ssh.gcm import TAG, Gcm
+from bastion.ssh.pace import READ, pace
 
 if TYPE_CHECKING:
     from bastion.ssh.connections import PacketConnection
@@ -31,8 +33,6 @@ VERSIONS: Final = frozenset({"2.24.1"})
 
 MAX_PACKET: Final = 256 * 1024
 """Bytes of one packet, as asyncssh; RFC 4253 asks for 35,000."""
-READ: Final = 256 * 1024
-"""Bytes of one read. Less costs system calls, more makes other people's keystrokes wait (measured)."""
 CHUNK: Final = READ + MAX_PACKET
 """Bytes gathered for one write."""
 HIGH_WATER: Final = 512 * 1024
@@ -89,7 +89,7 @@ class PacketTransport(asyncio.BufferedProtocol):
         kept = len(self._rest)
         if kept:
             _received_view[:kept] = self._rest
-        return _received_view[kept : kept + READ]
+        return _received_view[kept : kept + pace.read_size(monotonic())]
 
     def buffer_updated(self, nbytes: int) -> None:
         self._run(len(self._rest) + nbytes)
