@@ -31,15 +31,20 @@ def main(argv: list[str] | None = None) -> None:
     try:
         arguments.run(arguments)
     except BadConfiguration as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        sys.exit(EXIT_MISCONFIGURED)
+        if arguments.run is _check:  # a list of problems is what it was asked for
+            print("\n".join(error.problems), file=sys.stderr)
+            sys.exit(EXIT_MISCONFIGURED)
+        _fail("\n".join(error.problems), "put it right, then: bastion check-config && bastion policy check")
     except (NotReady, StoreError, VaultError, CommandRefused) as error:
         _fail(error.cause, error.hint)
     except SocketError as error:
-        _fail(str(error), "")
+        _fail(str(error), "see who has it: ss -xlp")
     except OSError as error:
-        _fail(f"{error.filename or 'system'}: {(error.strerror or str(error)).lower()}", "")
+        where = error.filename or "system"
+        _fail(
+            f"{where}: {(error.strerror or str(error)).lower()}",
+            f"look at it: ls -ld {where}" if error.filename else "",
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -148,7 +153,7 @@ def _log_json() -> None:
 
 
 def _fail(cause: str, hint: str) -> NoReturn:
-    for line in (cause, hint):
+    for line in (*cause.splitlines(), hint):
         if line:
             print(f"bastion: {line}", file=sys.stderr)
     sys.exit(EXIT_MISCONFIGURED)

@@ -12,7 +12,7 @@ import trio
 from policy.audit import Event, clean
 from policy.conditions import Factor
 from policy.configuration import BadConfiguration, Configuration, read_all
-from policy.conversation import Conversation
+from policy.conversation import Conversation, State
 from policy.ledger import Ledger
 from policy.lockouts import Lockouts
 from policy.messages import Refused
@@ -20,6 +20,7 @@ from policy.model import PolicySettings
 from policy.naming import counted, password
 from policy.passwords import Passwords
 from policy.proofs import Proofs
+from policy.rights import Right
 from policy.roster import Roster
 from policy.rules import RuleSet
 from policy.sessions import Live, Sessions
@@ -57,6 +58,13 @@ class Authority:
     def factors(self, talk: Conversation) -> tuple[Factor, ...]:
         """What proves the person of a conversation, here and remembered."""
         return self.proofs.factors(talk.person, talk.source, talk.factors, trio.current_time())
+
+    def has_right(self, talk: Conversation, right: Right) -> bool:
+        """By the person's roles of now; an operator on this machine has every right."""
+        if talk.state is State.OPERATOR:
+            return True
+        person = self.roster.person(talk.person)
+        return person is not None and not person.disabled and self.rules.rights.has(right, person.roles)
 
     def revoked(self, ca: str, _serial: int, key: str) -> bool:
         """Whether a user certificate was revoked, by the key it certifies or by its CA."""

@@ -25,6 +25,7 @@ from policy.conversation import Conversation, State, Violation
 from policy.ledger import LedgerError
 from policy.naming import CommandRefused
 from policy.peers import Oversized, receive
+from policy.rights import Right
 
 FIRST_WORD_SECONDS: Final = 10.0
 """From connect to the first request; both our clients speak at once."""
@@ -44,23 +45,19 @@ class Entry:
     once: bool = False  # a second time in a conversation is a violation
     decides: bool = False  # it says yes or no to a person: if it fails, the answer is no
     command: bool = False  # by role; may take long, so others are read meanwhile
-    roles: frozenset[str] = frozenset()  # of which a person needs one; empty: everybody
+    right: Right | None = None  # which a person needs; None: everybody, or the handler looks closer
 
 
-ADMIN: Final = frozenset({"admin"})
-SECURITY: Final = frozenset({"admin", "security"})
-
-
-def _command(handler: Handler, roles: frozenset[str] = ADMIN) -> Entry:
-    return Entry(handler=handler, command=True, roles=roles)
+def _command(handler: Handler, right: Right | None = Right.ADMINISTER) -> Entry:
+    return Entry(handler=handler, command=True, right=right)
 
 
 COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
     {
-        m.Whoami: _command(access.whoami, frozenset()),
-        m.Reachable: _command(access.reachable, frozenset()),
-        m.CaLines: _command(watch.ca_lines, frozenset()),
-        m.MfaList: _command(factors.mfa_list, frozenset()),  # another person's: the handler asks for ADMIN
+        m.Whoami: _command(access.whoami, None),
+        m.Reachable: _command(access.reachable, None),
+        m.CaLines: _command(watch.ca_lines, None),
+        m.MfaList: _command(factors.mfa_list, None),  # another person's: the handler asks for the right
         m.PersonAdd: _command(directory.person_add),
         m.PersonSet: _command(directory.person_set),
         m.PersonOffboard: _command(directory.person_offboard),
@@ -78,12 +75,12 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.MfaEnrol: _command(factors.mfa_enrol),
         m.MfaReset: _command(factors.mfa_reset),
         m.Explain: _command(access.explain_access),
-        m.SessionsList: _command(watch.sessions_list, SECURITY),
-        m.SessionKill: _command(watch.session_kill, SECURITY),
-        m.AuditList: _command(trail.audit_list, SECURITY),
-        m.AuditShow: _command(trail.audit_show, SECURITY),
-        m.AuditExport: _command(trail.audit_export, SECURITY),
-        m.AuditVerify: _command(trail.audit_verify, SECURITY),
+        m.SessionsList: _command(watch.sessions_list, Right.AUDIT),
+        m.SessionKill: _command(watch.session_kill, Right.KILL),
+        m.AuditList: _command(trail.audit_list, Right.AUDIT),
+        m.AuditShow: _command(trail.audit_show, Right.AUDIT),
+        m.AuditExport: _command(trail.audit_export, Right.AUDIT),
+        m.AuditVerify: _command(trail.audit_verify, Right.AUDIT),
         m.Reload: _command(watch.reload),
     }
 )
@@ -210,7 +207,7 @@ def admit(talk: Conversation, data: bytes) -> tuple[int, m.Request, Entry]:
 async def answer(desk: Authority, talk: Conversation, request: m.Request, entry: Entry) -> m.Reply | None:
     """The handler's reply, or the refusal that its failure means."""
     try:
-        if entry.command and (refused := await _check_roles(desk, talk, request, entry)) is not None:
+        if entry.command and (refused := await _check_right(desk, talk, request, entry)) is not None:
             return refused
         return await entry.handler(desk, talk, request)
     except CommandRefused as error:
@@ -239,17 +236,17 @@ async def _command_task(
         done()
 
 
-async def _check_roles(desk: Authority, talk: Conversation, request: m.Request, entry: Entry) -> m.Refused | None:
+async def _check_right(desk: Authority, talk: Conversation, request: m.Request, entry: Entry) -> m.Refused | None:
     """Roles as they are now, not as they were at login. An operator on this machine may do everything."""
     if talk.state is State.OPERATOR:
         return None
     person = desk.roster.person(talk.person)
-    if person is not None and not person.disabled and (not entry.roles or entry.roles & person.roles):
+    if person is not None and not person.disabled and (entry.right is None or desk.has_right(talk, entry.right)):
         return None
     name = type(request).__name__
     return await desk.refuse(
-        talk, "command-refused", f"needs role {' or '.join(sorted(entry.roles))}", "you may not do this",
-        "ask a person with the role admin", what=name,
+        talk, "command-refused", f"needs the right `{entry.right}`", "you may not do this",
+        "ask an administrator of this bastion", what=name,
     )  # fmt: skip
 
 

@@ -57,7 +57,12 @@ class Tables:
         for row in self._of(s.key, only):
             keys[row.person].append(PersonKey(fingerprint=row.fingerprint, line=row.line))
         for row in self._of(s.authenticator, only):
-            totp[row.person].append(Authenticator(id=row.id, kind=row.kind, sealed=row.sealed, created=row.created))
+            totp[row.person].append(
+                Authenticator(id=row.id, kind=row.kind, sealed=row.sealed, created=row.created, confirmed=row.confirmed)
+            )
+        owns: dict[str, list[str]] = defaultdict(list)
+        for row in self._of(s.owner, only):
+            owns[row.person].append(row.scope)
         phc = {row.person: row.phc for row in self._of(s.password, only)}
         query = select(s.person).order_by(s.person.c.name)
         if only is not None:
@@ -72,6 +77,8 @@ class Tables:
                 phc=phc.get(row.name, ""),
                 totp=tuple(totp[row.name]),
                 created=row.created,
+                origin=row.origin,
+                owns=tuple(sorted(owns[row.name])),
             )
             for row in self._db.execute(query)
         ]

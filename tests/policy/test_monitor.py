@@ -57,8 +57,36 @@ REQUESTS: dict[str, m.Request] = {
     "AuditExport": m.AuditExport(),
     "AuditVerify": m.AuditVerify(),
     "Reload": m.Reload(),
+    "Courier": m.Courier(pid=1),
+    "TryToken": m.TryToken(token="x"),
+    "Called": m.Called(task=9),
+    "MfaConfirm": m.MfaConfirm(code="1"),
+    "MfaRemove": m.MfaRemove(ident="x"),
+    "MfaRecovery": m.MfaRecovery(person="nobody"),
+    "MfaIssue": m.MfaIssue(person="nobody"),
+    "RequestAccess": m.RequestAccess(account="x", target="nowhere"),
+    "RequestAwait": m.RequestAwait(request="x"),
+    "RequestList": m.RequestList(),
+    "RequestShow": m.RequestShow(request="x"),
+    "RequestCancel": m.RequestCancel(request="x"),
+    "Decide": m.Decide(request="x", approve=True),
+    "Notices": m.Notices(),
+    "GrantAdd": m.GrantAdd(person="nobody", account="x", target="nowhere"),
+    "GrantList": m.GrantList(),
+    "GrantRevoke": m.GrantRevoke(grant="x"),
+    "TokenAdd": m.TokenAdd(account="x", target="nowhere"),
+    "ReviewList": m.ReviewList(),
+    "ReviewWrite": m.ReviewWrite(grant="x", text="x"),
+    "WatchBegin": m.WatchBegin(session="x"),
+    "WatchEnd": m.WatchEnd(session="x"),
+    "Invite": m.Invite(name="X"),
+    "OwnerAdd": m.OwnerAdd(person="nobody", scope="*"),
+    "OwnerRemove": m.OwnerRemove(person="nobody", scope="*"),
+    "OwnerList": m.OwnerList(),
+    "WhoCan": m.WhoCan(target="nowhere"),
+    "WhatCan": m.WhatCan(person="nobody"),
 }
-SILENT = {"Scanned"}  # answered with nothing
+SILENT = {"Scanned", "Called"}  # answered with nothing
 STATES = list(State)
 
 
