@@ -5,14 +5,27 @@ from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
+from asyncssh import connection
 from asyncssh.connection import SSHClientConnection, SSHConnection, SSHServerConnection
 from asyncssh.constants import DEFAULT_LANG, MSG_CHANNEL_OPEN, MSG_GLOBAL_REQUEST, MSG_IGNORE
+from asyncssh.logging import SSHLogger
 from asyncssh.misc import ProtocolError
 from asyncssh.packet import SSHPacket
 
 from bastion.ssh import algorithms
 from bastion.ssh.gcm import Gcm
 from bastion.ssh.transport import PacketTransport
+
+
+class _Warnings(SSHLogger):
+    """asyncssh makes a text of each list of algorithms before it looks whether anybody wants to read it."""
+
+    def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
+        if self.isEnabledFor(level):
+            super().log(level, msg, *args, **kwargs)
+
+
+connection.logger = _Warnings()  # type: ignore[attr-defined]  # what each connection derives its own from
 
 
 class PacketConnection(SSHConnection):
