@@ -39,7 +39,8 @@ GUARDS: Final[list[Mutant]] = [
          "a refusal taken for leave", "test_who_may_not_view_is_told_so"),
         ("    if not data:\n        raise NotNoted", f"    if not data:\n        {_LEAVE}\n        raise NotNoted",
          "a connection that is closed taken for leave", "test_something_else_at_the_socket"),
-        ("        case _:\n            raise NotNoted(", f"        case _:\n            {_LEAVE}\n            raise NotNoted(",
+        ("        case _:\n            raise NotNoted(",
+         f"        case _:\n            {_LEAVE}\n            raise NotNoted(",
          "any answer taken for leave", "test_something_else_at_the_socket"),
     ),
     *guards(
