@@ -1,6 +1,7 @@
 """The two sockets: where they are, who may connect, and how one message is read."""
 
 import os
+import resource
 import socket
 import stat
 import struct
@@ -20,6 +21,10 @@ _UCRED: Final = struct.Struct("iII")
 _SO_PEERGROUPS: Final = 59  # <asm-generic/socket.h>; Python has no name for it
 _MAX_GROUPS: Final = 256
 """1024 bytes, the most that Python's getsockopt takes. Whoever is in more groups is known by uid and gid alone."""
+
+
+SPARE: Final = 128
+"""Descriptors kept back, or a quarter where there are fewer: the database with its log, the audit head, operators."""
 
 
 class SocketError(Exception):
@@ -57,6 +62,12 @@ def peer_of(connection: trio.socket.SocketType) -> Peer:
 def welcome(peer: Peer, group: int) -> bool:
     """root, our own user, or a member of the socket's group. The mode says the same; this holds if it is changed."""
     return peer.uid in (0, os.geteuid()) or group == peer.gid or group in peer.groups
+
+
+def is_crowded(handle: int) -> bool:
+    """Whether a descriptor just made says that nearly all are in use: the kernel gives out the lowest that is free."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit >= 0 and handle >= limit - min(limit // 4, SPARE)
 
 
 def listen(path: Path, group: int) -> trio.socket.SocketType:
