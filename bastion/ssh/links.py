@@ -75,7 +75,10 @@ class PolicyLink:
         cls, path: Path, first: Hello | Worker, on_push: Callable[[Reply], None], on_lost: Callable[[], None]
     ) -> Self:
         """A conversation that has begun with `first`; PolicyLost if policyd is not there."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError:  # out of file descriptors
+            raise PolicyLost from None
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 while True:

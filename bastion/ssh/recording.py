@@ -241,8 +241,11 @@ async def health(run: Path) -> Health:
 
 async def _first_word(run: Path, request: Open | Status) -> tuple[socket.socket, Reply | None]:
     loop = asyncio.get_running_loop()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.setblocking(False)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise RecorderLost(f"recorderd cannot be asked: {why}", "try again later") from None
     try:
         async with asyncio.timeout(FIRST_WORD):
             await loop.sock_connect(sock, str(run / SOCKET))
