@@ -59,12 +59,17 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """To the target, as it came; `start` is to be recorded first."""
+    """To the other side, as it came; `start` is to be recorded first."""
 
     name: bytes
     want_reply: bool
     rest: bytes
     start: Start | None = None
+
+    @property
+    def message(self) -> bytes:
+        """As it stands behind the channel number."""
+        return strings(self.name) + bytes((self.want_reply,)) + self.rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,15 @@ class Requests:
         self._asked: tuple[bytes, bool, bytes, ChannelKind] | None = None
         self._start: tuple[bytes, bytes, ChannelKind] | None = None
         self._answers = Answers()
+
+    def read(self, payload: bytes) -> list[Effect]:
+        """`request` of what stands behind the channel number."""
+        try:
+            name, at = string(payload, 0)
+            want_reply = payload[at] != 0
+        except (IndexError, ValueError):
+            raise Malformed("malformed channel request") from None
+        return self.request(name, want_reply, payload[at + 1 :])
 
     def request(self, name: bytes, want_reply: bool, rest: bytes) -> list[Effect]:
         """The person asks for something. Malformed if it cannot be read; never called while `asking`."""
