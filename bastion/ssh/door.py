@@ -18,6 +18,7 @@ from asyncssh.constants import (
     OPEN_RESOURCE_SHORTAGE,
     OPEN_UNKNOWN_CHANNEL_TYPE,
 )
+from asyncssh.misc import ProtocolError
 
 from bastion.config import Settings
 from bastion.errors import BastionError, Denied, ExitCode, PeerError
@@ -293,7 +294,10 @@ class Door(ServerConnection):
         for task in self._tasks_of_ours:
             task.cancel()
         if self.relay is not None:
-            self.relay.end("client-lost" if left_open and exc is not None and str(exc) else "closed")
+            if isinstance(exc, ProtocolError):
+                self.relay.end("client-lost", text=str(exc))
+            else:
+                self.relay.end("client-lost" if left_open and exc is not None and str(exc) else "closed")
 
     def spawn(self, coroutine: Any) -> "asyncio.Task[Any]":
         """Something that goes on by itself; it ends with the connection, and a fault in it ends the connection."""

@@ -79,6 +79,7 @@ class PacketTransport(asyncio.BufferedProtocol):
         self._paused: set[object] = set()  # why nothing is read
         self._chunk: bytearray | None = None
         self._used = 0
+        self._over = False
         self._socket_full = False
         self._deferred = 0  # bytes that asyncssh keeps until keys are exchanged
         self.full = False  # the peer does not take what we send
@@ -165,11 +166,11 @@ class PacketTransport(asyncio.BufferedProtocol):
             try:
                 used = self._process(filled)
             except DisconnectError as error:
-                used = filled
+                used, self._over = filled, True
                 connection._send_disconnect(error.code, error.reason, error.lang)
                 connection._force_close(error)
             except Exception:
-                used = filled
+                used, self._over = filled, True
                 connection.internal_error()
             self._rest = bytes(_received_view[used:filled]) if used < filled else b""
         if self._rest and connection.is_busy():
@@ -181,6 +182,8 @@ class PacketTransport(asyncio.BufferedProtocol):
         """Take `filled` bytes of the buffer; how many were used."""
         connection, at = self.connection, 0
         while True:
+            if self._over:
+                return filled  # what comes behind the end was never looked at, nor counted: it would fit no key
             if connection.is_busy():
                 return at  # it awaits something; `go_on` follows
             if not connection.is_fast():
