@@ -1,4 +1,4 @@
-"""The two sockets: where they are, who may connect, and how one message is read."""
+"""The three sockets: where they are, who may connect, and how one message is read."""
 
 import os
 import socket
@@ -14,6 +14,7 @@ from policy.messages import MAX_MESSAGE
 
 GATEWAY_SOCKET: Final = "policyd.sock"
 ADMIN_SOCKET: Final = "policyd-admin.sock"
+COURIER_SOCKET: Final = "policyd-courier.sock"
 BACKLOG: Final = 128
 MODE: Final = 0o660
 _UCRED: Final = struct.Struct("iII")
