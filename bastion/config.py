@@ -133,6 +133,8 @@ def parse(path: Path) -> tuple[Settings | None, list[Problem], dict[KeyPath, int
         return None, [problem], {}
     try:
         tables = tomllib.loads(text)
+    except RecursionError:
+        return None, [Problem(file=str(path), line=1, key="", text="is nested too deeply")], {}
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"\(at line (\d+)", str(error))
         words = re.sub(r" \(at .*\)$", "", str(error))

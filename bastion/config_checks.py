@@ -125,6 +125,7 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "ssh.startups_begin": (1, 10_000),
     "ssh.startups_rate": (0, 100),
     "ssh.dial": (1, 600),
+    "ssh.stall": (5, 300),
     "ssh.channels": (1, 1000),
     "ssh.keepalive": (1, 3600),
     "policy.certificate_minutes": (1, 24 * 60),

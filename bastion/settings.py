@@ -33,6 +33,7 @@ class SshSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     hash_content: bool = True  # SHA-256 of what passes and is not kept
     keepalive: float = 30.0  # seconds of silence before asking the peer whether it lives; three silent answers end it
     dial: float = 15.0  # seconds to reach and log in to a target
+    stall: float = 30.0  # seconds that recorderd may owe an acknowledgement until the session ends; nothing passes then
 
 
 class CourierSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -22,13 +22,16 @@ from policy.configuration import Configuration, read_all
 from policy.conversation import Conversation, State
 from policy.ledger import Ledger, LedgerError
 from policy.lockouts import Lockouts
-from policy.peers import ADMIN_SOCKET, COURIER_SOCKET, GATEWAY_SOCKET, group_of, listen, peer_of, welcome
+from policy.peers import ADMIN_SOCKET, AUDIT_SOCKET, COURIER_SOCKET, GATEWAY_SOCKET, group_of, listen, peer_of, welcome
 from policy.sessions import Sessions, interrupted
 from policy.setup import open_state
 from policy.store import Tables
 
-MAX_CONVERSATIONS: Final = {State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32, State.COURIER_NEW: 4}
-"""One for each connection of a person, and what a gateway lets in before login; operators are few, and couriers one."""
+MAX_CONVERSATIONS: Final = {
+    State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32, State.AUDITOR_NEW: 256, State.COURIER_NEW: 4,
+}  # fmt: skip
+"""One for each connection of a person, and what a gateway lets in before login; operators are few, and couriers one. An
+auditor's tool stays connected for as long as it plays."""
 HOUSEKEEPING_SECONDS: Final = 3600.0
 RECHECK_SECONDS: Final = 30.0
 """How long a session may outlive the hour at which it is forbidden; 2,000 sessions take half a second of work."""
@@ -70,8 +73,8 @@ async def serve(config: Configuration) -> None:
                 await _run(desk, sockets, signals)
                 writing.cancel_scope.cancel()
     finally:
-        for listener in sockets.values():
-            listener.close()
+        for sock in sockets.values():
+            sock.close()
         state.store.close()
 
 
@@ -86,8 +89,8 @@ async def _run(desk: Authority, sockets: dict[State, SocketType], signals: Async
         nursery.start_soon(_watchdog, desk)
         for first, listener in sockets.items():
             nursery.start_soon(_accept, desk, listener, first)
-        socket_name = sockets[State.GATEWAY_NEW].getsockname()
-        log.info("ready", rules=len(desk.rules.rules), persons=len(desk.roster.persons()), socket=socket_name)
+        where = sockets[State.GATEWAY_NEW].getsockname()
+        log.info("ready", rules=len(desk.rules.rules), persons=len(desk.roster.persons()), socket=where)
         gc.collect()
         gc.freeze()  # a thousand modules that never go: each full collection would walk them
         _tell_systemd("READY=1")
@@ -206,18 +209,16 @@ def _tell_systemd(text: str) -> None:
 
 
 def _sockets(config: Configuration) -> dict[State, SocketType]:
-    """For gateways, operators and couriers, by the state that each begins in; SocketError if they cannot be had."""
+    """For gateways, operators, auditors and couriers, by the state they begin in; SocketError if they cannot be had."""
     passed = _passed_sockets()
     config.run.mkdir(mode=0o750, parents=True, exist_ok=True)
     # The gateway's group is that of the folder; the others' is our own, which no gateway is a member of.
-    places = {
-        State.GATEWAY_NEW: (GATEWAY_SOCKET, group_of(config.run)),
-        State.ADMIN_NEW: (ADMIN_SOCKET, os.getegid()),
-        State.COURIER_NEW: (COURIER_SOCKET, os.getegid()),
-    }
     return {
-        first: passed.get(name.removesuffix(".sock")) or listen(config.run / name, group)
-        for first, (name, group) in places.items()
+        State.GATEWAY_NEW: passed.get("policyd") or listen(config.run / GATEWAY_SOCKET, group_of(config.run)),
+        State.AUDITOR_NEW: passed.get("policyd-audit") or listen(config.run / AUDIT_SOCKET, os.getegid()),
+        State.COURIER_NEW: passed.get("policyd-courier") or listen(config.run / COURIER_SOCKET, os.getegid()),
+        # last, because who starts policyd waits for this one
+        State.ADMIN_NEW: passed.get("policyd-admin") or listen(config.run / ADMIN_SOCKET, os.getegid()),
     }
 
 

@@ -2,7 +2,8 @@
 
     GATEWAY_NEW --Hello--> PROVING --Verdict(DONE)--> PERSON
     GATEWAY_NEW --Worker--> WORKER        PROVING --Verdict(DISCONNECT)--> OVER
-    ADMIN_NEW --Admin--> OPERATOR         COURIER_NEW --Courier--> COURIER
+    ADMIN_NEW --Admin--> OPERATOR         AUDITOR_NEW --Noted--> AUDITOR
+    COURIER_NEW --Courier--> COURIER
 
 What is not in the table for the state, not decodable, too long, or said twice though it counts once, closes that
 socket and nothing else. A handler answers with a reply; a reason crosses the socket, a traceback never does.
@@ -18,7 +19,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from policy import access, authenticate, dial, directory, estate, factors, watch
+from policy import access, authenticate, dial, directory, estate, factors, inquiries, trail, views, watch
 from policy import messages as m
 from policy.authority import Authority
 from policy.conversation import Conversation, State, Violation
@@ -75,10 +76,14 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.MfaEnrol: _command(factors.mfa_enrol),
         m.MfaReset: _command(factors.mfa_reset),
         m.Explain: _command(access.explain_access),
+        m.WhoCan: _command(inquiries.who_can, Right.AUDIT),
+        m.WhatCan: _command(inquiries.what_can, Right.AUDIT),
         m.SessionsList: _command(watch.sessions_list, Right.AUDIT),
         m.SessionKill: _command(watch.session_kill, Right.KILL),
-        m.AuditList: _command(watch.audit_list, Right.AUDIT),
-        m.AuditVerify: _command(watch.audit_verify, Right.AUDIT),
+        m.AuditList: _command(trail.audit_list, Right.AUDIT),
+        m.AuditShow: _command(trail.audit_show, Right.AUDIT),
+        m.AuditExport: _command(trail.audit_export, Right.AUDIT),
+        m.AuditVerify: _command(trail.audit_verify, Right.AUDIT),
         m.Reload: _command(watch.reload),
     }
 )
@@ -112,6 +117,11 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
         State.WORKER: {m.Scanned: Entry(handler=authenticate.scanned)},
         State.COURIER: {m.Called: Entry(handler=authenticate.called)},
         State.OPERATOR: COMMANDS,
+        State.AUDITOR_NEW: {m.Viewing: Entry(handler=views.viewing, decides=True)},
+        State.AUDITOR: {
+            m.Viewing: Entry(handler=views.viewing, decides=True),
+            m.Viewed: Entry(handler=views.viewed, decides=True),
+        },
         State.OVER: {},
     }
 )
@@ -149,15 +159,16 @@ async def _hang_up(desk: Authority, talk: Conversation) -> None:
     with trio.CancelScope(shield=True), trio.move_on_after(HANG_UP_SECONDS):
         try:
             await desk.sessions.end_conversation(talk)
+            await views.cut_off(desk, talk)
         except LedgerError as error:
-            talk.log().error("sessions-not-ended", error=str(error))
+            talk.log().error("ends-not-noted", error=str(error))
 
 
 async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery, turns: trio.CapacityLimiter) -> None:
     began = trio.current_time()
     while talk.state is not State.OVER:
         patience = {State.PROVING: PROVING_SECONDS}.get(talk.state)
-        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW, State.COURIER_NEW):
+        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW):
             patience = FIRST_WORD_SECONDS
         with trio.move_on_at(began + patience) if patience else trio.CancelScope() as waiting:
             try:

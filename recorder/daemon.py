@@ -22,7 +22,7 @@ from recorder.connection import Connection
 from recorder.journal import Limits
 from recorder.live import Studio, now
 from recorder.nodelog import What
-from recorder.recovery import recover
+from recorder.recovery import Outcome, recover
 from recorder.sockets import SOCKET, listen, passed_socket, peer_of, welcome
 from recorder.systemd import tell, watchdog_seconds
 
@@ -81,7 +81,10 @@ def _recover(folder: durable.Folder, key: Ed25519PrivateKey, node_log: node.Node
     """Before anybody is let in."""
     for day, session in folder.unfinished():
         wall_us = now().wall_us
-        found = recover(folder, day, session, key, wall_us)
+        try:
+            found = recover(folder, day, session, key, wall_us)
+        except OSError as error:  # a link, a folder, a bad sector: left as it is, and the others are recorded again
+            found = Outcome("damaged", why=(error.strerror or str(error)).lower())
         log.warning("recovery", session=session, how=found.how, chunks=found.chunks, torn=found.torn, why=found.why)
         if found.how in ("recovered", "complete"):
             node_log.note(What.CLOSED, wall_us, session, found.file, found.state, "interrupted")

@@ -22,6 +22,7 @@ SUCCESS: Final = 99
 FAILURE: Final = 100
 
 _U32: Final = Struct(">I")
+_SMALL: Final = 256  # bytes of a message that is cheaper joined with its head than written into place: a keystroke
 
 Events = Sequence[tuple[int, bytes]]
 Tap = Callable[[memoryview], Events]
@@ -153,7 +154,7 @@ class End:
         """A message to the peer; nothing after our CLOSE."""
         if self.close_sent or self.remote < 0:
             return
-        if kind == DATA:
+        if kind == DATA and not (4 < len(payload) <= _SMALL and len(payload) - 4 <= self.max_packet):
             self.send_data(memoryview(payload)[4:])
             return
         if kind == CLOSE:
@@ -218,7 +219,7 @@ class Flow:
         journal = self.journal
         for event, what in events:
             journal.record(event, self.channel, what)
-        if not self.held and (not events or journal.ticket <= journal.acknowledged):
+        if not events and not self.held:
             self.to.send(kind, payload)
             return
         self.held.append((journal.ticket if events else 0, kind, payload))

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from types import MethodType
 from typing import Any
 
 from asyncssh.connection import SSHClientConnection, SSHConnection, SSHServerConnection
@@ -25,7 +26,8 @@ class PacketConnection(SSHConnection):
 
     def is_busy(self) -> bool:
         """Does asyncssh await something before it takes the next packet?"""
-        return self._recv_handler not in (self._recv_pkthdr, self._recv_packet, self._recv_version)
+        # Its own steps are methods; while it waits for a coroutine it puts a function there that says no.
+        return type(self._recv_handler) is not MethodType
 
     def take_back(self) -> bytes:
         """What asyncssh holds of a packet that is not whole. AES-GCM leaves its head as it is, nothing is undone."""

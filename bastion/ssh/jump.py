@@ -19,8 +19,9 @@ from bastion.login import parse
 from bastion.ssh.burst import gathered, settle
 from bastion.ssh.channels import CLOSE, EOF, WINDOW_ADJUST, End
 from bastion.ssh.door import Door
+from bastion.ssh.pace import READ
 from bastion.ssh.sessions import CONFIRMATION
-from bastion.ssh.transport import HIGH_WATER, READ, PacketTransport
+from bastion.ssh.transport import HIGH_WATER, PacketTransport
 from bastion.ssh.upstream import refused
 from policy.messages import Certificate, HostCertificate
 

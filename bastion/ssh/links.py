@@ -15,15 +15,26 @@ from typing import Final, Self
 import msgspec
 
 from bastion.errors import BastionError, ExitCode, MisuseError
-from policy.messages import MAX_MESSAGE, Hello, Reply, Request, Scanned, Worker, decode_reply, encode
+from policy.messages import (
+    MAX_MESSAGE,
+    Grant,
+    Hello,
+    Reply,
+    Request,
+    Scanned,
+    SessionEnded,
+    Worker,
+    decode_reply,
+    encode,
+)
 
 POLICY_SOCKET: Final = "policyd.sock"
 
 CONNECT_SECONDS: Final = 5.0
 """policyd accepts at once; its backlog of 128 is full only while a thousand people come at the same moment."""
-REPLY_SECONDS: Final = 15.0
-"""The slowest answer is a scan that an administrator asked for (10 s); later than this, nobody decides there, and a
-person would rather be told than wait."""
+REPLY_SECONDS: Final = 5.0
+"""The slowest answer is to a password, when others wait for its turn (0.1 s each); later than this nobody decides
+there, and a person would rather be told than wait."""
 MAX_WAITING: Final = 256
 """Questions without an answer. A connection with 20 channels and 256 forwards asks one after the other."""
 _AT_ONCE: Final = 16
@@ -82,18 +93,19 @@ class PolicyLink:
         return link
 
     async def ask(self, request: Request) -> Reply:
-        """The answer; PolicyLost when there will be none."""
+        """The answer; PolicyLost when there is none in time. What was granted before goes on: policyd may only be slow,
+        and each session has its limits here as well.
+        """
         answer: asyncio.Future[Reply] = self._loop.create_future()
         number = self._send(request, answer)
         try:
             async with asyncio.timeout(REPLY_SECONDS):
                 return await answer
         except TimeoutError:
-            self._lose()
             raise PolicyLost from None
         finally:
             if number in self._waiting:
-                self._waiting[number] = None  # we were cancelled, the answer will come all the same
+                self._waiting[number] = None  # nobody waits any more, the answer will come all the same
 
     def tell(self, request: Request) -> None:
         """Say something whose answer nobody waits for; it is not said if policyd is gone."""
@@ -168,6 +180,9 @@ class PolicyLink:
         answer = self._waiting.pop(number)
         if answer is not None and not answer.done():
             answer.set_result(reply)
+        elif isinstance(reply, Grant):
+            # It came too late, and the person was told no: policyd must not list a session that nobody has.
+            self.tell(SessionEnded(session=reply.session, reason="granted too late"))
         return True
 
     def _lose(self) -> None:

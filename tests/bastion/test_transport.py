@@ -22,6 +22,7 @@ from bastion.ssh.burst import burst
 from bastion.ssh.channels import CLOSE, DATA, EOF, REQUEST, WINDOW_ADJUST
 from bastion.ssh.connections import ClientConnection, ServerConnection
 from bastion.ssh.gcm import TAG, Gcm
+from bastion.ssh.pace import READ
 from bastion.ssh.transport import HIGH_WATER, MAX_PACKET, PacketTransport
 from recorder.model import Kind
 from tests.bastion.aio import asynchronous, quiet, until
@@ -228,7 +229,7 @@ async def test_a_flood_while_asyncssh_awaits_something_is_not_kept(fast: bool, t
             for _ in range(16):
                 client._transport.write(flooding)
             await quiet(50)
-            assert len(door._inpbuf) + len(door.packets._rest) <= 2 * MAX_PACKET + transport.READ
+            assert len(door._inpbuf) + len(door.packets._rest) <= 2 * MAX_PACKET + READ
             assert door.packets._paused, "it waits"
             assert not door.is_closed(), "it is not cut: a busy policyd is no fault of the client"
             client.abort()

@@ -747,6 +747,6 @@ def test_a_second_policyd_does_not_start(policyd):
 
 
 def test_sockets_are_for_their_group(policyd):
-    for name in ("policyd.sock", "policyd-admin.sock"):
+    for name in ("policyd.sock", "policyd-admin.sock", "policyd-audit.sock"):
         assert (policyd.home / "run" / name).stat().st_mode & 0o777 == 0o660
     assert hello().source == SOURCE
