@@ -13,6 +13,7 @@ from policy.audit import Event, clean
 from policy.conditions import Factor
 from policy.configuration import BadConfiguration, Configuration, read_all
 from policy.conversation import Conversation, State
+from policy.couriers import Couriers
 from policy.ledger import Ledger
 from policy.lockouts import Lockouts
 from policy.messages import Refused
@@ -27,6 +28,7 @@ from policy.sessions import Live, Sessions
 from policy.sshkeys import PrivateKey
 from policy.store import Tables
 from policy.store.records import Account, Person, Target
+from policy.ticketing import Ticketing
 from policy.vault import Secret, Vault
 from policy.workers import Workers
 
@@ -51,6 +53,8 @@ class Authority:
     sessions: Sessions
     lockouts: Lockouts
     workers: Workers = field(default_factory=Workers)
+    couriers: Couriers = field(default_factory=Couriers)
+    tickets: Ticketing = field(default_factory=Ticketing)
     passwords: Passwords = field(default_factory=Passwords)
     proofs: Proofs = field(default_factory=Proofs)
     _changing: trio.Lock = field(default_factory=trio.Lock)  # memory follows the database in the same order

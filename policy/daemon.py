@@ -22,14 +22,26 @@ from policy.configuration import Configuration, read_all
 from policy.conversation import Conversation, State
 from policy.ledger import Ledger, LedgerError
 from policy.lockouts import Lockouts
-from policy.peers import ADMIN_SOCKET, AUDIT_SOCKET, GATEWAY_SOCKET, group_of, is_crowded, listen, peer_of, welcome
+from policy.peers import (
+    ADMIN_SOCKET,
+    AUDIT_SOCKET,
+    COURIER_SOCKET,
+    GATEWAY_SOCKET,
+    group_of,
+    is_crowded,
+    listen,
+    peer_of,
+    welcome,
+)
 from policy.sessions import Sessions, interrupted
 from policy.setup import open_state
 from policy.store import Tables
 
-MAX_CONVERSATIONS: Final = {State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32, State.AUDITOR_NEW: 256}
-"""One for each connection of a person, and what a gateway lets in before login; operators are few. An auditor's tool
-stays connected for as long as it plays."""
+MAX_CONVERSATIONS: Final = {
+    State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32, State.AUDITOR_NEW: 256, State.COURIER_NEW: 4,
+}  # fmt: skip
+"""One for each connection of a person, and what a gateway lets in before login; operators are few, and couriers one. An
+auditor's tool stays connected for as long as it plays."""
 HOUSEKEEPING_SECONDS: Final = 3600.0
 RECHECK_SECONDS: Final = 30.0
 """How long a session may outlive the hour at which it is forbidden; 2,000 sessions take half a second of work."""
@@ -209,13 +221,14 @@ def _tell_systemd(text: str) -> None:
 
 
 def _sockets(config: Configuration) -> dict[State, SocketType]:
-    """For gateways, operators and auditors, by the state they begin in; SocketError if they cannot be had."""
+    """For gateways, operators, auditors and couriers, by the state they begin in; SocketError if they cannot be had."""
     passed = _passed_sockets()
     config.run.mkdir(mode=0o750, parents=True, exist_ok=True)
     # The gateway's group is that of the folder; the others' is our own, which no gateway is a member of.
     return {
         State.GATEWAY_NEW: passed.get("policyd") or listen(config.run / GATEWAY_SOCKET, group_of(config.run)),
         State.AUDITOR_NEW: passed.get("policyd-audit") or listen(config.run / AUDIT_SOCKET, os.getegid()),
+        State.COURIER_NEW: passed.get("policyd-courier") or listen(config.run / COURIER_SOCKET, os.getegid()),
         # last, because who starts policyd waits for this one
         State.ADMIN_NEW: passed.get("policyd-admin") or listen(config.run / ADMIN_SOCKET, os.getegid()),
     }

@@ -100,7 +100,10 @@ def denial_for_person(denial: Deny, facts: Facts) -> tuple[str, str]:
             return f"{where} needs a second factor: {cause.text}", "log in again and enter a new code"
         case Why.REASON:
             return f"{where} needs a reason", "add: -o SetEnv=BASTION_REASON=why"
-        case Why.TICKET | Why.APPROVAL:
+        case Why.TICKET:
+            hint = "name one that does" if facts.ticket.strip() else "add"
+            return f"{where} needs a ticket: {cause.text}", f"{hint}: -o SetEnv=BASTION_TICKET=NUMBER"
+        case Why.APPROVAL:
             return f"{where} needs more: {cause.text}", "ask an administrator of this bastion"
         case Why.CLOSED:
             return f"{where} is not open now: {cause.text}", "try again within these hours"

@@ -3,6 +3,7 @@
     GATEWAY_NEW --Hello--> PROVING --Verdict(DONE)--> PERSON
     GATEWAY_NEW --Worker--> WORKER        PROVING --Verdict(DISCONNECT)--> OVER
     ADMIN_NEW --Admin--> OPERATOR         AUDITOR_NEW --Noted--> AUDITOR
+    COURIER_NEW --Courier--> COURIER
 
 What is not in the table for the state, not decodable, too long, or said twice though it counts once, closes that
 socket and nothing else. A handler answers with a reply; a reason crosses the socket, a traceback never does.
@@ -94,6 +95,7 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.Worker: Entry(handler=authenticate.worker, once=True),
         },
         State.ADMIN_NEW: {m.Admin: Entry(handler=authenticate.admin, once=True)},
+        State.COURIER_NEW: {m.Courier: Entry(handler=authenticate.courier, once=True)},
         State.PROVING: {
             m.OfferKey: Entry(handler=authenticate.offer_key, decides=True),
             m.ProveKey: Entry(handler=authenticate.prove_key, decides=True),
@@ -113,6 +115,7 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             **COMMANDS,
         },
         State.WORKER: {m.Scanned: Entry(handler=authenticate.scanned)},
+        State.COURIER: {m.Called: Entry(handler=authenticate.called)},
         State.OPERATOR: COMMANDS,
         State.AUDITOR_NEW: {m.Viewing: Entry(handler=views.viewing, decides=True)},
         State.AUDITOR: {
@@ -152,6 +155,7 @@ async def _hang_up(desk: Authority, talk: Conversation) -> None:
     talk.state = State.OVER
     talk.close()
     desk.workers.leave(talk)
+    desk.couriers.leave(talk)
     with trio.CancelScope(shield=True), trio.move_on_after(HANG_UP_SECONDS):
         try:
             await desk.sessions.end_conversation(talk)
@@ -164,7 +168,7 @@ async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery, tu
     began = trio.current_time()
     while talk.state is not State.OVER:
         patience = {State.PROVING: PROVING_SECONDS}.get(talk.state)
-        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW):
+        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW):
             patience = FIRST_WORD_SECONDS
         with trio.move_on_at(began + patience) if patience else trio.CancelScope() as waiting:
             try:

@@ -8,7 +8,7 @@ from typing import Final
 import trio
 
 from policy.audit import Event
-from policy.conditions import Factor
+from policy.conditions import Factor, TicketFact
 from policy.conversation import Conversation
 from policy.ledger import Ledger, LedgerError
 from policy.messages import Done, EndSession, Report, SessionEnded, SessionStarted
@@ -44,6 +44,7 @@ class Live:
     ticket: str
     factors: tuple[Factor, ...]  # what the grant rested on, with its age at that time
     deadline: float  # trio's clock, since the wall clock may jump; infinite without a limit
+    tickets: tuple[TicketFact, ...] = ()  # as they were found then; the end of a change window still counts
     leases: int = 0  # credentials handed out
     redials: int = 0  # times the gateway may ask for one again
     signatures: int = 0

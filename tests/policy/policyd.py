@@ -228,6 +228,9 @@ class Policyd:
         """One that has said hello for a client."""
         return self.gateway(hello(source))
 
+    def courier(self, first: m.Request | None = None) -> Peer:
+        return Peer(self.home / "run" / "policyd-courier.sock", first)
+
     def operator(self) -> Peer:
         return Peer(self.home / "run" / "policyd-admin.sock", m.Admin(command="test"))
 

@@ -17,6 +17,10 @@ as = ["*"]
 allow = ["shell"]
 require = { ticket = "jira", reason = true }
 from = ["10.0.0.0/8"]
+[tickets.jira]
+kind = "file"
+file = "tickets.toml"
+status = ["approved"]
 """
 
 

@@ -27,7 +27,8 @@ ALICE = Facts(
 
 
 def rules(*bodies: str) -> RuleSet:
-    return parse_rules("\n".join(f'[[rule]]\nname = "r{index}"\n{body}' for index, body in enumerate(bodies)))
+    text = "\n".join(f'[[rule]]\nname = "r{index}"\n{body}' for index, body in enumerate(bodies))
+    return parse_rules(f'{text}\n[tickets.jira]\nkind = "file"\nfile = "tickets.toml"\nstatus = ["approved"]')
 
 
 def rule(who='who = { roles = ["dba"] }', where='where = { labels = { env = "prod" } }', **more: str) -> str:

@@ -104,6 +104,10 @@ def peer_in(policyd: Policyd, state: State) -> Peer:
             return policyd.gateway(m.Worker(pid=1))
         case State.OPERATOR:
             return policyd.operator()
+        case State.COURIER_NEW:
+            return policyd.courier()
+        case State.COURIER:
+            return policyd.courier(m.Courier(pid=1))
         case State.AUDITOR_NEW:
             return policyd.auditor()
         case State.AUDITOR:

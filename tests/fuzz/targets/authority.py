@@ -101,6 +101,15 @@ name = "nobody"
 effect = "forbid"
 who = { persons = ["bob"] }
 where = { targets = ["db*"] }
+[tickets.jira]
+kind = "jira"
+url = "https://jira.example.org"
+token = "file:token"
+status = ["Approved"]
+assignee = "email"
+email = "{person}@example.org"
+target = { at = "/fields/labels/*", is = "{label.service}" }
+window = { start = "customfield_1", end = "customfield_2", zone = "Europe/Berlin" }
 """
 
 
