@@ -3,7 +3,7 @@
     append     what is to be written to the tail: a batch is a chunk of it; written, it is acknowledged
     appended   NewTail, Compact: when the tail has its size
     due        NewTail, Compact: when it has its age
-               AppendMain: a seal, each minute in which something came
+               AppendMain: a seal, each 150 s in which something came
     compacted  AppendMain (SEGMENT, SEAL), SyncMain, DropTail, Settle
     end        WriteTail, Compact
     compacted  AppendMain (SEGMENT, INDEX, SEAL, FOOT), SyncMain, DropTail, Settle
@@ -31,8 +31,9 @@ from recorder.model import AccessNote, Event, KeyClass, Kind, SessionId
 from recorder.parts import Chunk, Place, close_parts, hashed, plain_segment, split
 from recorder.records import Entry, Foot, Seal, Why, encode_index
 
-SEAL_SECONDS: Final = 120.0
-"""At least so often what was written is sealed: what a thief of the running machine's keys cannot change any more."""
+SEAL_SECONDS: Final = 150.0
+"""At least so often what was written is sealed: what a thief of the running machine's keys cannot change any more.
+Twice per segment of an idle session; each seal costs 167 bytes, as much as four seconds of a busy one."""
 
 MANY: Final = MAX_EVENTS // 4
 """Events from which a segment is made whatever its size; four times as many do not fit into one."""
@@ -176,7 +177,7 @@ class Journal:
         self._unlinked_bytes = 0
         self._seq = self._segno = self._last_ms = 0
         self._index: list[Entry] = []
-        self._seals = self._last_seal = self._sealed_seq = 0
+        self._sealed_seq = 0
         self._sealed_at = now.seconds
         self._pending: list[Chunk] = []
         self._pending_bytes = self._pending_events = 0
@@ -310,25 +311,21 @@ class Journal:
         plain = compress(encode_index(self._index))
         index = self._append(Type.INDEX, keys.close(self._keys.index, Type.INDEX, 0, 0, plain, bound))
         seal = self._seal(Why.END, now)
-        return index + seal + self._append(Type.FOOT, Foot(at, self._last_seal).encode())
+        return index + seal + self._append(Type.FOOT, Foot(at).encode())
 
     def _seal(self, why: Why, now: Instant) -> bytes:
         sealing, last = self._seal_key, why == Why.END
         self._seal_key = keys.signing_key(self._entropy(32))
         seal = Seal(
-            number=self._seals,
             why=why,
             seq=self._seq,
             wall_us=now.wall_us,
             ms=self._last_ms,
-            previous=self._last_seal,
-            chain=self._main.state,
             content=self._link(),
             next_key=bytes(32) if last else self._seal_key.public_key().public_bytes_raw(),
         )
-        self._seals += 1
-        self._last_seal, self._sealed_seq, self._sealed_at = self._offset, self._seq, now.seconds
-        return self._append(Type.SEAL, seal.encode(self.session, sealing.sign))
+        self._sealed_seq, self._sealed_at = self._seq, now.seconds
+        return self._append(Type.SEAL, seal.encode(self.session, self._main.state, sealing.sign))
 
     def _append(self, kind: Type, body: bytes) -> bytes:
         record = self._main.frame(kind, body)
