@@ -1,8 +1,9 @@
 """`bastion run`: every process of one machine under one parent.
 
-Order of start: recorderd, policyd, ssh workers; each must be ready before the next. Order of stop: the reverse, so
-that nothing loses its authority while it still carries traffic. A child that ends is started again, with growing
-pauses; a child that cannot start at all ends the whole with one line that says so. Children die with the parent.
+Order of start: recorderd, policyd, courier, ssh workers; each must be ready before the next. Order of stop: the
+reverse, so that nothing loses its authority while it still carries traffic. A child that ends is started again, with
+growing pauses; a child that cannot start at all ends the whole with one line that says so. Children die with the
+parent.
 
 Not trio's own `open_process`: it forks in a worker thread, and PR_SET_PDEATHSIG fires when that *thread* ends
 (prctl(2)), which is ten idle seconds later.
@@ -69,6 +70,7 @@ def roles(settings: Settings) -> list[Role]:
              socket=settings.run / "recorderd.sock"),
         Role(name="policyd", words=[*python, "policy", "serve", "--config", file],
              socket=settings.run / ADMIN_SOCKET),
+        Role(name="courier", words=[*python, "bastion.courier", "--config", file]),
         *(
             Role(name=f"ssh-{number}", words=[*python, "bastion.ssh", "--config", file, "--worker", str(number)])
             for number in range(settings.ssh.workers)

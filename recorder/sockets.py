@@ -17,6 +17,7 @@ MODE: Final = 0o660
 BUFFER: Final = 1 << 20
 """Bytes the kernel may hold for one recording: what a gateway has sent while we were busy for some milliseconds."""
 
+_taken: Final = memoryview(bytearray(MAX_MESSAGE + 1))
 _UCRED: Final = struct.Struct("iII")
 _SO_PEERGROUPS: Final = 59  # <asm-generic/socket.h>; Python has no name for it
 _MAX_GROUPS: Final = 256
@@ -108,15 +109,18 @@ def passed_socket() -> socket.socket | None:
     return socket.socket(fileno=3)
 
 
-def take(connection: socket.socket) -> bytes | None:
-    """A message that is there already; b"" at the end, None if there is nothing yet. Oversized, or OSError."""
+def take(connection: socket.socket) -> memoryview | None:
+    """A message that is there already; empty at the end, None if there is nothing yet. Oversized, or OSError.
+
+    It stands in a buffer of the whole process, and is gone with the next call: no message costs an allocation.
+    """
     try:
-        data = connection.recv(MAX_MESSAGE + 1, socket.MSG_DONTWAIT)
+        size = connection.recv_into(_taken, 0, socket.MSG_DONTWAIT)
     except BlockingIOError:
         return None
-    if len(data) > MAX_MESSAGE:
+    if size > MAX_MESSAGE:
         raise Oversized
-    return data
+    return _taken[:size]
 
 
 def give(connection: socket.socket, data: bytes) -> bool:

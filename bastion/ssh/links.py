@@ -68,7 +68,9 @@ class PolicyLink:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Reply] | None] = {}  # None: nobody wants the answer
         self._unsent: deque[bytes] = deque()
-        self._loop.add_reader(sock, self._read)
+        self._fileno = sock.fileno()  # asyncio makes a text of a socket object each time it does not know it yet
+        self._blocked = False
+        self._loop.add_reader(self._fileno, self._read)
 
     @classmethod
     async def connect(
@@ -103,12 +105,11 @@ class PolicyLink:
         """
         answer: asyncio.Future[Reply] = self._loop.create_future()
         number = self._send(request, answer)
+        late = self._loop.call_later(REPLY_SECONDS, _give_up, answer)  # cheaper than a task's time-out
         try:
-            async with asyncio.timeout(REPLY_SECONDS):
-                return await answer
-        except TimeoutError:
-            raise PolicyLost from None
+            return await answer
         finally:
+            late.cancel()
             if number in self._waiting:
                 self._waiting[number] = None  # nobody waits any more, the answer will come all the same
 
@@ -152,11 +153,14 @@ class PolicyLink:
                 self._sock.send(self._unsent[0])
                 self._unsent.popleft()
         except BlockingIOError:
-            self._loop.add_writer(self._sock, self._write)
+            self._blocked = True
+            self._loop.add_writer(self._fileno, self._write)
             return
         except OSError:
             return self._lose()
-        self._loop.remove_writer(self._sock)
+        if self._blocked:
+            self._blocked = False
+            self._loop.remove_writer(self._fileno)
 
     def _read(self) -> None:
         for _ in range(_AT_ONCE):
@@ -200,11 +204,17 @@ class PolicyLink:
     def _end(self) -> None:
         if not self.is_open:
             return
-        self._loop.remove_reader(self._sock)
-        self._loop.remove_writer(self._sock)
+        self._loop.remove_reader(self._fileno)
+        if self._blocked:
+            self._loop.remove_writer(self._fileno)
         self._sock.close()
         self._unsent.clear()
         waiting, self._waiting = self._waiting, {}
         for answer in waiting.values():
             if answer is not None and not answer.done():
                 answer.set_exception(PolicyLost())
+
+
+def _give_up(answer: "asyncio.Future[Reply]") -> None:
+    if not answer.done():
+        answer.set_exception(PolicyLost())
