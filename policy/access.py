@@ -13,7 +13,7 @@ import trio
 
 from policy.audit import Event
 from policy.authority import Authority
-from policy.conditions import Factor, Facts
+from policy.conditions import Factor, Facts, TicketFact
 from policy.conversation import Conversation
 from policy.decide import (
     Allow,
@@ -59,6 +59,10 @@ class _Spent(Exception):
 async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> Grant | Refused:
     """A Grant for one session, or the same words for every name and right that does not hold."""
     facts = facts_of(desk, talk, request.account, request.target, ticket=request.ticket, reason=request.reason)
+    if tickets := await desk.tickets.look_up(desk, facts):
+        facts = facts_of(  # a call may take seconds, in which a person is disabled or a rule begins to forbid
+            desk, talk, request.account, request.target, ticket=request.ticket, reason=request.reason, tickets=tickets
+        )
     what = f"{request.account}@{request.target}"
     decision = decide(desk.rules, facts)
     if isinstance(decision, Deny):
@@ -77,7 +81,7 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
         id=_session_id(), talk=talk, person=talk.person, account=account.name, target=target.name,
         address=target.address, port=target.port, source=talk.source, via=request.via, rule=decision.rule,
         kinds=decision.kinds, reason=request.reason, ticket=request.ticket, factors=facts.factors,
-        deadline=_deadline(decision), grant=decision.grant, watched=decision.watched,
+        tickets=facts.tickets, deadline=_deadline(decision), grant=decision.grant, watched=decision.watched,
     )  # fmt: skip
 
     def keep(t: Tables) -> None:
@@ -236,7 +240,8 @@ def may_come_to(desk: Authority, talk: Conversation, target: str) -> bool:
 
 def facts_of(
     desk: Authority, talk: Conversation, account: str, target: str, channel: ChannelKind | None = None,
-    *, ticket: str = "", reason: str = "", factors: tuple[Factor, ...] | None = None, using: str = "",
+    *, ticket: str = "", reason: str = "", factors: tuple[Factor, ...] | None = None,
+    tickets: tuple[TicketFact, ...] = (), using: str = "",
 ) -> Facts:  # fmt: skip
     """What is known now. `factors`: as they were at the authorisation; a session that lives keeps its proof."""
     person = desk.roster.person(talk.person)
@@ -258,6 +263,7 @@ def facts_of(
         factors=desk.factors(talk) if factors is None else factors,
         ticket=ticket,
         reason=reason,
+        tickets=tickets,
         withheld=talk.speaker.withheld if talk.speaker else frozenset(),
         grants=grants,
         using=using,
@@ -268,7 +274,7 @@ def facts_of(
 def _facts_of_live(desk: Authority, live: Live, channel: ChannelKind | None = None) -> Facts:
     return facts_of(
         desk, live.talk, live.account, live.target, channel,
-        ticket=live.ticket, reason=live.reason, factors=live.factors, using=live.grant,
+        ticket=live.ticket, reason=live.reason, factors=live.factors, tickets=live.tickets, using=live.grant,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from policy.audit import Event, clean
 from policy.conditions import Factor
 from policy.configuration import BadConfiguration, Configuration, read_all
 from policy.conversation import Conversation, State
+from policy.couriers import Couriers
 from policy.ledger import Ledger
 from policy.lockouts import Lockouts
 from policy.messages import Refused
@@ -28,6 +29,7 @@ from policy.sshkeys import PrivateKey
 from policy.standing import OPERATOR, Standing
 from policy.store import Tables
 from policy.store.records import Account, Person, Target
+from policy.ticketing import Ticketing
 from policy.vault import Secret, Vault
 from policy.workers import Workers
 
@@ -53,6 +55,8 @@ class Authority:
     lockouts: Lockouts
     standing: Standing = field(default_factory=Standing)
     workers: Workers = field(default_factory=Workers)
+    couriers: Couriers = field(default_factory=Couriers)
+    tickets: Ticketing = field(default_factory=Ticketing)
     passwords: Passwords = field(default_factory=Passwords)
     proofs: Proofs = field(default_factory=Proofs)
     alarm: Callable[[Event], None] = field(default=lambda _: None)  # told what people must hear of, once it is kept

@@ -161,14 +161,14 @@ def conditions(rule: Rule, facts: Facts) -> list[Check]:
 def concerns(rule: Rule, facts: Facts) -> bool:
     """Whether the conditions hold that make a rule one about this person, target, account and kind of channel."""
     return (
-        _who_holds(rule, facts)
-        and _as_holds(rule, facts)
+        who_holds(rule, facts)
+        and as_holds(rule, facts)
         and _allow_holds(rule, facts)
-        and _misplaced(rule, facts) is None
+        and misplaced(rule, facts) is None
     )
 
 
-def _who_holds(rule: Rule, facts: Facts) -> bool:
+def who_holds(rule: Rule, facts: Facts) -> bool:
     who = rule.who
     if who is None or facts.person in who.persons or not facts.roles.isdisjoint(who.roles):
         return True
@@ -176,7 +176,7 @@ def _who_holds(rule: Rule, facts: Facts) -> bool:
 
 
 def _who(rule: Rule, facts: Facts) -> Check:
-    ok = _who_holds(rule, facts)
+    ok = who_holds(rule, facts)
     if rule.who is None or "*" in rule.who.roles | rule.who.persons:
         return Check(name="who", ok=ok, detail="everybody")
     if facts.person in rule.who.persons:
@@ -187,7 +187,7 @@ def _who(rule: Rule, facts: Facts) -> Check:
     return Check(name="who", ok=ok, detail=f"role {roles}" if ok else f"wants {' or '.join(wanted)}; has {has}")
 
 
-def _misplaced(rule: Rule, facts: Facts) -> str | None:
+def misplaced(rule: Rule, facts: Facts) -> str | None:
     """The label that the target lacks, "" if its name does not fit, None if it is the right place."""
     where = rule.where
     if where is None:
@@ -202,7 +202,7 @@ def _misplaced(rule: Rule, facts: Facts) -> str | None:
 
 
 def _where(rule: Rule, facts: Facts) -> Check:
-    wrong = _misplaced(rule, facts)
+    wrong = misplaced(rule, facts)
     if rule.where is None:
         return Check(name="where", ok=wrong is None, detail="everywhere")
     if wrong == "":
@@ -217,7 +217,7 @@ def _where(rule: Rule, facts: Facts) -> Check:
     return Check(name="where", ok=wrong is None, detail=detail)
 
 
-def _as_holds(rule: Rule, facts: Facts) -> bool:
+def as_holds(rule: Rule, facts: Facts) -> bool:
     accounts = rule.accounts
     if accounts is None or "*" in accounts or (OWN_ACCOUNT in accounts and facts.account == facts.person):
         return True
@@ -225,7 +225,7 @@ def _as_holds(rule: Rule, facts: Facts) -> bool:
 
 
 def _as(rule: Rule, facts: Facts) -> Check:
-    ok = _as_holds(rule, facts)
+    ok = as_holds(rule, facts)
     if rule.accounts is None or "*" in rule.accounts:
         return Check(name="as", ok=ok, detail="every account")
     wanted = ", ".join(sorted(rule.accounts))

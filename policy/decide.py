@@ -103,7 +103,8 @@ def denial_for_person(denial: Deny, facts: Facts) -> tuple[str, str]:
         case Why.REASON:
             return f"{where} needs a reason", "add: -o SetEnv=BASTION_REASON=why"
         case Why.TICKET:
-            return f"{where} needs a ticket: {cause.text}", "add: -o SetEnv=BASTION_TICKET=id"
+            hint = "name one that does" if facts.ticket.strip() else "add"
+            return f"{where} needs a ticket: {cause.text}", f"{hint}: -o SetEnv=BASTION_TICKET=NUMBER"
         case Why.APPROVAL:
             return f"{where} needs leave: {cause.text}", f"ask for it: {_request(facts)} --reason why"
         case Why.BREAK_GLASS:

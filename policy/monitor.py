@@ -2,7 +2,8 @@
 
     GATEWAY_NEW --Hello--> PROVING --Verdict(DONE)--> PERSON
     GATEWAY_NEW --Worker--> WORKER        PROVING --Verdict(DISCONNECT)--> OVER
-    ADMIN_NEW --Admin--> OPERATOR
+    ADMIN_NEW --Admin--> OPERATOR         AUDITOR_NEW --Noted--> AUDITOR
+    COURIER_NEW --Courier--> COURIER
 
 What is not in the table for the state, not decodable, too long, or said twice though it counts once, closes that
 socket and nothing else. A handler answers with a reply; a reason crosses the socket, a traceback never does.
@@ -29,8 +30,11 @@ from policy import (
     four_eyes,
     glass,
     grants,
-    inquiry,
+    inquiries,
+    reach,
     tokens,
+    trail,
+    views,
     watch,
 )
 from policy import messages as m
@@ -68,8 +72,8 @@ def _command(handler: Handler, right: Right | None = Right.ADMINISTER) -> Entry:
 
 COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
     {
-        m.Whoami: _command(inquiry.whoami, None),
-        m.Reachable: _command(inquiry.reachable, None),
+        m.Whoami: _command(reach.whoami, None),
+        m.Reachable: _command(reach.reachable, None),
         m.CaLines: _command(watch.ca_lines, None),
         m.MfaList: _command(factors.mfa_list, None),  # another person's: the handler asks for the right
         m.RequestAccess: _command(asking.request_access, None),  # from here on the handlers look at who is who
@@ -103,11 +107,15 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.AccountShow: _command(estate.account_show),
         m.MfaEnrol: _command(factors.mfa_enrol),
         m.MfaReset: _command(factors.mfa_reset),
-        m.Explain: _command(inquiry.explain_access),
+        m.Explain: _command(reach.explain_access),
+        m.WhoCan: _command(inquiries.who_can, Right.AUDIT),
+        m.WhatCan: _command(inquiries.what_can, Right.AUDIT),
         m.SessionsList: _command(watch.sessions_list, Right.AUDIT),
         m.SessionKill: _command(watch.session_kill, Right.KILL),
-        m.AuditList: _command(watch.audit_list, Right.AUDIT),
-        m.AuditVerify: _command(watch.audit_verify, Right.AUDIT),
+        m.AuditList: _command(trail.audit_list, Right.AUDIT),
+        m.AuditShow: _command(trail.audit_show, Right.AUDIT),
+        m.AuditExport: _command(trail.audit_export, Right.AUDIT),
+        m.AuditVerify: _command(trail.audit_verify, Right.AUDIT),
         m.Reload: _command(watch.reload),
     }
 )
@@ -122,6 +130,7 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.Worker: Entry(handler=authenticate.worker, once=True),
         },
         State.ADMIN_NEW: {m.Admin: Entry(handler=authenticate.admin, once=True)},
+        State.COURIER_NEW: {m.Courier: Entry(handler=authenticate.courier, once=True)},
         State.PROVING: {
             m.OfferKey: Entry(handler=authenticate.offer_key, decides=True),
             m.ProveKey: Entry(handler=authenticate.prove_key, decides=True),
@@ -142,7 +151,13 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             **COMMANDS,
         },
         State.WORKER: {m.Scanned: Entry(handler=authenticate.scanned)},
+        State.COURIER: {m.Called: Entry(handler=authenticate.called)},
         State.OPERATOR: COMMANDS,
+        State.AUDITOR_NEW: {m.Viewing: Entry(handler=views.viewing, decides=True)},
+        State.AUDITOR: {
+            m.Viewing: Entry(handler=views.viewing, decides=True),
+            m.Viewed: Entry(handler=views.viewed, decides=True),
+        },
         State.OVER: {},
     }
 )
@@ -178,18 +193,20 @@ async def _hang_up(desk: Authority, talk: Conversation) -> None:
     desk.workers.leave(talk)
     for live in desk.sessions.watched_by(talk):
         await desk.sessions.unwatch(live, talk)
+    desk.couriers.leave(talk)
     with trio.CancelScope(shield=True), trio.move_on_after(HANG_UP_SECONDS):
         try:
             await desk.sessions.end_conversation(talk)
+            await views.cut_off(desk, talk)
         except LedgerError as error:
-            talk.log().error("sessions-not-ended", error=str(error))
+            talk.log().error("ends-not-noted", error=str(error))
 
 
 async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery, turns: trio.CapacityLimiter) -> None:
     began = trio.current_time()
     while talk.state is not State.OVER:
         patience = {State.PROVING: PROVING_SECONDS}.get(talk.state)
-        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW):
+        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW):
             patience = FIRST_WORD_SECONDS
         with trio.move_on_at(began + patience) if patience else trio.CancelScope() as waiting:
             try:

@@ -15,7 +15,8 @@ A file is a list of `[[rule]]`. Within a rule all keys must match; within a key 
     limits   session, idle
     record   sync, content
 
-Beside the rules stand `[rights]`, who may do what to the bastion itself, and `[login]` (policy.rights).
+Beside the rules stand `[rights]`, who may do what to the bastion itself, `[login]` (policy.rights), and
+`[tickets.NAME]`, the ticket systems that `require.ticket` names (policy.tickets.settings).
 
 An allow rule has to say who, where, as and allow: nothing widens by being left out. In a forbid rule what is left
 out means everybody, everywhere, every account, every kind.
@@ -24,9 +25,10 @@ out means everybody, everywhere, every account, every kind.
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Final
 
@@ -35,6 +37,8 @@ from policy.rights import LoginRules, Rights, parse_login, parse_rights
 from policy.rule_words import OWN_ACCOUNT as OWN_ACCOUNT
 from policy.rule_words import OWNER as OWNER
 from policy.rule_words import Network, account, approver, glob, label, mfa_age, network, person, role
+from policy.tickets.model import System
+from policy.tickets.settings import parse_tickets
 from policy.toml_lines import key_lines, line_of
 from policy.toml_tables import Problem, Reading, Table, show
 from policy.windows import When, parse_days, parse_duration, parse_hours, parse_zone
@@ -116,6 +120,7 @@ class RuleSet:
     rules: tuple[Rule, ...] = ()
     rights: Rights = field(default_factory=Rights)
     login: LoginRules = field(default_factory=LoginRules)
+    tickets: Mapping[str, System] = field(default_factory=dict)
     digest: str = ""  # SHA-256 of the text, hexadecimal: which version of the file decided
 
 
@@ -142,9 +147,13 @@ def parse_rules(text: str, file: str = "policy.toml") -> RuleSet:
     reading.at, reading.rule = (), ""
     top = Table(reading, document, "")
     rights, login = parse_rights(top.table("rights")), parse_login(top.table("login"))
+    named = top.table("tickets")
+    tickets = parse_tickets(named)
+    _known_tickets(reading, document, list(named.entry))
     if reading.problems:
         raise BadRules(sorted(reading.problems, key=lambda problem: problem.line)[:MAX_PROBLEMS])
-    return RuleSet(rules=tuple(rules), rights=rights, login=login, digest=hashlib.sha256(text.encode()).hexdigest())
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return RuleSet(rules=tuple(rules), rights=rights, login=login, tickets=tickets, digest=digest)
 
 
 def _syntax(file: str, error: Exception) -> Problem:
@@ -154,7 +163,7 @@ def _syntax(file: str, error: Exception) -> Problem:
 
 
 def _rules(reading: Reading, document: dict[str, Any]) -> list[Rule]:
-    Table(reading, document, "").known("rule", "rights", "login")
+    Table(reading, document, "").known("rule", "rights", "login", "tickets")
     entries = document.get("rule", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         reading.problem("rule", f"got {show(entries)}, want tables that begin with `[[rule]]`")
@@ -176,6 +185,24 @@ def _rules(reading: Reading, document: dict[str, Any]) -> list[Rule]:
         if len(reading.problems) == before:
             rules.append(rule)
     return rules
+
+
+def _known_tickets(reading: Reading, document: dict[str, Any], known: list[str]) -> None:
+    """A ticket system that does not exist would deny for ever, and nobody would see why."""
+    entries = document.get("rule", [])
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        require = entry.get("require") if isinstance(entry, dict) else None
+        name = require.get("ticket") if isinstance(require, dict) else None
+        if not isinstance(name, str) or not name or name in known:
+            continue
+        near = get_close_matches(name, known, n=1)
+        hint = f"; did you mean `{near[0]}`" if near else f"; want a table `[tickets.{name[:40]}]`"
+        reading.at = ("rule", index)
+        reading.rule = (
+            called if isinstance(called := entry.get("name"), str) and called.isprintable() else str(index + 1)
+        )
+        reading.problem("require.ticket", f"no ticket system `{name[:40]}`{hint}")
+    reading.at, reading.rule = (), ""
 
 
 def _name(reading: Reading, entry: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 import trio
 
 from policy.audit import Event
-from policy.conditions import Factor
+from policy.conditions import Factor, TicketFact
 from policy.conversation import Conversation
 from policy.ledger import Ledger, LedgerError
 from policy.messages import Done, EndSession, Freeze, Report, SessionEnded, SessionStarted, Thaw, Warn
@@ -54,6 +54,7 @@ class Live:
     watched: bool = False  # nothing passes while `watchers` is empty
     watchers: set[Conversation] = field(default_factory=set)
     warnings: list[float] = field(default_factory=list)  # those of WARNINGS that are still to come
+    tickets: tuple[TicketFact, ...] = ()  # as they were found then; the end of a change window still counts
     leases: int = 0  # credentials handed out
     redials: int = 0  # times the gateway may ask for one again
     signatures: int = 0
@@ -198,6 +199,7 @@ class Sessions:
         """The first reason stands: after a kill only the byte counts are taken."""
         if request.session not in talk.sessions:
             return Done(text="no such session")
+        talk.sessions.discard(request.session)  # a connection may have one session after the other, all day long
         live = self.of(talk, request.session)
         sizes = max(0, request.bytes_in), max(0, request.bytes_out)
         if live is None:

@@ -193,14 +193,21 @@ class OwnerList(Message):
 
 
 class WhoCan(Message):
-    """Persons who may come to a target, by which rule and what they need."""
+    """Persons who may come to a target, by which rule and with what in hand.
+
+    Rows of person, account, channels and ways, as many as one message holds; asked again with `after` = the person and
+    account of the last row, with a blank between, until there are none.
+    """
 
     target: str
     account: str = ""
     channel: str = ""
+    after: str = ""
 
 
 class WhatCan(Message):
-    """Accounts and targets that a person may come to, by which rule and what they need."""
+    """Accounts and targets that a person may come to; rows of target, account, channels and ways, as with WhoCan."""
 
     person: str
+    channel: str = ""
+    after: str = ""

@@ -117,9 +117,29 @@ class SessionKill(Message):
 
 
 class AuditList(Message):
-    since: str = ""
+    """The newest events that fit all of this; empty fits everything."""
+
+    since: str = ""  # RFC 3339
+    until: str = ""
+    event: str = ""  # kind of event
+    who: str = ""  # a person, or a word of what stands for one, like an OS user
+    what: str = ""  # account@target, account, target, person, session or ref
     limit: int = 100
+
+
+class AuditShow(Message):
+    ident: str  # number of a row, or the ref that somebody was shown
+
+
+class AuditExport(Message):
+    """Whole rows after number `after`, oldest first, as many as one message holds; no rows: that was all."""
+
+    after: int = 0
+    since: str = ""
+    until: str = ""
     event: str = ""
+    who: str = ""
+    what: str = ""
 
 
 class AuditVerify(Message):

@@ -271,6 +271,11 @@ class Tables:
             query = query.where(s.session.c.ended.is_(None))
         return [Session(**row._mapping) for row in self._db.execute(query)]
 
+    def session(self, ident: str) -> Session | None:
+        """One, ended or not."""
+        row = self._db.execute(select(s.session).where(s.session.c.id == ident)).first()
+        return None if row is None else Session(**row._mapping)
+
     # --- audit --------------------------------------------------------------------------------------
 
     def audit_tail(self) -> AuditRow | None:
@@ -286,12 +291,19 @@ class Tables:
         """Rows from `seq` on, in order."""
         return self._audit_rows(select(s.audit).where(s.audit.c.seq >= seq).order_by(s.audit.c.seq).limit(limit))
 
-    def audit_newest(self, *, since: int = 0, event: str = "", limit: int = 100) -> list[AuditRow]:
-        """The newest rows that fit, oldest of them first."""
+    def audit_before(self, seq: int | None, *, since: int = 0, event: str = "", limit: int = 100) -> list[AuditRow]:
+        """Rows before `seq`, or the newest, newest first."""
         query = select(s.audit).where(s.audit.c.at >= since).order_by(s.audit.c.seq.desc()).limit(limit)
+        if seq is not None:
+            query = query.where(s.audit.c.seq < seq)
         if event:
             query = query.where(s.audit.c.event == event)
-        return self._audit_rows(query)[::-1]
+        return self._audit_rows(query)
+
+    def audit_ref(self, ref: str) -> AuditRow | None:
+        """The newest row with this ref, of eight hexadecimal digits."""
+        query = select(s.audit).where(func.instr(s.audit.c.body, f'"ref":"{ref}"') > 0)
+        return next(iter(self._audit_rows(query.order_by(s.audit.c.seq.desc()).limit(1))), None)
 
     # --- how ----------------------------------------------------------------------------------------
 
