@@ -4,6 +4,7 @@ Every change holds `desk.deciding` and is one transaction with its events; memor
 """
 
 import time
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -21,6 +22,7 @@ from policy.access_words import (
 )
 from policy.authority import Authority
 from policy.concerned import approver_of, asker, current_rule, facts_about, may_see, the_rule
+from policy.conditions import Why
 from policy.conversation import Conversation
 from policy.deciding import cast_vote, close, give, new_id
 from policy.messages import (
@@ -42,6 +44,8 @@ from policy.store.records import AccessRequest, Vote
 
 AWAIT_SECONDS: Final = 30.0
 """For one RequestAwait; who waits longer asks again, so that a gateway that is gone is noticed."""
+TO_COME: Final = frozenset({Why.APPROVAL, Why.BREAK_GLASS, Why.MFA, Why.REASON, Why.CLOSED})
+"""What may be missing when somebody asks, and has to be there when they log in."""
 REPLAYED_SECONDS: Final = 60
 """Within which the same wish is the same request: a message that came twice gives nothing twice."""
 
@@ -55,10 +59,15 @@ async def request_access(desk: Authority, talk: Conversation, request: RequestAc
         kinds=request.kinds, start=request.start, seconds=request.seconds, uses=request.uses,
         reason=request.reason, ticket=request.ticket, now=now,
     )  # fmt: skip
+    facts = facts_about(desk, person, request.account, request.target, talk)
+    tickets = await desk.tickets.look_up(desk, replace(facts, ticket=wish.ticket), despite=TO_COME)
     async with desk.deciding:
         facts = facts_about(desk, person, request.account, request.target, talk)
         rule = the_rule(desk, facts, wish, glass=request.break_glass)
         asked = drawn_up(wish, rule, facts, ident=new_id("r"), now=now, asked_by=names_behind(talk) | {person.name})
+        for ticket in tickets:
+            if ticket.system == rule.require.ticket and not ticket.ok:
+                raise CommandRefused(f"ticket `{wish.ticket}` will not do: {ticket.detail}", "--ticket ID", code=77)
         if (known := _known(desk, asked)) is not None:
             return known
         if len(desk.standing.requests_of(person.name)) >= PENDING_EACH:

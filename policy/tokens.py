@@ -47,6 +47,9 @@ async def token_add(desk: Authority, talk: Conversation, request: TokenAdd) -> D
     digest = hashlib.sha256(secret.encode()).digest()
     person = the_person(desk, request.person) if request.person else asker(desk, talk)
     own = person.name in names_behind(talk)
+    if talk.speaker is not None and (talk.speaker.force_command or talk.speaker.withheld):
+        # Attack: a certificate for one command, turned into a token for every command.
+        raise CommandRefused("your certificate is limited, and a token is not", "log in with your key", code=77)
     async with desk.deciding:
         facts = _facts(desk, talk, person, request, wish)
         decision = decide(desk.rules, facts)
