@@ -43,13 +43,16 @@ from policy.messages import (
     AskCode,
     Challenge,
     EndSession,
+    Freeze,
     Hello,
     OfferKey,
     ProveKey,
     Reply,
     Request,
+    Thaw,
     TryPassword,
     Verdict,
+    Warn,
 )
 from policy.model import Method, Outcome
 
@@ -103,8 +106,8 @@ class PersonConnection(ServerConnection):
     def logged_in(self) -> None:
         """The person is proven and told so."""
 
-    def pushed(self, message: EndSession) -> None:
-        """policyd ends a session, or everything of this connection."""
+    def pushed(self, message: EndSession | Freeze | Thaw | Warn) -> None:
+        """policyd has something to say about a session, or everything of this connection."""
 
     def policy_lost(self) -> None:
         """policyd is gone: nothing may go on."""
@@ -324,7 +327,7 @@ class PersonConnection(ServerConnection):
     # --- policyd ------------------------------------------------------------------------------------
 
     def _push(self, message: Reply) -> None:
-        if not isinstance(message, EndSession):
+        if not isinstance(message, EndSession | Freeze | Thaw | Warn):
             return self._policy_gone()  # it says what we do not understand: better no policy than another one
         if self.person:
             self.pushed(message)

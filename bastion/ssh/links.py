@@ -22,6 +22,7 @@ from policy.messages import (
     Hello,
     Reply,
     Request,
+    RequestAwait,
     Scanned,
     SessionEnded,
     UsePassword,
@@ -105,7 +106,7 @@ class PolicyLink:
         """
         answer: asyncio.Future[Reply] = self._loop.create_future()
         number = self._send(request, answer)
-        late = self._loop.call_later(REPLY_SECONDS, _give_up, answer)  # cheaper than a task's time-out
+        late = self._loop.call_later(_patience(request), _give_up, answer)  # cheaper than a task's time-out
         try:
             return await answer
         finally:
@@ -218,3 +219,7 @@ class PolicyLink:
 def _give_up(answer: "asyncio.Future[Reply]") -> None:
     if not answer.done():
         answer.set_exception(PolicyLost())
+
+
+def _patience(request: Request) -> float:
+    return REPLY_SECONDS + (min(30.0, request.seconds) if isinstance(request, RequestAwait) else 0.0)
