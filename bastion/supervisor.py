@@ -13,6 +13,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -41,6 +42,9 @@ STOP_PATIENCE: Final = 10.0
 FIRST_PAUSE, LONGEST_PAUSE, STEADY = 0.2, 5.0, 10.0
 """Seconds before a restart: doubled each time, and back to the first after a child has lived `STEADY` long. A start
 takes 2 to 4 more: people may log in again within 10 s, also after a bad minute."""
+
+FILES: Final = 65_536
+"""File descriptors that the children may have, as in the systemd units; the usual 1024 are 200 sessions."""
 
 MAX_LINE: Final = 64 * 1024
 """Bytes of one log line shown on a terminal."""
@@ -81,6 +85,9 @@ def run(path: Path) -> int:
         raise ConfigError(problems)
     settings = config.load(path)
     settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard) if hard >= 0 else FILES, hard))
     with _alone(settings.run):
         return trio.run(Supervisor(settings, roles(settings), Log(sys.stderr)).run)
 

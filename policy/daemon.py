@@ -22,7 +22,17 @@ from policy.configuration import Configuration, read_all
 from policy.conversation import Conversation, State
 from policy.ledger import Ledger, LedgerError
 from policy.lockouts import Lockouts
-from policy.peers import ADMIN_SOCKET, AUDIT_SOCKET, COURIER_SOCKET, GATEWAY_SOCKET, group_of, listen, peer_of, welcome
+from policy.peers import (
+    ADMIN_SOCKET,
+    AUDIT_SOCKET,
+    COURIER_SOCKET,
+    GATEWAY_SOCKET,
+    group_of,
+    is_crowded,
+    listen,
+    peer_of,
+    welcome,
+)
 from policy.sessions import Sessions, interrupted
 from policy.setup import open_state
 from policy.store import Tables
@@ -125,7 +135,9 @@ async def _accept(desk: Authority, listener: SocketType, first: State) -> None:
                 log.warning("peer-unknown", error=error.strerror)
                 connection.close()
                 continue
-            if not welcome(peer, group) or open_now.available_tokens < 1:
+            # What is kept back is for the database, and for an operator who comes to make room.
+            full = open_now.available_tokens < 1 or (first is State.GATEWAY_NEW and is_crowded(connection.fileno()))
+            if not welcome(peer, group) or full:
                 log.warning("peer-refused", peer=str(peer), socket=first, open=open_now.borrowed_tokens)
                 connection.close()
                 continue

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import resource
 import socket
 import stat
 import struct
@@ -29,6 +30,8 @@ LOOK_UP_SECONDS: Final = 5.0
 """For the name of a user. It may come from a directory server; an auditor waits for it, nobody else does."""
 LOOK_UPS: Final = 4
 """Names looked up at once: a directory that hangs takes these threads and no more."""
+SPARE: Final = 128
+"""Descriptors kept back, or a quarter where there are fewer: the database with its log, the audit head, operators."""
 
 
 class SocketError(Exception):
@@ -83,6 +86,12 @@ _look_ups: Final = trio.CapacityLimiter(LOOK_UPS)
 def welcome(peer: Peer, group: int) -> bool:
     """root, our own user, or a member of the socket's group. The mode says the same; this holds if it is changed."""
     return peer.uid in (0, os.geteuid()) or group == peer.gid or group in peer.groups
+
+
+def is_crowded(handle: int) -> bool:
+    """Whether a descriptor just made says that nearly all are in use: the kernel gives out the lowest that is free."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit >= 0 and handle >= limit - min(limit // 4, SPARE)
 
 
 def listen(path: Path, group: int) -> trio.socket.SocketType:

@@ -154,6 +154,7 @@ class Sessions:
         """The first reason stands: after a kill only the byte counts are taken."""
         if request.session not in talk.sessions:
             return Done(text="no such session")
+        talk.sessions.discard(request.session)  # a connection may have one session after the other, all day long
         live = self.of(talk, request.session)
         sizes = max(0, request.bytes_in), max(0, request.bytes_out)
         if live is None:

@@ -27,7 +27,7 @@ from recorder.messages import (
     encode,
 )
 from recorder.model import END_REASONS, Event
-from recorder.sockets import BUFFER, Oversized, Peer, give, hang_up, take
+from recorder.sockets import BUFFER, Oversized, Peer, give, hang_up, is_crowded, take
 
 ROUND: Final = 256 * 1024
 """Bytes of messages taken together into one chunk: larger ones compress no better, and others wait meanwhile."""
@@ -114,6 +114,8 @@ class Connection:
             )
             if max(len(request.public), len(request.private)) > MAX_FIELDS:
                 raise Protocol(f"more than {MAX_FIELDS} fields")
+            if is_crowded(self._sock.fileno()):
+                raise Protocol("too many open files")
             if not self._studio.folder.accepting:
                 raise Protocol("too little space is left for recordings")
             self._live = Live(self._studio, opening)

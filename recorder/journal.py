@@ -28,7 +28,7 @@ from recorder.chain import Chain, Header, Slot, TailHeader, Type
 from recorder.codec import FAST, FASTEST, STORE, compress
 from recorder.columns import MAX_EVENTS, MAX_STEP
 from recorder.model import AccessNote, Event, KeyClass, Kind, SessionId
-from recorder.parts import Chunk, Place, close_parts, hashed, plain_segment, split
+from recorder.parts import Chunk, Gathered, Place, close_parts, hashed, split
 from recorder.records import Entry, Foot, Seal, Why, encode_index
 
 SEAL_SECONDS: Final = 150.0
@@ -49,9 +49,9 @@ BLOCK: Final = 4096
 BULK: Final = 16 * 1024
 """From here on with the fastest compression: a program writes, not a person."""
 
-UNLINKED, UNLINKED_BYTES = 64, 64 * 1024
+UNLINKED, UNLINKED_BYTES = 16, 64 * 1024
 """Chunks that the content chain may stand behind, and their bytes. Nobody sees it before the next seal or tail; and
-after the pause of a typist nothing is left in the processor's caches: 64 at once cost what eight one by one would."""
+after the pause of a typist nothing is left in the processor's caches: 16 at once cost what three one by one would."""
 
 
 class Instant(NamedTuple):
@@ -113,20 +113,14 @@ class SegmentJob:
 
     session: SessionId
     place: Place
-    chunks: list[Chunk]
+    gathered: Gathered
     root: bytes = field(repr=False)
     size: int  # bytes of plaintext, about
     level: int
 
     def __call__(self) -> bytes:
-        present = sorted({key_class for chunk in self.chunks for key_class in chunk})
-        plain = {key_class: plain_segment(self.chunks, key_class) for key_class in present}
         ciphers = keys.Keys.of_root(self.root).of_segment(self.place.segno)
-        return close_parts(bytes.fromhex(self.session), self.place, ciphers, plain, self.level)
-
-    @property
-    def first_ms(self) -> int:
-        return min(events[0][2] for events in self.chunks[0].values())
+        return close_parts(bytes.fromhex(self.session), self.place, ciphers, self.gathered.plain(), self.level)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,8 +173,8 @@ class Journal:
         self._index: list[Entry] = []
         self._sealed_seq = 0
         self._sealed_at = now.seconds
-        self._pending: list[Chunk] = []
-        self._pending_bytes = self._pending_events = 0
+        self._pending = Gathered()
+        self._pending_bytes = 0
         self._since = now.seconds
         self._compacting: SegmentJob | None = None
         self._ending = self.complete = False
@@ -217,7 +211,7 @@ class Journal:
         """What time brings; to be asked each second or so."""
         if self._ending:
             return []
-        old = self._pending and now.seconds - self._since >= self._limits.segment_seconds
+        old = self._pending.chunks and now.seconds - self._since >= self._limits.segment_seconds
         if old and (rotated := self._rotate(now)):
             return rotated
         if self._seq > self._sealed_seq and now.seconds - self._sealed_at >= SEAL_SECONDS:
@@ -228,9 +222,9 @@ class Journal:
         """The job is done: `body` is its segment."""
         job = self._compacting
         assert job is not None, "no segment is being made"
-        self._index.append(Entry(self._offset, job.first_ms, job.place.seq))
+        self._index.append(Entry(self._offset, job.gathered.first_ms, job.place.seq))
         written = self._append(Type.SEGMENT, body)
-        if self._ending and not self._pending:
+        if self._ending and not self._pending.chunks:
             written += self._last_records(now)
             self.complete = True
         else:
@@ -259,7 +253,7 @@ class Journal:
         return effects if self._compacting else [*effects, Compact(self._job(now))]
 
     def _chunk(self, chunk: Chunk, plain: dict[KeyClass, bytes], now: Instant) -> bytes:
-        if not self._pending:
+        if not self._pending.chunks:
             self._since = now.seconds
         place = Place(Type.CHUNK, self._segno, self._seq, 1)
         size = sum(map(len, plain.values()))
@@ -269,9 +263,8 @@ class Journal:
         self._unlinked.append(plain)
         self._unlinked_bytes += size
         self._last_ms = max([events[-1][2] for events in chunk.values()])
-        self._pending.append(chunk)
+        self._pending.add(chunk)
         self._pending_bytes += size
-        self._pending_events += sum(map(len, chunk.values()))
         return self._tail.frame(Type.CHUNK, body)
 
     def _link(self) -> bytes:
@@ -285,7 +278,7 @@ class Journal:
 
     def _size(self) -> float:
         """Of what the newest tail holds, in segments."""
-        return max(self._pending_bytes / self._limits.segment_bytes, self._pending_events / MANY)
+        return max(self._pending_bytes / self._limits.segment_bytes, self._pending.events / MANY)
 
     def _rotate(self, now: Instant) -> list[Effect]:
         """Begin to make a segment of what the tail holds, and a new tail for what comes; not while one is made."""
@@ -299,10 +292,10 @@ class Journal:
     def _job(self, now: Instant) -> SegmentJob:
         seconds, size = now.seconds - self._since, self._pending_bytes
         level = 19 if size < SMALL else next(level for least, level in LEVELS if seconds >= least)
-        first = self._seq - len(self._pending)
-        place = Place(Type.SEGMENT, self._segno, first, len(self._pending))
+        chunks = self._pending.chunks
+        place = Place(Type.SEGMENT, self._segno, self._seq - chunks, chunks)
         job = self._compacting = SegmentJob(self.session, place, self._pending, self._root, size, level)
-        self._pending, self._pending_bytes, self._pending_events = [], 0, 0
+        self._pending, self._pending_bytes = Gathered(), 0
         return job
 
     def _last_records(self, now: Instant) -> bytes:

@@ -10,6 +10,7 @@ has recorded before. Python cannot promise that a key is wiped from memory; it i
 """
 
 import hashlib
+import hmac
 from collections.abc import Iterable
 from typing import Final
 
@@ -30,29 +31,13 @@ _SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _SLOT_LABEL: Final = b"brec1 slot"
 
 
-class Mac:
-    """HMAC-SHA-256 (RFC 2104) with the two blocks of its key hashed once: each chunk needs two, and `hmac.digest` takes
-    three times as long for a keystroke."""
-
-    def __init__(self, key: bytes) -> None:
-        """A key of 32 bytes; one longer than a block would have to be hashed first."""
-        block = key.ljust(64, b"\0")
-        self._inner = hashlib.sha256(bytes([byte ^ 0x36 for byte in block]))
-        self._outer = hashlib.sha256(bytes([byte ^ 0x5C for byte in block]))
-
-    def digest(self, data: bytes) -> bytes:
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(data)
-        outer.update(inner.digest())
-        return outer.digest()
-
-
 class Keys:
     """What one reader or the writer of a recording may open. A class that it has no key for is absent."""
 
     def __init__(self, meta: bytes, index: bytes, classes: dict[KeyClass, bytes], content: bytes | None) -> None:
         self.meta, self.index = AESGCM(meta), AESGCM(index)
-        self.classes, self.content = classes, Mac(content) if content else None
+        self.classes = classes
+        self.content = hmac.new(content, digestmod="sha256") if content else None  # copied for each use
         self._plain = meta, index
         self._segment = -1
         self._ciphers: dict[KeyClass, AESGCM] = {}
@@ -125,7 +110,7 @@ def unclose(cipher: AESGCM, kind: int, key_class: int, counter: int, data: bytes
         raise FormatError("decryption fails: the bytes or their place have been changed") from None
 
 
-def content_link(content: Mac, before: bytes, seq: int, parts: Iterable[tuple[int, bytes]]) -> bytes:
+def content_link(content: hmac.HMAC, before: bytes, seq: int, parts: Iterable[tuple[int, bytes]]) -> bytes:
     """H_j = SHA-256(H_{j-1} | c_j), c_j = HMAC(K_content, seq | {class | HMAC(K_content, class | plaintext)}*).
 
     Over what was recorded, not how it is stored: it survives compaction, encryption anew, and redaction of one part.
@@ -133,8 +118,14 @@ def content_link(content: Mac, before: bytes, seq: int, parts: Iterable[tuple[in
     digests = [seq.to_bytes(8, "big")]
     for key_class, plain in parts:
         mark = bytes((key_class,))
-        digests += [mark, content.digest(mark + plain)]
-    return hashlib.sha256(before + content.digest(b"".join(digests))).digest()
+        digests += [mark, _digest(content, mark + plain)]
+    return hashlib.sha256(before + _digest(content, b"".join(digests))).digest()
+
+
+def _digest(keyed: hmac.HMAC, data: bytes) -> bytes:
+    mac = keyed.copy()
+    mac.update(data)
+    return mac.digest()
 
 
 def content_start(session: str) -> bytes:

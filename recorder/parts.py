@@ -10,10 +10,11 @@ INVARIANT: in a chunk, events are sorted by (ms, RANK of their class), and parts
 back the exact order of acknowledgement, and needs no byte to say so; `split` cuts a batch where the order is another.
 """
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import merge
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from recorder import keys
 from recorder.chain import Type, session_id
 from recorder.codec import FormatError, compress, decompress, read_varint, varint
-from recorder.columns import MAX_EVENTS, MAX_STEP, Columns, decode_columns, encode_events
+from recorder.columns import MAX_EVENTS, MAX_STEP, Columns, Growing, decode_columns, encode_events
 from recorder.model import CLASS_OF, Event, KeyClass
 
 RANK: Final = {KeyClass.KEYS: 0, KeyClass.CONTENT: 1, KeyClass.GRAPHICS: 2, KeyClass.VIEW: 3}
@@ -82,13 +83,39 @@ def plain_chunk(events: list[Event]) -> bytes:
     return base.to_bytes(_BASE, "big") + encode_events(events, base)
 
 
-def plain_segment(chunks: list[Chunk], key_class: KeyClass) -> bytes:
-    """Plaintext of one class in a segment: how many events of it each chunk had, then all of them."""
-    found = [chunk.get(key_class, []) for chunk in chunks]
-    events = [event for part in found for event in part]
-    base = events[0][2]
-    counts = b"".join([varint(len(part)) for part in found])
-    return base.to_bytes(_BASE, "big") + counts + encode_events(events, base)
+class Gathered:
+    """Chunks on their way into a segment."""
+
+    def __init__(self, chunks: Iterable[Chunk] = ()) -> None:
+        self.chunks = self.events = 0
+        self._classes: dict[KeyClass, tuple[Growing, array[int]]] = {}  # events; how many of each chunk
+        for chunk in chunks:
+            self.add(chunk)
+
+    def add(self, chunk: Chunk) -> None:
+        for key_class, events in chunk.items():
+            if key_class not in self._classes:
+                self._classes[key_class] = (Growing(), array("I"))
+            growing, counts = self._classes[key_class]
+            growing.add(events)
+            counts.extend(repeat(0, self.chunks - len(counts)))
+            counts.append(len(events))
+            self.events += len(events)
+        self.chunks += 1
+
+    @property
+    def first_ms(self) -> int:
+        return min(growing.first_ms for growing, _ in self._classes.values())
+
+    def plain(self) -> dict[KeyClass, bytes]:
+        """Plaintext of each class in a segment: how many events of it each chunk had, then all of them."""
+        found = {}
+        for key_class, (growing, counts) in sorted(self._classes.items()):
+            base = growing.first_ms
+            numbers = [*counts, *repeat(0, self.chunks - len(counts))]
+            written = bytes(numbers) if max(numbers) < 0x80 else b"".join(map(varint, numbers))
+            found[key_class] = base.to_bytes(_BASE, "big") + written + growing.encode(base)
+        return found
 
 
 def close_parts(

@@ -1,6 +1,7 @@
 """The socket: where it is, who may connect, and how one message is read and sent."""
 
 import os
+import resource
 import socket
 import stat
 import struct
@@ -21,6 +22,12 @@ _UCRED: Final = struct.Struct("iII")
 _SO_PEERGROUPS: Final = 59  # <asm-generic/socket.h>; Python has no name for it
 _MAX_GROUPS: Final = 256
 """As many as 1024 bytes hold, which is all that CPython's getsockopt asks for. A member of more is known by its gid."""
+
+
+SPARE: Final = 4096
+"""Descriptors kept back, or a quarter where there are fewer: a new tail for each recording that lives, copies for the
+group commit.
+"""
 
 
 class SocketError(Exception):
@@ -58,6 +65,18 @@ def peer_of(connection: socket.socket) -> Peer:
 def welcome(peer: Peer, group: int) -> bool:
     """root, our own user, or a member of the socket's group. The mode says the same; this holds if it is changed."""
     return peer.uid in (0, os.geteuid()) or group == peer.gid or group in peer.groups
+
+
+def spare() -> int:
+    """Descriptors that nobody new may use."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(limit // 4, SPARE) if limit >= 0 else SPARE
+
+
+def is_crowded(handle: int) -> bool:
+    """Whether a descriptor just made says that nearly all are in use: the kernel gives out the lowest that is free."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit >= 0 and handle >= limit - spare()
 
 
 def listen(path: Path, group: int) -> socket.socket:

@@ -14,11 +14,12 @@ from typing import Any, Final
 import asyncssh
 from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED
 
-from bastion.errors import Denied
+from bastion.errors import Denied, PeerError
 from bastion.login import parse
 from bastion.ssh.burst import gathered, settle
-from bastion.ssh.channels import CLOSE, EOF, WINDOW_ADJUST, End
+from bastion.ssh.channels import CLOSE, EOF, MAX_WINDOW, REQUEST, WINDOW_ADJUST, End
 from bastion.ssh.door import Door
+from bastion.ssh.forwards import refuse
 from bastion.ssh.pace import READ
 from bastion.ssh.sessions import CONFIRMATION
 from bastion.ssh.transport import HIGH_WATER, PacketTransport
@@ -115,6 +116,7 @@ class Tunnel:
     def start(self, inner: PacketTransport) -> None:
         self._inner = inner
         self._end.flow = self  # type: ignore[assignment]
+        self._end.granted = WINDOW
         self._outer.packets.on_full.append(self._outer_full)
         self._end.send(CONFIRMATION, _NUMBERS.pack(self._end.number, WINDOW, MAX_PACKET))
         inner.connection_made(self)  # type: ignore[arg-type]
@@ -133,11 +135,15 @@ class Tunnel:
         return True
 
     def adjust(self, payload: bytes) -> None:
-        self._window += _U32.unpack(payload[:4])[0]
+        self._window += _U32.unpack(payload)[0]
+        if self._window > MAX_WINDOW:
+            raise PeerError("the window of a channel is too large")
         self._drain()
 
     def message(self, end: End, kind: int, payload: bytes) -> None:
-        if kind in (EOF, CLOSE):
+        if kind == REQUEST:
+            refuse(end, payload)
+        elif kind in (EOF, CLOSE):
             # Not at once: what came before it, in the same read, is still to be read by the inner connection.
             self._ended = True
             if not self._waiting and self._reading:

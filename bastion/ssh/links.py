@@ -66,14 +66,19 @@ class PolicyLink:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Reply] | None] = {}  # None: nobody wants the answer
         self._unsent: deque[bytes] = deque()
-        self._loop.add_reader(sock, self._read)
+        self._fileno = sock.fileno()  # asyncio makes a text of a socket object each time it does not know it yet
+        self._blocked = False
+        self._loop.add_reader(self._fileno, self._read)
 
     @classmethod
     async def connect(
         cls, path: Path, first: Hello | Worker, on_push: Callable[[Reply], None], on_lost: Callable[[], None]
     ) -> Self:
         """A conversation that has begun with `first`; PolicyLost if policyd is not there."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError:  # out of file descriptors
+            raise PolicyLost from None
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 while True:
@@ -98,12 +103,11 @@ class PolicyLink:
         """
         answer: asyncio.Future[Reply] = self._loop.create_future()
         number = self._send(request, answer)
+        late = self._loop.call_later(REPLY_SECONDS, _give_up, answer)  # cheaper than a task's time-out
         try:
-            async with asyncio.timeout(REPLY_SECONDS):
-                return await answer
-        except TimeoutError:
-            raise PolicyLost from None
+            return await answer
         finally:
+            late.cancel()
             if number in self._waiting:
                 self._waiting[number] = None  # nobody waits any more, the answer will come all the same
 
@@ -147,11 +151,14 @@ class PolicyLink:
                 self._sock.send(self._unsent[0])
                 self._unsent.popleft()
         except BlockingIOError:
-            self._loop.add_writer(self._sock, self._write)
+            self._blocked = True
+            self._loop.add_writer(self._fileno, self._write)
             return
         except OSError:
             return self._lose()
-        self._loop.remove_writer(self._sock)
+        if self._blocked:
+            self._blocked = False
+            self._loop.remove_writer(self._fileno)
 
     def _read(self) -> None:
         for _ in range(_AT_ONCE):
@@ -193,11 +200,17 @@ class PolicyLink:
     def _end(self) -> None:
         if not self.is_open:
             return
-        self._loop.remove_reader(self._sock)
-        self._loop.remove_writer(self._sock)
+        self._loop.remove_reader(self._fileno)
+        if self._blocked:
+            self._loop.remove_writer(self._fileno)
         self._sock.close()
         self._unsent.clear()
         waiting, self._waiting = self._waiting, {}
         for answer in waiting.values():
             if answer is not None and not answer.done():
                 answer.set_exception(PolicyLost())
+
+
+def _give_up(answer: "asyncio.Future[Reply]") -> None:
+    if not answer.done():
+        answer.set_exception(PolicyLost())

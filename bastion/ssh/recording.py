@@ -44,6 +44,7 @@ class Recording:
 
     def __init__(self, sock: socket.socket, session: Session, on_lost: Callable[[RecorderLost], None]) -> None:
         self._sock = sock
+        self._fileno = sock.fileno()  # asyncio makes a text of a socket object each time it does not know it yet
         self._session = session
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -67,7 +68,7 @@ class Recording:
             raise RecorderLost(f"the recording cannot start: {_cause(reply)}", "tell the people who run this bastion")
         recording = cls(sock, session, on_lost)
         recording.file = reply.file
-        recording._loop.add_reader(sock, recording._readable)
+        recording._loop.add_reader(recording._fileno, recording._readable)
         return recording
 
     # --- sending ------------------------------------------------------------------------------------
@@ -112,7 +113,7 @@ class Recording:
                 self._sock.send(message)
                 return
             except BlockingIOError:
-                self._loop.add_writer(self._sock, self._writable)
+                self._loop.add_writer(self._fileno, self._writable)
             except OSError as error:
                 self._lose(self._last_words(error))
                 return
@@ -129,7 +130,7 @@ class Recording:
         except OSError as error:
             self._lose(self._last_words(error))
             return
-        self._loop.remove_writer(self._sock)
+        self._loop.remove_writer(self._fileno)
 
     # --- what comes back ----------------------------------------------------------------------------
 
@@ -213,8 +214,8 @@ class Recording:
         if self._closed:
             return
         self._closed = True
-        self._loop.remove_reader(self._sock)
-        self._loop.remove_writer(self._sock)
+        self._loop.remove_reader(self._fileno)
+        self._loop.remove_writer(self._fileno)
         self._sock.close()
         self._queue.clear()
         if self._ended is not None and not self._ended.done():
@@ -240,8 +241,11 @@ async def health(run: Path) -> Health:
 
 async def _first_word(run: Path, request: Open | Status) -> tuple[socket.socket, Reply | None]:
     loop = asyncio.get_running_loop()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.setblocking(False)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise RecorderLost(f"recorderd cannot be asked: {why}", "try again later") from None
     try:
         async with asyncio.timeout(FIRST_WORD):
             await loop.sock_connect(sock, str(run / SOCKET))

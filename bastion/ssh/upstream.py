@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -115,6 +116,8 @@ async def dial(
     except TimeoutError:
         raise await _unreachable(policy, grant, f"it did not answer within {settings.dial:g} seconds") from None
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise PeerError("the bastion has no room for one more connection", "try again later") from None
         raise await _unreachable(policy, grant, _why(error)) from None
     except asyncssh.HostKeyNotVerifiable:
         raise await _wrong_key(policy, grant, _shown.pop(id(options), b"")) from None

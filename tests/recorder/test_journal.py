@@ -9,7 +9,7 @@ from recorder.codec import FormatError
 from recorder.journal import SEAL_SECONDS, AppendMain, Effect, Instant, Limits
 from recorder.keys import Keys, content_link, content_start
 from recorder.model import Event, KeyClass, Kind
-from recorder.parts import Place, close_parts, open_parts, plain_chunk, plain_segment, split
+from recorder.parts import Gathered, Place, close_parts, open_parts, plain_chunk, split
 from recorder.records import decode_seal
 from tests.recorder.studio import SESSION, T0, entropy, journal
 
@@ -158,7 +158,7 @@ def test_the_order_of_acknowledgement_survives_the_classes(
         chunks += split(batch, last)
         last = batch[-1].ms
     keys, place = Keys.of_root(bytes(32)), Place(Type.SEGMENT, 0, 0, len(chunks))
-    plain = {one: plain_segment(chunks, one) for one in sorted({one for chunk in chunks for one in chunk})}
+    plain = Gathered(chunks).plain()
     parts = open_parts(SESSION, place, close_parts(bytes.fromhex(SESSION), place, keys.of_segment(0), plain, 3), keys)
     assert parts.chunks() == chunks
     events = [event for batch in batches for event in batch]

@@ -97,9 +97,9 @@ class Raw(SSHClientConnection):
         await asyncio.get_running_loop().create_connection(lambda: raw, host, port)
         return await raw._exchanged()
 
-    async def inside(self, target: str, port: int = 22, number: int = 0, **options: Any) -> "Raw":
+    async def inside(self, target: str, port: int = 22, number: int = 0, version: bytes = b"", **options: Any) -> "Raw":
         """A connection through a direct-tcpip channel of this one, which is logged in."""
-        raw = await Raw._made(target, port, b"OpenSSH_9.9", options)
+        raw = await Raw._made(target, port, version, options)
         self.routes[number] = _Tunnel(self, raw).heard
         self.open("direct-tcpip", number, String(target), UInt32(port), String(LOOPBACK), UInt32(1))
         return await raw._exchanged()
@@ -276,7 +276,7 @@ class Raw(SSHClientConnection):
 
 
 class _Tunnel:
-    """A channel of `outer`, once it is confirmed, as the transport of `inner`. Takes no notice of the other's window."""
+    """A channel of `outer`, once it is confirmed, as the transport of `inner`. It counts no window."""
 
     def __init__(self, outer: Raw, inner: Raw) -> None:
         self._outer = outer

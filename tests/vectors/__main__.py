@@ -19,7 +19,7 @@ from recorder import keys
 from recorder.chain import FIXED, FRAME, SIGNATURE, Chain, Type
 from recorder.codec import compress
 from recorder.model import Event, KeyClass, KeyClasses, Kind
-from recorder.parts import Place, plain_segment
+from recorder.parts import Gathered, Place
 from recorder.reader import open_recording
 from recorder.records import FOOT_BODY, MARK, Foot, Seal, Why, encode_index
 from recorder.recovery import recover
@@ -181,7 +181,7 @@ def forged(whole: Path) -> list[Vector]:
 def crafted() -> list[Vector]:
     """Sealed as it should be, by a recorder that writes nonsense: what only a reader with the key can find."""
     event = [Event(Kind.OUTPUT, 1, 5, b"a" * 400)]
-    plain = plain_segment([{KeyClass.VIEW: event}], KeyClass.VIEW)
+    plain = Gathered([{KeyClass.VIEW: event}]).plain()[KeyClass.VIEW]
     columns = plain[7:]
 
     def one(name: str, about: str, reading: str, framed: bytes) -> Vector:
