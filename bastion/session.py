@@ -78,6 +78,9 @@ class Session:
 
     def take(self) -> list[Append]:
         """The events not yet sent, in messages that fit."""
+        if len(self._pending) == 1:  # somebody types
+            alone, self._pending = self._pending, []
+            return [self._append(alone, self.ticket, len(alone[0][3]) + OVERHEAD)]
         appends: list[Append] = []
         batch: list[tuple[int, int, int, bytes]] = []
         size = total = 0

@@ -24,6 +24,7 @@ SUCCESS: Final = 99
 FAILURE: Final = 100
 
 _U32: Final = Struct(">I")
+_SMALL: Final = 256  # bytes of a message that is cheaper joined with its head than written into place: a keystroke
 
 MIN_PACKET, MAX_PACKET = 64, 255 * 1024
 """Bytes of data in a message that a peer may ask for. With fewer, one message of the other side becomes thousands, in
@@ -192,7 +193,7 @@ class End:
         """A message to the peer; nothing after our CLOSE."""
         if self.close_sent or self.remote < 0:
             return
-        if kind == DATA:
+        if kind == DATA and not (4 < len(payload) <= _SMALL and len(payload) - 4 <= self.max_packet):
             self.send_data(memoryview(payload)[4:])
             return
         if kind == EXTENDED_DATA and len(payload) - 8 > self.max_packet:
@@ -270,7 +271,7 @@ class Flow:
         journal = self.journal
         for event, what in events:
             journal.record(event, self.channel, what)
-        if not self.held and (not events or journal.ticket <= journal.acknowledged):
+        if not events and not self.held:
             self.to.send(kind, payload)
             return
         self.held.append((journal.ticket if events else 0, kind, payload))

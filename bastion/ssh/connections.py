@@ -3,9 +3,11 @@
 import copy
 import sys
 from collections.abc import Sequence
+from types import MethodType
 from typing import Any
 
 import structlog
+from asyncssh import connection
 from asyncssh.connection import SSHClientConnection, SSHConnection, SSHServerConnection
 from asyncssh.constants import (
     DEFAULT_LANG,
@@ -15,6 +17,7 @@ from asyncssh.constants import (
     MSG_IGNORE,
     OPEN_RESOURCE_SHORTAGE,
 )
+from asyncssh.logging import SSHLogger
 from asyncssh.misc import ProtocolError
 from asyncssh.packet import PacketDecodeError, SSHPacket
 
@@ -23,6 +26,17 @@ from bastion.ssh import algorithms
 from bastion.ssh.channels import MAX_PACKET, MIN_PACKET
 from bastion.ssh.gcm import Gcm
 from bastion.ssh.transport import PacketTransport
+
+
+class _Warnings(SSHLogger):
+    """asyncssh makes a text of each list of algorithms before it looks whether anybody wants to read it."""
+
+    def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
+        if self.isEnabledFor(level):
+            super().log(level, msg, *args, **kwargs)
+
+
+connection.logger = _Warnings()  # type: ignore[attr-defined]  # what each connection derives its own from
 
 
 class PacketConnection(SSHConnection):
@@ -36,7 +50,8 @@ class PacketConnection(SSHConnection):
 
     def is_busy(self) -> bool:
         """Does asyncssh await something before it takes the next packet?"""
-        return self._recv_handler not in (self._recv_pkthdr, self._recv_packet, self._recv_version)
+        # Its own steps are methods; while it waits for a coroutine it puts a function there that says no.
+        return type(self._recv_handler) is not MethodType
 
     def take_back(self) -> bytes:
         """What asyncssh holds of a packet that is not whole. AES-GCM leaves its head as it is, nothing is undone."""

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 MAX_FORWARDS: Final = 256
 """Forwarded connections open at once: a browser behind -D opens dozens; past this it is a scan."""
+GOING_DOWN: Final = "the bastion is going down: log in again in a moment"
 
 _FROM_PERSON: Final = {
     b"direct-tcpip": (ChannelKind.FORWARD_LOCAL, tcp),
@@ -112,6 +113,9 @@ class Door(ServerConnection):
     def begin(self) -> None:
         """The person is in: dial at once, so that their first channel need not wait for it."""
         self.gateway.doors.add(self)
+        if self.gateway.stopping:
+            # They came in before the listener closed: a session begun now would be cut off without a word.
+            return self.disconnect_person(GOING_DOWN)
         if self.has_target:
             self._start(Authorize(account=self.account, target=self.target, port=self.port, via=self.via))
 

@@ -235,7 +235,7 @@ class Relay:
         if reason := self.session.over():
             words = {"expired": "the time granted for this session is over", "idle": "nothing was typed for too long"}
             self.end(reason, text=words[reason])
-        self.recording.check()
+        self.recording.check(self.door.gateway.settings.ssh.stall)
 
     def _press(self, behind: bool) -> None:
         """recorderd is slow: read from nobody until it has caught up."""

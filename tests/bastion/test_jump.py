@@ -14,7 +14,7 @@ import pytest
 
 from bastion.ssh.door import MAX_FORWARDS
 from bastion.ssh.jump import WINDOW, InnerDoor, Tunnel
-from bastion.ssh.transport import READ
+from bastion.ssh.pace import READ
 from policy.messages import Authorize, EndSession, HostCertificate, OpenChannel
 from tests.bastion.aio import asynchronous, quiet, until
 from tests.bastion.site import GCM, NO_SUCH, Site, key

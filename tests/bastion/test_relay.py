@@ -18,7 +18,6 @@ import msgspec
 import pytest
 
 from bastion.ssh import door as door_module
-from bastion.ssh import recording as recording_module
 from bastion.ssh import relay as relay_module
 from policy.messages import (
     Allowed,
@@ -467,12 +466,9 @@ async def test_a_lost_recorder_ends_it_at_once(via: str, tmp_path: Path) -> None
 
 
 @asynchronous
-async def test_a_stalled_recorder_ends_it_even_when_the_command_is_long_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stalled_recorder_ends_it_even_when_the_command_is_long_done(tmp_path: Path) -> None:
     """The target has closed, its last words wait for a recorder that is stopped: the person must hear of it."""
-    monkeypatch.setattr(recording_module, "STALLED", 0.3)
-    async with world(tmp_path) as (site, _):
+    async with world(tmp_path, stall=0.3) as (site, _):
         process = await waiting(site)
         site.recorder.hold = True
         assert process.stdin is not None
