@@ -46,9 +46,11 @@ class Extents:
         if not self.size and (self._next < 0 or offset < self._next):
             self._next = offset
 
-    def moved(self, offset: int, data: memoryview) -> None:
+    def moved(self, offset: int, data: bytes | memoryview) -> None:
         """`data` went from or to `offset` of the file."""
         length = len(data)
+        if not length:
+            return
         self.size += length
         ends = self._ends
         if ends and ends[-1] == offset:
@@ -83,8 +85,6 @@ class Extents:
 
     def _extend(self, start: int, end: int) -> None:
         """Add one stretch and join it with those it touches."""
-        if start == end:
-            return
         low = bisect_right(self._starts, start)
         if low and self._ends[low - 1] >= start:
             low -= 1
@@ -98,7 +98,7 @@ class Extents:
         self._starts[low:high] = [start]
         self._ends[low:high] = [end]
 
-    def _wait(self, offset: int, data: memoryview) -> None:
+    def _wait(self, offset: int, data: bytes | memoryview) -> None:
         """Keep a piece that came early; one that came late, or too many, end the hashing of this transfer."""
         start, end = self._tail
         grows = offset == end and start in self._waiting

@@ -27,6 +27,8 @@ MAX_NAMES: Final = 1 << 20
 """Bytes of all names remembered: a quarter of what a hostile session may cost."""
 
 _EOF: Final = 1  # SSH_FX_EOF: how a read learns where the file ends, no failure
+_HEAD, _LAST = Part.HEAD, Part.LAST  # names of a module are found faster than those of an Enum
+_READ, _WRITE, _STATUS, _DATA = int(Type.READ), int(Type.WRITE), int(Type.STATUS), int(Type.DATA)
 _ident = Struct(">I")
 _read = Struct(">QI")
 
@@ -92,8 +94,10 @@ class SftpTap:
         self._turn = 0  # requests so far
         self._guesses: dict[bytes, list[_File]] = {}  # files used by handles that were not given out yet
         self._guessed = 0  # of them
-        self._writing: tuple[Extents | None, int] = (None, 0)  # where the payload of the current WRITE goes ...
-        self._reading: tuple[Extents | None, int] = (None, 0)  # ... and of the current DATA
+        self._writing: Extents | None = None  # where the payload of the current WRITE goes ...
+        self._write_at = 0
+        self._reading: Extents | None = None  # ... and of the current DATA
+        self._read_at = 0
         self._read_file: _File | None = None
         self._ops: list[SftpOp] = []
 
@@ -104,16 +108,14 @@ class SftpTap:
             return []
         try:
             for part, content in self._from_user.feed(memoryview(data)):
-                if part is Part.PAYLOAD:
-                    flow, offset = self._writing
-                    if flow is not None:
-                        flow.moved(offset, content)
-                        self._writing = (flow, offset + len(content))
-                elif part is Part.HEAD:
+                if part is _HEAD:
                     self._asked(bytes(content), now)
+                elif (flow := self._writing) is not None:
+                    flow.moved(self._write_at, content)
+                    self._write_at += len(content)
         except Malformed as exc:
             self._break(f"from the user: {exc}", now)
-        return self._taken()
+        return self._taken() if self._ops else []
 
     def target(self, data: bytes | memoryview, now: float) -> list[SftpOp]:
         """Bytes from the target to the user."""
@@ -122,19 +124,18 @@ class SftpTap:
             return []
         try:
             for part, content in self._from_target.feed(memoryview(data)):
-                if part is Part.PAYLOAD:
-                    flow, offset = self._reading
-                    if flow is not None:
-                        flow.moved(offset, content)
-                        self._reading = (flow, offset + len(content))
-                elif part is Part.HEAD:
+                if part is _HEAD:
                     self._answered(bytes(content), now)
-                elif self._read_file is not None:
+                    continue
+                if (flow := self._reading) is not None:
+                    flow.moved(self._read_at, content)
+                    self._read_at += len(content)
+                if part is _LAST and self._read_file is not None:
                     self._settle(self._read_file, now)
                     self._read_file = None
         except Malformed as exc:
             self._break(f"from the target: {exc}", now)
-        return self._taken()
+        return self._taken() if self._ops else []
 
     def finish(self, now: float) -> list[SftpOp]:
         """The channel ended: what was still open or without an answer."""
@@ -148,17 +149,19 @@ class SftpTap:
         kind = head[4]
         ident = _ident.unpack_from(head, 5)[0]
         self._turn += 1
-        if kind == Type.WRITE:
-            file = self._file(head[13:-12], now)
+        if kind == _WRITE:
+            handle = head[13:-12]
+            file = self._handles.get(handle) or self._file(handle, now)
             if file.sent is None:
                 file.sent = Extents(self._room, hashed=self._hashed)
-            self._writing = (file.sent, int.from_bytes(head[-12:-4], "big"))
+            self._writing, self._write_at = file.sent, _read.unpack_from(head, len(head) - 12)[0]
             self._wait(ident, _Pending(kind, now, self._turn, file))
-        elif kind == Type.READ:
+        elif kind == _READ:
             length = _ident.unpack_from(head, 9)[0] if len(head) >= 13 else len(head)
             if 13 + length + 12 > len(head):
                 raise Malformed("a READ is cut short")
-            file = self._file(head[13 : 13 + length], now)
+            handle = head[13 : 13 + length]
+            file = self._handles.get(handle) or self._file(handle, now)
             if file.received is None:
                 file.received = Extents(self._room, hashed=self._hashed)
             offset = _read.unpack_from(head, 13 + length)[0]
@@ -227,7 +230,7 @@ class SftpTap:
             return
         pending = self._pending.pop(ident, None)
         if pending is None:
-            self._reading = (None, 0)
+            self._reading = None
             return  # an answer to nothing: the client will complain, not we
         if self._again and ident in self._again:
             line = self._again[ident]
@@ -235,26 +238,24 @@ class SftpTap:
             self._queued -= 1
             if not line:
                 del self._again[ident]
-        status = _ident.unpack_from(head, 9)[0] if kind == Type.STATUS and len(head) >= 13 else 0
+        status = _ident.unpack_from(head, 9)[0] if kind == _STATUS and len(head) >= 13 else 0
+        self._reading = None
         if pending.request is not None:
             self._result(pending, pending.request, kind, head, status, now)
         elif pending.file is not None:
             self._progress(pending, pending.file, kind, status, now)
-        elif kind == Type.DATA:
-            self._reading = (None, 0)
 
     def _progress(self, pending: _Pending, file: _File, kind: int, status: int, now: float) -> None:
         """An answer to a CLOSE, READ or WRITE."""
-        self._reading = (None, 0)
-        flow = file.received if pending.kind == Type.READ else file.sent
+        flow = file.received if pending.kind == _READ else file.sent
         if pending.kind == Type.CLOSE:
             file.closed = True
             if status:
                 file.detail = f"{file.detail} close failed with {status}".lstrip()
-        elif flow is not None and status and not (pending.kind == Type.READ and status == _EOF):
+        elif status and flow is not None and not (pending.kind == _READ and status == _EOF):
             flow.status = flow.status or status
-        if kind == Type.DATA and pending.kind == Type.READ:
-            self._reading = (flow, pending.offset)
+        if kind == _DATA and pending.kind == _READ:
+            self._reading, self._read_at = flow, pending.offset
             self._read_file = file  # settled when its payload has passed
         else:
             self._settle(file, now)
@@ -269,8 +270,6 @@ class SftpTap:
     def _result(self, pending: _Pending, request: Request, kind: int, head: bytes, status: int, now: float) -> None:
         """An answer to anything but CLOSE, READ and WRITE."""
         self._names -= len(request.path) + len(request.to)
-        if kind == Type.DATA:
-            self._reading = (None, 0)
         to = request.to
         if pending.kind == Type.READLINK and kind == Type.NAME:
             fields = Fields(head)
@@ -350,7 +349,7 @@ class SftpTap:
             self._transferred(file, now, "no answer to its close" if file.closing else "not closed")
         self._handles, self._pending, self._again, self._guesses = {}, {}, {}, {}
         self._from_user, self._from_target = Stream(), Stream()
-        self._writing = self._reading = (None, 0)
+        self._writing = self._reading = None
         self._read_file = None
         self._queued = self._names = 0
 
@@ -360,7 +359,5 @@ class SftpTap:
         self._ops.append(SftpOp(op="unparsed", path=b"", detail=cause))
 
     def _taken(self) -> list[SftpOp]:
-        if not self._ops:
-            return []
         ops, self._ops = self._ops, []
         return ops

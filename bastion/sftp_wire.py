@@ -63,8 +63,11 @@ class Part(Enum):
     """What `Stream.feed` gives back."""
 
     HEAD = 1  # a packet, without the payload of a WRITE or DATA and without what exceeds MAX_HEAD
-    PAYLOAD = 2  # some payload of the packet before
-    END = 3  # the payload of the packet before is complete
+    PAYLOAD = 2  # some payload of the packet before, and more will follow
+    LAST = 3  # the rest of that payload, which may be nothing
+
+
+_HEAD, _PAYLOAD, _LAST = Part.HEAD, Part.PAYLOAD, Part.LAST  # names of a module are found faster than those of an Enum
 
 
 class Malformed(Exception):
@@ -86,76 +89,90 @@ _WANTED: Final[dict[int, int]] = {  # type -> bytes looked at, where it is less 
 _frame = Struct(">IB")
 _u32 = Struct(">I")
 _u64 = Struct(">Q")
-_NOTHING = memoryview(b"")
+_CARRIERS: Final = frozenset({Type.WRITE, Type.DATA})
+_WRITE: Final = int(Type.WRITE)
 
 
 class Stream:
     """One direction of one channel, cut into packets. Holds at most MAX_HEAD bytes."""
 
-    __slots__ = ("_head", "_need", "_payload", "_skip", "_total")
+    __slots__ = ("_head", "_payload", "_skip", "_total")
 
     def __init__(self) -> None:
-        self._head = bytearray()
-        self._need = _FIRST
+        self._head = b""  # of a packet whose head has not come whole
         self._total = 0  # bytes of the packet that is being read
         self._payload = 0  # bytes of its payload still to come
         self._skip = 0  # bytes after that which nobody looks at
 
-    def feed(self, view: memoryview) -> Iterator[tuple[Part, memoryview]]:
+    def feed(self, view: memoryview) -> Iterator[tuple[Part, bytes | memoryview]]:
         """What `view` completes, in order. Payload is a slice of `view`, valid during the call. Malformed."""
         at, end = 0, len(view)
         while at < end:
-            if self._payload:
-                take = min(self._payload, end - at)
-                self._payload -= take
-                yield Part.PAYLOAD, view[at : at + take]
-                at += take
-                if not self._payload:
-                    yield Part.END, _NOTHING
+            if payload := self._payload:
+                stop = at + payload
+                if stop <= end:
+                    self._payload = 0
+                    yield _LAST, view[at:stop]
+                    at = stop
+                else:
+                    self._payload = stop - end
+                    yield _PAYLOAD, view[at:] if at else view
+                    return
             elif self._skip:
                 take = min(self._skip, end - at)
                 self._skip -= take
                 at += take
             else:
-                take = min(self._need - len(self._head), end - at)
-                self._head += view[at : at + take]
-                at += take
-                if len(self._head) == self._need and self._complete():
-                    head, self._head = self._head, bytearray()
-                    self._need = _FIRST
-                    yield Part.HEAD, memoryview(head)
-                    if head[4] in _CARRIERS and not self._payload:
-                        yield Part.END, _NOTHING
+                have = end - at
+                if self._head or have < _CODE or (need := self._needed(view, at, have)) > have:
+                    at += self._gather(view[at:])
+                    if len(self._head) < self._needed(self._head, 0, len(self._head)):
+                        continue
+                    head, self._head = self._head, b""
+                else:  # the whole of it is here: nearly always, and without a copy of each part
+                    head = bytes(view[at : at + need])
+                    at += need
+                carries = self._measure(head)
+                yield _HEAD, head
+                if carries and not self._payload:
+                    yield _LAST, b""
 
-    def _complete(self) -> bool:
-        """The head has all bytes it needed so far: does it need more?"""
-        head, need = self._head, self._need
-        kind = head[4]
-        if need == _FIRST:
-            length = _frame.unpack_from(head)[0]
-            if not 5 <= length <= MAX_PACKET:
-                raise Malformed(f"packet of {length} bytes")
-            self._total = length + 4
-            self._need = min(_WANTED.get(kind, MAX_HEAD), self._total)
-            if kind in _CARRIERS and self._total < _CODE:
-                raise Malformed(f"packet of type {kind} is cut short")
-        elif kind == Type.WRITE and need == _CODE:
-            length = _u32.unpack_from(head, _FIRST)[0]
-            if length > MAX_HANDLE or need + length + 12 > self._total:
-                raise Malformed("handle of a WRITE is too long")
-            self._need = need + length + 12
-        if self._need > need:
-            return False
-        self._payload = 0
+    def _gather(self, view: memoryview) -> int:
+        """Keep what is missing of the head that is known of; how much of `view` that was."""
+        held = len(self._head)
+        missing = view[: self._needed(self._head, 0, held) - held]
+        self._head += missing
+        return len(missing)
+
+    def _needed(self, data: bytes | memoryview, at: int, known: int) -> int:
+        """Bytes of the head that begins at `at`, as far as its first `known` bytes tell."""
+        if known < _FIRST:
+            return _FIRST
+        length: int
+        length, kind = _frame.unpack_from(data, at)
+        if not 5 <= length <= MAX_PACKET:
+            raise Malformed(f"packet of {length} bytes")
+        total = self._total = length + 4
+        need = min(_WANTED.get(kind, MAX_HEAD), total)
         if kind in _CARRIERS:
-            self._payload = _u32.unpack_from(head, need - 4)[0]
-            if self._payload > self._total - need:
-                raise Malformed(f"packet of type {kind} is shorter than its payload")
-        self._skip = self._total - need - self._payload
-        return True
+            if total < _CODE:
+                raise Malformed(f"packet of type {kind} is cut short")
+            if kind == _WRITE and known >= _CODE:
+                handle: int = _u32.unpack_from(data, at + _FIRST)[0]
+                if handle > MAX_HANDLE or _CODE + handle + 12 > total:
+                    raise Malformed("handle of a WRITE is too long")
+                need = _CODE + handle + 12
+        return need
 
-
-_CARRIERS: Final = frozenset({Type.WRITE, Type.DATA})
+    def _measure(self, head: bytes) -> bool:
+        """What follows the head, which is complete: is it payload?"""
+        carries = head[4] in _CARRIERS
+        rest = self._total - len(head)
+        self._payload = _u32.unpack_from(head, len(head) - 4)[0] if carries else 0
+        if self._payload > rest:
+            raise Malformed(f"packet of type {head[4]} is shorter than its payload")
+        self._skip = rest - self._payload
+        return carries
 
 
 class Fields:

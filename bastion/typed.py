@@ -128,7 +128,7 @@ class TypedText:
         return (self._seal(data[:end]) if end else []) + _plain(data[end:])
 
     def _text(self, text: bytes) -> Events:
-        if self._guarded or (self._screen.asks and not self._own):
+        if self._guarded or (not self._own and self._screen.asks):
             self._guarded = True
             self._forget()
             return self._seal(text)
@@ -147,7 +147,7 @@ class TypedText:
         while at < len(keys):
             end = next((i for i in range(at, len(keys)) if keys[i] in _ENDS), len(keys))
             if at < end:
-                hidden = self._guarded or (self._screen.asks and not self._own)
+                hidden = self._guarded or (not self._own and self._screen.asks)
                 events += self._seal(keys[at:end]) if hidden else _plain(keys[at:end])
             if end < len(keys):
                 events += _plain(keys[end : end + 1])

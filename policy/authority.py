@@ -12,7 +12,8 @@ import trio
 from policy.audit import Event, clean
 from policy.conditions import Factor
 from policy.configuration import BadConfiguration, Configuration, read_all
-from policy.conversation import Conversation
+from policy.conversation import Conversation, State
+from policy.couriers import Couriers
 from policy.ledger import Ledger
 from policy.lockouts import Lockouts
 from policy.messages import Refused
@@ -20,12 +21,15 @@ from policy.model import PolicySettings
 from policy.naming import counted, password
 from policy.passwords import Passwords
 from policy.proofs import Proofs
+from policy.rights import Right
 from policy.roster import Roster
 from policy.rules import RuleSet
 from policy.sessions import Live, Sessions
 from policy.sshkeys import PrivateKey
+from policy.standing import OPERATOR, Standing
 from policy.store import Tables
 from policy.store.records import Account, Person, Target
+from policy.ticketing import Ticketing
 from policy.vault import Secret, Vault
 from policy.workers import Workers
 
@@ -49,14 +53,32 @@ class Authority:
     revoked_keys: frozenset[str]  # fingerprints that prove nobody any more
     sessions: Sessions
     lockouts: Lockouts
+    standing: Standing = field(default_factory=Standing)
     workers: Workers = field(default_factory=Workers)
+    couriers: Couriers = field(default_factory=Couriers)
+    tickets: Ticketing = field(default_factory=Ticketing)
     passwords: Passwords = field(default_factory=Passwords)
     proofs: Proofs = field(default_factory=Proofs)
+    alarm: Callable[[Event], None] = field(default=lambda _: None)  # told what people must hear of, once it is kept
+    deciding: trio.Lock = field(default_factory=trio.Lock)  # requests and grants change one after the other
+    awaited: dict[str, trio.Event] = field(default_factory=dict)  # requests that somebody waits for, by id
     _changing: trio.Lock = field(default_factory=trio.Lock)  # memory follows the database in the same order
 
     def factors(self, talk: Conversation) -> tuple[Factor, ...]:
         """What proves the person of a conversation, here and remembered."""
         return self.proofs.factors(talk.person, talk.source, talk.factors, trio.current_time())
+
+    def has_right(self, talk: Conversation, right: Right) -> bool:
+        """By the person's roles of now; an operator on this machine has every right."""
+        if talk.state is State.OPERATOR:
+            return True
+        person = self.roster.person(talk.person)
+        return person is not None and not person.disabled and self.rules.rights.has(right, person.roles)
+
+    def counts(self, name: str) -> bool:
+        """Whether the vote of this person, or operator, still does: not once they are disabled or gone."""
+        person = self.roster.person(name)
+        return name.startswith(OPERATOR) or (person is not None and not person.disabled)
 
     def revoked(self, ca: str, _serial: int, key: str) -> bool:
         """Whether a user certificate was revoked, by the key it certifies or by its CA."""
@@ -84,7 +106,7 @@ class Authority:
 
     async def refuse(
         self, talk: Conversation, event: str, why: str, cause: str, hint: str = "",
-        *, code: int = 77, what: str = "", session: str = "",
+        *, code: int = 77, what: str = "", session: str = "", need: str = "",
     ) -> Refused:  # fmt: skip
         """Say no: `cause` and `hint` to the person, `why` to the audit trail and the log, one `ref` to all three."""
         ref = secrets.token_hex(4)
@@ -94,7 +116,7 @@ class Authority:
         await self.ledger.note(
             Event(event=event, who=talk.who, what=what, why=why, source=talk.source, session=session, ref=ref)
         )
-        return Refused(code=code, cause=clean(cause, 512), hint=clean(hint, 512), ref=ref)
+        return Refused(code=code, cause=clean(cause, 512), hint=clean(hint, 512), ref=ref, need=need)
 
     async def refuse_access(self, talk: Conversation, what: str, why: str) -> Refused:
         """Say no to a name or a right, in words that do not tell which."""

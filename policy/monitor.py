@@ -2,7 +2,8 @@
 
     GATEWAY_NEW --Hello--> PROVING --Verdict(DONE)--> PERSON
     GATEWAY_NEW --Worker--> WORKER        PROVING --Verdict(DISCONNECT)--> OVER
-    ADMIN_NEW --Admin--> OPERATOR
+    ADMIN_NEW --Admin--> OPERATOR         AUDITOR_NEW --Noted--> AUDITOR
+    COURIER_NEW --Courier--> COURIER
 
 What is not in the table for the state, not decodable, too long, or said twice though it counts once, closes that
 socket and nothing else. A handler answers with a reply; a reason crosses the socket, a traceback never does.
@@ -18,13 +19,31 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from policy import access, authenticate, dial, directory, estate, factors, watch
+from policy import (
+    access,
+    asking,
+    authenticate,
+    dial,
+    directory,
+    estate,
+    factors,
+    four_eyes,
+    glass,
+    grants,
+    inquiries,
+    reach,
+    tokens,
+    trail,
+    views,
+    watch,
+)
 from policy import messages as m
 from policy.authority import Authority
 from policy.conversation import Conversation, State, Violation
 from policy.ledger import LedgerError
 from policy.naming import CommandRefused
 from policy.peers import Oversized, receive
+from policy.rights import Right
 
 FIRST_WORD_SECONDS: Final = 10.0
 """From connect to the first request; both our clients speak at once."""
@@ -44,23 +63,34 @@ class Entry:
     once: bool = False  # a second time in a conversation is a violation
     decides: bool = False  # it says yes or no to a person: if it fails, the answer is no
     command: bool = False  # by role; may take long, so others are read meanwhile
-    roles: frozenset[str] = frozenset()  # of which a person needs one; empty: everybody
+    right: Right | None = None  # which a person needs; None: everybody, or the handler looks closer
 
 
-ADMIN: Final = frozenset({"admin"})
-SECURITY: Final = frozenset({"admin", "security"})
-
-
-def _command(handler: Handler, roles: frozenset[str] = ADMIN) -> Entry:
-    return Entry(handler=handler, command=True, roles=roles)
+def _command(handler: Handler, right: Right | None = Right.ADMINISTER) -> Entry:
+    return Entry(handler=handler, command=True, right=right)
 
 
 COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
     {
-        m.Whoami: _command(access.whoami, frozenset()),
-        m.Reachable: _command(access.reachable, frozenset()),
-        m.CaLines: _command(watch.ca_lines, frozenset()),
-        m.MfaList: _command(factors.mfa_list, frozenset()),  # another person's: the handler asks for ADMIN
+        m.Whoami: _command(reach.whoami, None),
+        m.Reachable: _command(reach.reachable, None),
+        m.CaLines: _command(watch.ca_lines, None),
+        m.MfaList: _command(factors.mfa_list, None),  # another person's: the handler asks for the right
+        m.RequestAccess: _command(asking.request_access, None),  # from here on the handlers look at who is who
+        m.RequestAwait: _command(asking.request_await, None),
+        m.RequestList: _command(asking.request_list, None),
+        m.RequestShow: _command(asking.request_show, None),
+        m.RequestCancel: _command(asking.request_cancel, None),
+        m.Decide: _command(asking.decide_request, Right.APPROVE),
+        m.Notices: _command(grants.notices, None),
+        m.GrantAdd: _command(grants.grant_add, None),
+        m.GrantList: _command(grants.grant_list, None),
+        m.GrantRevoke: _command(grants.grant_revoke, None),
+        m.TokenAdd: _command(tokens.token_add, None),
+        m.ReviewList: _command(glass.review_list, Right.AUDIT),
+        m.ReviewWrite: _command(glass.review_write, Right.AUDIT),
+        m.WatchBegin: _command(four_eyes.watch_begin, Right.WATCH),
+        m.WatchEnd: _command(four_eyes.watch_end, Right.WATCH),
         m.PersonAdd: _command(directory.person_add),
         m.PersonSet: _command(directory.person_set),
         m.PersonOffboard: _command(directory.person_offboard),
@@ -77,14 +107,21 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.AccountShow: _command(estate.account_show),
         m.MfaEnrol: _command(factors.mfa_enrol),
         m.MfaReset: _command(factors.mfa_reset),
-        m.Explain: _command(access.explain_access),
-        m.SessionsList: _command(watch.sessions_list, SECURITY),
-        m.SessionKill: _command(watch.session_kill, SECURITY),
-        m.AuditList: _command(watch.audit_list, SECURITY),
-        m.AuditVerify: _command(watch.audit_verify, SECURITY),
+        m.Explain: _command(reach.explain_access),
+        m.WhoCan: _command(inquiries.who_can, Right.AUDIT),
+        m.WhatCan: _command(inquiries.what_can, Right.AUDIT),
+        m.SessionsList: _command(watch.sessions_list, Right.AUDIT),
+        m.SessionKill: _command(watch.session_kill, Right.KILL),
+        m.AuditList: _command(trail.audit_list, Right.AUDIT),
+        m.AuditShow: _command(trail.audit_show, Right.AUDIT),
+        m.AuditExport: _command(trail.audit_export, Right.AUDIT),
+        m.AuditVerify: _command(trail.audit_verify, Right.AUDIT),
         m.Reload: _command(watch.reload),
     }
 )
+
+BY_TOKEN: Final = frozenset({m.Whoami, m.Reachable, m.CaLines})
+"""Commands for who logged in with an access token."""
 
 TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
     {
@@ -93,10 +130,12 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.Worker: Entry(handler=authenticate.worker, once=True),
         },
         State.ADMIN_NEW: {m.Admin: Entry(handler=authenticate.admin, once=True)},
+        State.COURIER_NEW: {m.Courier: Entry(handler=authenticate.courier, once=True)},
         State.PROVING: {
             m.OfferKey: Entry(handler=authenticate.offer_key, decides=True),
             m.ProveKey: Entry(handler=authenticate.prove_key, decides=True),
             m.TryPassword: Entry(handler=authenticate.try_password, decides=True),
+            m.TryToken: Entry(handler=authenticate.try_token, decides=True),
             m.AskCode: Entry(handler=authenticate.ask_code, decides=True),
             m.AnswerCode: Entry(handler=authenticate.answer_code, decides=True),
         },
@@ -112,7 +151,13 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             **COMMANDS,
         },
         State.WORKER: {m.Scanned: Entry(handler=authenticate.scanned)},
+        State.COURIER: {m.Called: Entry(handler=authenticate.called)},
         State.OPERATOR: COMMANDS,
+        State.AUDITOR_NEW: {m.Viewing: Entry(handler=views.viewing, decides=True)},
+        State.AUDITOR: {
+            m.Viewing: Entry(handler=views.viewing, decides=True),
+            m.Viewed: Entry(handler=views.viewed, decides=True),
+        },
         State.OVER: {},
     }
 )
@@ -146,18 +191,22 @@ async def _hang_up(desk: Authority, talk: Conversation) -> None:
     talk.state = State.OVER
     talk.close()
     desk.workers.leave(talk)
+    for live in desk.sessions.watched_by(talk):
+        await desk.sessions.unwatch(live, talk)
+    desk.couriers.leave(talk)
     with trio.CancelScope(shield=True), trio.move_on_after(HANG_UP_SECONDS):
         try:
             await desk.sessions.end_conversation(talk)
+            await views.cut_off(desk, talk)
         except LedgerError as error:
-            talk.log().error("sessions-not-ended", error=str(error))
+            talk.log().error("ends-not-noted", error=str(error))
 
 
 async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery, turns: trio.CapacityLimiter) -> None:
     began = trio.current_time()
     while talk.state is not State.OVER:
         patience = {State.PROVING: PROVING_SECONDS}.get(talk.state)
-        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW):
+        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW):
             patience = FIRST_WORD_SECONDS
         with trio.move_on_at(began + patience) if patience else trio.CancelScope() as waiting:
             try:
@@ -202,7 +251,7 @@ def admit(talk: Conversation, data: bytes) -> tuple[int, m.Request, Entry]:
 async def answer(desk: Authority, talk: Conversation, request: m.Request, entry: Entry) -> m.Reply | None:
     """The handler's reply, or the refusal that its failure means."""
     try:
-        if entry.command and (refused := await _check_roles(desk, talk, request, entry)) is not None:
+        if entry.command and (refused := await _check_right(desk, talk, request, entry)) is not None:
             return refused
         return await entry.handler(desk, talk, request)
     except CommandRefused as error:
@@ -231,17 +280,23 @@ async def _command_task(
         done()
 
 
-async def _check_roles(desk: Authority, talk: Conversation, request: m.Request, entry: Entry) -> m.Refused | None:
+async def _check_right(desk: Authority, talk: Conversation, request: m.Request, entry: Entry) -> m.Refused | None:
     """Roles as they are now, not as they were at login. An operator on this machine may do everything."""
     if talk.state is State.OPERATOR:
         return None
-    person = desk.roster.person(talk.person)
-    if person is not None and not person.disabled and (not entry.roles or entry.roles & person.roles):
-        return None
     name = type(request).__name__
+    if talk.token and type(request) not in BY_TOKEN:
+        # Attack: a token of an administrator for one session on one machine, used to make more persons like its finder.
+        return await desk.refuse(
+            talk, "command-refused", "logged in with a token", "a token leads to one account, and to nothing else",
+            "log in with your key", what=name,
+        )  # fmt: skip
+    person = desk.roster.person(talk.person)
+    if person is not None and not person.disabled and (entry.right is None or desk.has_right(talk, entry.right)):
+        return None
     return await desk.refuse(
-        talk, "command-refused", f"needs role {' or '.join(sorted(entry.roles))}", "you may not do this",
-        "ask a person with the role admin", what=name,
+        talk, "command-refused", f"needs the right `{entry.right}`", "you may not do this",
+        "ask an administrator of this bastion", what=name,
     )  # fmt: skip
 
 

@@ -84,7 +84,7 @@ encode = _encoder.encode
 """message -> bytes."""
 
 
-def decode_request(data: bytes) -> Request:
+def decode_request(data: bytes | memoryview) -> Request:
     """Bytes from a gateway; msgspec.MsgspecError if they are no request."""
     try:
         return _requests.decode(data)
@@ -92,7 +92,7 @@ def decode_request(data: bytes) -> Request:
         raise msgspec.DecodeError(str(exc)) from None
 
 
-def decode_reply(data: bytes) -> Reply:
+def decode_reply(data: bytes | memoryview) -> Reply:
     """Bytes from recorderd; msgspec.MsgspecError if they are no reply."""
     try:
         return _replies.decode(data)

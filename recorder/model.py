@@ -96,6 +96,7 @@ class Start(Note):
 
     kind: str
     command: bytes = b""  # command line, or name of the subsystem
+    more: bool = False  # it is too long for an event, and goes on in the next START of this channel
     term: bytes = b""  # TERM of its terminal; empty: there is none
     columns: int = 0
     rows: int = 0
@@ -149,7 +150,7 @@ class AgentNote(Note):
 class AccessNote(Note):
     """What was decided while the session lived, and how it ended."""
 
-    what: str  # granted | allowed | denied | warned | ended
+    what: str  # granted | allowed | denied | warned | frozen | thawed | ended
     kind: str = ""
     detail: bytes = b""
     rule: str = ""

@@ -3,7 +3,7 @@
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from bastion.errors import BastionError
+from bastion.errors import BastionError, PeerError
 from bastion.requests import string, strings
 from bastion.ssh.channels import CLOSE, EOF, FAILURE, REQUEST, End, Flow
 from bastion.ssh.sessions import CONFIRMATION, OPEN
@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from bastion.ssh.relay import Relay
 
 _NUMBERS: Final = Struct(">III")
-_U32: Final = Struct(">I")
+
+
+def refuse(end: End, payload: bytes) -> None:
+    """A request on a channel that has none: no, if it wants an answer (RFC 4254 section 5.4)."""
+    try:
+        _, at = string(payload, 0)
+        if payload[at]:
+            end.send(FAILURE)
+    except (IndexError, ValueError):
+        raise PeerError("malformed channel request") from None
 
 
 class ForwardChannel:
@@ -35,6 +44,7 @@ class ForwardChannel:
     def open(self, leg: "Leg", kind: bytes, window: int, rest: bytes) -> None:
         """Ask the other side, with the opener's own window and packet size."""
         self._other = End(leg, self)
+        self._other.granted = window
         leg.packets.send(
             OPEN, strings(kind) + _NUMBERS.pack(self._other.number, window, self._opener.max_packet) + rest
         )
@@ -42,11 +52,13 @@ class ForwardChannel:
     def opened(self, end: End, window: int, rest: bytes) -> None:
         recording, tap = self._relay.recording, self._tap
         there, back = (tap.user, tap.target) if self._by_user else (tap.target, tap.user)
-        self._opener.flow = Flow(end, recording, self._number, there)
-        end.flow = Flow(self._opener, recording, self._number, back)
-        self._flows = self._opener.flow, end.flow
-        confirmation = _NUMBERS.pack(self._opener.number, window, end.max_packet) + rest
-        end.flow.put(tap.start(), CONFIRMATION, confirmation)
+        self._flows = Flow(end, recording, self._number, there), Flow(self._opener, recording, self._number, back)
+        self._opener.link(self._flows[0])
+        end.link(self._flows[1])
+        self._opener.granted = window
+        confirmation = _NUMBERS.pack(self._opener.number, window, end.max_packet)  # none of these kinds has more
+        self._relay.standstill.opened(self)
+        self._flows[1].put(tap.start(), CONFIRMATION, confirmation)
 
     def open_failed(self, end: End, code: int, reason: str) -> None:
         self._other = None
@@ -69,9 +81,7 @@ class ForwardChannel:
         elif kind == CLOSE:
             flow.put(self._closing(), CLOSE, b"")
         elif kind == REQUEST:
-            _, at = string(payload, 0)
-            if payload[at : at + 1] != b"\0":
-                end.send(FAILURE)
+            refuse(end, payload)
 
     def _broken(self, end: End) -> None:
         # Attack: a guess at the number of a channel that is not open yet.
@@ -107,6 +117,13 @@ class ForwardChannel:
             flow.to.send(CLOSE)
         self._gone()
 
+    def ends(self) -> list[End]:
+        return [end for end in (self._opener, self._other) if end is not None and end.number >= 0]
+
+    def tell(self, text: str, *, terminals_only: bool = False) -> bool:
+        """There is nobody to read it."""
+        return False
+
     def _closing(self) -> list[tuple[int, bytes]]:
         if self._done:
             return []
@@ -123,12 +140,3 @@ class ForwardChannel:
             return 0, 0
         there, back = (flow.bytes for flow in self._flows)
         return (there, back) if self._by_user else (back, there)
-
-
-def destination(rest: bytes) -> tuple[bytes, int, bytes]:
-    """Host, port and origin of a direct-tcpip or forwarded-tcpip channel (RFC 4254 section 7.2)."""
-    host, at = string(rest, 0)
-    (port,) = _U32.unpack_from(rest, at)
-    source, at = string(rest, at + 4)
-    (source_port,) = _U32.unpack_from(rest, at)
-    return host, port, source + b":%d" % source_port

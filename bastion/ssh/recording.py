@@ -10,8 +10,9 @@ from typing import Final
 import msgspec
 
 from bastion.errors import RecorderLost
-from bastion.session import Session
+from bastion.session import WINDOW, Session
 from bastion.ssh.burst import burst, gathered, settle
+from bastion.ssh.pace import SMALL, pace
 from recorder.messages import (
     MAX_MESSAGE,
     Ack,
@@ -28,12 +29,13 @@ from recorder.messages import (
 )
 
 SOCKET: Final = "recorderd.sock"
+FIRST_WORD: Final = 5.0
+"""Seconds for an answer to Open or Status, which come in milliseconds unless the disk hangs: a person waits."""
 PATIENCE: Final = 10.0
-"""Seconds for an answer to Open, Status or End; recorderd answers in milliseconds unless its disk hangs."""
-STALLED: Final = 30.0
-"""Seconds that recorderd may owe an acknowledgement before the session ends: nothing moves meanwhile anyway."""
+"""Seconds for an answer to End, which may have a segment to compact and three files to sync."""
 _BEHIND: Final = 1024
 """Acknowledgements that may stand before recorderd's last word; more fit into no socket."""
+_reply = memoryview(bytearray(MAX_MESSAGE + 1))  # the one being looked at: to make room for each would cost more
 _AGAIN = "start it again: systemctl restart bastion-recorderd"
 
 
@@ -42,6 +44,7 @@ class Recording:
 
     def __init__(self, sock: socket.socket, session: Session, on_lost: Callable[[RecorderLost], None]) -> None:
         self._sock = sock
+        self._fileno = sock.fileno()  # asyncio makes a text of a socket object each time it does not know it yet
         self._session = session
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -65,7 +68,7 @@ class Recording:
             raise RecorderLost(f"the recording cannot start: {_cause(reply)}", "tell the people who run this bastion")
         recording = cls(sock, session, on_lost)
         recording.file = reply.file
-        recording._loop.add_reader(sock, recording._readable)
+        recording._loop.add_reader(recording._fileno, recording._readable)
         return recording
 
     # --- sending ------------------------------------------------------------------------------------
@@ -93,11 +96,16 @@ class Recording:
         self._dirty = False
         if self._closed or self._ended is not None:
             return  # numbered and never written: what it belongs to is never sent on
-        if self._session.has_pending and not self._owes_since:
-            self._owes_since = self._loop.time()
-        for append in self._session.take():
+        session = self._session
+        for append in session.take():
             self._send(encode(append))
-        self._press()
+        if session.owed:
+            now = self._loop.time()
+            self._owes_since = self._owes_since or now
+            if session.owed <= SMALL:
+                pace.typed(now)
+            elif session.owed > WINDOW:
+                self._press()
 
     def _send(self, message: bytes) -> None:
         if not self._queue:
@@ -105,7 +113,7 @@ class Recording:
                 self._sock.send(message)
                 return
             except BlockingIOError:
-                self._loop.add_writer(self._sock, self._writable)
+                self._loop.add_writer(self._fileno, self._writable)
             except OSError as error:
                 self._lose(self._last_words(error))
                 return
@@ -122,7 +130,7 @@ class Recording:
         except OSError as error:
             self._lose(self._last_words(error))
             return
-        self._loop.remove_writer(self._sock)
+        self._loop.remove_writer(self._fileno)
 
     # --- what comes back ----------------------------------------------------------------------------
 
@@ -130,8 +138,7 @@ class Recording:
         newest = 0
         try:
             while True:
-                data = self._sock.recv(MAX_MESSAGE + 1)
-                reply = _decoded(data)
+                reply = _decoded(_reply[: self._sock.recv_into(_reply)])
                 if isinstance(reply, Ack):
                     newest = max(newest, reply.seq)
                     if newest == self._session.sent and self._ended is None:
@@ -172,7 +179,8 @@ class Recording:
             if not self._session.acknowledge(seq):
                 self._lose("it acknowledges what it was never sent")
         self._owes_since = self._loop.time() if self._session.owed else 0.0
-        self._press()
+        if self._behind:
+            self._press()
 
     def _press(self) -> None:
         behind = self._session.is_behind if not self._behind else not self._session.has_caught_up
@@ -180,10 +188,10 @@ class Recording:
             self._behind = behind
             self.on_pressure(behind)
 
-    def check(self) -> None:
-        """Called each second: a recorder that is stopped ends the session, as one that is lost does."""
-        if self._owes_since and self._loop.time() - self._owes_since > STALLED:
-            self._lose(f"recorderd has not answered for {STALLED:g} seconds")
+    def check(self, stall: float) -> None:
+        """Called each second: a recorder that owes an acknowledgement for `stall` seconds is as good as lost."""
+        if self._owes_since and self._loop.time() - self._owes_since > stall:
+            self._lose(f"recorderd has not answered for {stall:g} seconds")
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -206,8 +214,8 @@ class Recording:
         if self._closed:
             return
         self._closed = True
-        self._loop.remove_reader(self._sock)
-        self._loop.remove_writer(self._sock)
+        self._loop.remove_reader(self._fileno)
+        self._loop.remove_writer(self._fileno)
         self._sock.close()
         self._queue.clear()
         if self._ended is not None and not self._ended.done():
@@ -233,10 +241,13 @@ async def health(run: Path) -> Health:
 
 async def _first_word(run: Path, request: Open | Status) -> tuple[socket.socket, Reply | None]:
     loop = asyncio.get_running_loop()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.setblocking(False)
     try:
-        async with asyncio.timeout(PATIENCE):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise RecorderLost(f"recorderd cannot be asked: {why}", "try again later") from None
+    try:
+        async with asyncio.timeout(FIRST_WORD):
             await loop.sock_connect(sock, str(run / SOCKET))
             await loop.sock_sendall(sock, encode(request))
             return sock, _decoded(await loop.sock_recv(sock, MAX_MESSAGE + 1))
@@ -245,13 +256,13 @@ async def _first_word(run: Path, request: Open | Status) -> tuple[socket.socket,
         raise
     except TimeoutError:
         sock.close()
-        raise RecorderLost(f"recorderd did not answer within {PATIENCE:g} seconds", _AGAIN) from None
+        raise RecorderLost(f"recorderd did not answer within {FIRST_WORD:g} seconds", _AGAIN) from None
     except OSError as error:
         sock.close()
         raise RecorderLost(f"recorderd is not there: {(error.strerror or str(error)).lower()}", _AGAIN) from None
 
 
-def _decoded(data: bytes) -> Reply | None:
+def _decoded(data: bytes | memoryview) -> Reply | None:
     if not data or len(data) > MAX_MESSAGE:
         return None
     try:

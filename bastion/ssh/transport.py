@@ -13,15 +13,18 @@ the packets and `End.process_packet` is where they arrive: slower, the same mess
 import asyncio
 from collections.abc import Callable
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final, cast
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncssh
+from asyncssh.constants import DISC_PROTOCOL_ERROR
 from asyncssh.misc import DisconnectError, ProtocolError
 from cryptography.exceptions import InvalidTag
 
 from bastion.ssh.burst import burst, gathered, settle
-from bastion.ssh.channels import DATA, End
+from bastion.ssh.channels import DATA
 from bastion.ssh.gcm import TAG, Gcm
+from bastion.ssh.pace import READ, pace
 
 if TYPE_CHECKING:
     from bastion.ssh.connections import PacketConnection
@@ -31,19 +34,22 @@ VERSIONS: Final = frozenset({"2.24.1"})
 
 MAX_PACKET: Final = 256 * 1024
 """Bytes of one packet, as asyncssh; RFC 4253 asks for 35,000."""
-READ: Final = 256 * 1024
-"""Bytes of one read. Less costs system calls, more makes other people's keystrokes wait (measured)."""
 CHUNK: Final = READ + MAX_PACKET
 """Bytes gathered for one write."""
 HIGH_WATER: Final = 512 * 1024
 """Bytes a slow peer may leave in our write buffer before what feeds it is paused; then 2 GiB windows are harmless."""
+FLOOD: Final = 4 * 1024 * 1024
+"""Bytes that may wait for a peer before we read no more from it. What the other leg sends stops at HIGH_WATER and what
+is being recorded at 2 MiB, so this much is our answers to somebody who does not take them."""
 _SPARE: Final = 8
 """Write buffers kept for reuse: one per leg that one read or acknowledgement feeds."""
 
 _LENGTH: Final = Struct(">I")
 _HEAD: Final = Struct(">BBII")  # padding length, message, channel, length of data
 _MIN_BODY: Final = 16
-_NO_PADDING: Final = bytes(255)
+_NO_PADDING: Final = [bytes(size) for size in range(256)]
+_UNREAD: Final = "answers that nobody reads"
+_KEPT: Final = 256  # bytes of memory that a message kept for later takes beside its own
 
 
 def check_version() -> None:
@@ -59,7 +65,7 @@ _plain = bytearray(MAX_PACKET + 64)
 _plain_view = memoryview(_plain)
 _outgoing = bytearray(MAX_PACKET + 64)
 _outgoing_view = memoryview(_outgoing)
-_spare: list[bytearray] = []
+_spare: list[memoryview] = []
 
 
 class PacketTransport(asyncio.BufferedProtocol):
@@ -71,8 +77,9 @@ class PacketTransport(asyncio.BufferedProtocol):
         self.transport: Any = None
         self._rest = b""  # of a packet that has not come whole
         self._paused: set[object] = set()  # why nothing is read
-        self._chunk: bytearray | None = None
+        self._chunk: memoryview | None = None
         self._used = 0
+        self._over = False
         self._socket_full = False
         self._deferred = 0  # bytes that asyncssh keeps until keys are exchanged
         self.full = False  # the peer does not take what we send
@@ -89,7 +96,7 @@ class PacketTransport(asyncio.BufferedProtocol):
         kept = len(self._rest)
         if kept:
             _received_view[:kept] = self._rest
-        return _received_view[kept : kept + READ]
+        return _received_view[kept : kept + pace.read_size(monotonic())]
 
     def buffer_updated(self, nbytes: int) -> None:
         self._run(len(self._rest) + nbytes)
@@ -118,6 +125,7 @@ class PacketTransport(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._socket_full = False
         self._check_full()
+        self.resume(_UNREAD)
 
     def _check_full(self) -> None:
         full = self._socket_full or self._deferred > HIGH_WATER
@@ -158,20 +166,24 @@ class PacketTransport(asyncio.BufferedProtocol):
             try:
                 used = self._process(filled)
             except DisconnectError as error:
-                used = filled
+                used, self._over = filled, True
                 connection._send_disconnect(error.code, error.reason, error.lang)
                 connection._force_close(error)
             except Exception:
-                used = filled
+                used, self._over = filled, True
                 connection.internal_error()
             self._rest = bytes(_received_view[used:filled]) if used < filled else b""
         if self._rest and connection.is_busy():
             self.pause(self)  # Attack: a peer that floods us while policyd is asked. It waits for `go_on`.
+        if self._socket_full and self.transport.get_write_buffer_size() > FLOOD:
+            self.pause(_UNREAD)  # Attack: requests without end from a peer that does not read the answers.
 
     def _process(self, filled: int) -> int:
         """Take `filled` bytes of the buffer; how many were used."""
         connection, at = self.connection, 0
         while True:
+            if self._over:
+                return filled  # what comes behind the end was never looked at, nor counted: it would fit no key
             if connection.is_busy():
                 return at  # it awaits something; `go_on` follows
             if not connection.is_fast():
@@ -200,9 +212,11 @@ class PacketTransport(asyncio.BufferedProtocol):
     def _open_packets(self, at: int, filled: int) -> tuple[int, bool]:
         """Open packets from `at` on: where the first one that was not taken begins, and whether asyncssh must."""
         connection = self.connection
-        cipher = cast("Gcm", connection._recv_encryption)
+        cipher = connection._recv_encryption
+        assert isinstance(cipher, Gcm)
         decrypt, fixed, counter = cipher.aes.decrypt_into, cipher.fixed, cipher.counter
-        ends, taken = cast("dict[int, End]", connection._channels), 0
+        ends: dict[int, Any] = connection._channels
+        taken = 0
         connection.heard()
         try:
             while filled - at >= _MIN_BODY + 4 + TAG:
@@ -235,10 +249,9 @@ class PacketTransport(asyncio.BufferedProtocol):
                     raise ProtocolError("data of a channel message does not fill it")
                 elif not end.data(_plain_view[10 : 10 + size]):
                     # Nobody waits for it: on to the other leg, out of this buffer.
-                    assert end.flow is not None
                     other = end.flow.to
                     if (leg := other.leg.packets).is_ready():
-                        _plain[length - padding : length] = _NO_PADDING[:padding]
+                        _plain[length - padding : length] = _NO_PADDING[padding]
                         _LENGTH.pack_into(_plain, 2, other.remote)
                         leg.seal(body)
                     else:
@@ -272,7 +285,7 @@ class PacketTransport(asyncio.BufferedProtocol):
         padding = -(len(payload) + 2) % 16
         if padding < 4:
             padding += 16
-        self.seal(b"".join((bytes((padding, kind)), payload, _NO_PADDING[:padding])))
+        self.seal(b"".join((bytes((padding, kind)), payload, _NO_PADDING[padding])))
 
     def send_data(self, channel: int, data: bytes | memoryview) -> None:
         """One message of channel data, at most MAX_PACKET."""
@@ -288,14 +301,17 @@ class PacketTransport(asyncio.BufferedProtocol):
         self._make_room(10 + size + padding + 4 + TAG)
         _HEAD.pack_into(_outgoing, 0, padding, DATA, channel, size)
         _outgoing[10 : 10 + size] = data
-        _outgoing[10 + size : 10 + size + padding] = _NO_PADDING[:padding]
+        _outgoing[10 + size : 10 + size + padding] = _NO_PADDING[padding]
         self.seal(_outgoing_view[: 10 + size + padding])
 
     def _defer(self, size: int) -> None:
         # Attack: begin a key exchange, never go on with it, and have the other leg send.
         if not self.connection._kex_complete:
-            self._deferred += size
+            self._deferred += size + _KEPT
             self._check_full()
+            if self._deferred > FLOOD and self.connection._transport is not None:
+                # Attack: the same, with requests that we have to answer. To read no more would be no end.
+                self.connection.disconnect(DISC_PROTOCOL_ERROR, "too much was asked before keys were exchanged")
 
     def deferred_sent(self) -> None:
         """Keys are exchanged; what waited for that is on its way."""
@@ -305,11 +321,14 @@ class PacketTransport(asyncio.BufferedProtocol):
     def seal(self, body: bytes | memoryview) -> None:
         """Encrypt one packet body into what is gathered for this leg."""
         connection = self.connection
-        cipher = cast("Gcm", connection._send_encryption)
+        cipher = connection._send_encryption
+        assert isinstance(cipher, Gcm)
         length = len(body)
-        out = self._reserve(length + 4 + TAG)
-        _LENGTH.pack_into(out, 0, length)
-        cipher.aes.encrypt_into(cipher.nonce(), body, out[:4], out[4:])
+        size = length + 4 + TAG
+        chunk, start = self._make_room(size), self._used
+        end = self._used = start + size
+        _LENGTH.pack_into(chunk, start, length)
+        cipher.aes.encrypt_into(cipher.nonce(), body, chunk[start : start + 4], chunk[start + 4 : end])
         connection._send_seq = (connection._send_seq + 1) & 0xFFFFFFFF
         connection._rekey_bytes_sent += length
         settle()
@@ -319,39 +338,36 @@ class PacketTransport(asyncio.BufferedProtocol):
 
     def write(self, data: bytes) -> None:
         """Bytes that asyncssh has sealed, in order with ours."""
-        if len(data) > CHUNK:
+        size = len(data)
+        if size > CHUNK:
             self.flush()
             self.transport.write(data)
             return
-        self._reserve(len(data))[:] = data
+        chunk, start = self._make_room(size), self._used
+        self._used = start + size
+        chunk[start : self._used] = data
         settle()
 
-    def _make_room(self, size: int) -> bytearray:
+    def _make_room(self, size: int) -> memoryview:
         """What is gathered, with room for `size` bytes more."""
         if self._chunk is None or self._used + size > CHUNK:
             self.flush()
-            self._chunk = _spare.pop() if _spare else bytearray(CHUNK)
+            self._chunk = _spare.pop() if _spare else memoryview(bytearray(CHUNK))
             gathered(self)
         return self._chunk
-
-    def _reserve(self, size: int) -> memoryview:
-        chunk = self._make_room(size)
-        start = self._used
-        self._used += size
-        return memoryview(chunk)[start : start + size]
 
     def flush(self) -> None:
         chunk, used = self._chunk, self._used
         if chunk is None:
             return
         self._chunk, self._used = None, 0
-        transport, view = self.transport, memoryview(chunk)[:used]
+        transport = self.transport
         if transport is None or transport.is_closing():
             pass
         elif transport.get_write_buffer_size():
-            transport.write(bytes(view))
+            transport.write(bytes(chunk[:used]))
         else:
-            transport.write(view)
+            transport.write(chunk[:used])
             if transport.get_write_buffer_size():
                 return  # From Python 3.12 on the transport keeps the view itself, not a copy of the rest.
         if len(_spare) < _SPARE:

@@ -20,8 +20,9 @@ from asyncssh.constants import MSG_IGNORE
 from bastion.ssh import transport, upstream
 from bastion.ssh.burst import burst
 from bastion.ssh.channels import CLOSE, DATA, EOF, REQUEST, WINDOW_ADJUST
-from bastion.ssh.connections import ClientConnection, ServerConnection
+from bastion.ssh.connections import ClientConnection, ServerConnection, _Warnings
 from bastion.ssh.gcm import TAG, Gcm
+from bastion.ssh.pace import READ
 from bastion.ssh.transport import HIGH_WATER, MAX_PACKET, PacketTransport
 from recorder.model import Kind
 from tests.bastion.aio import asynchronous, quiet, until
@@ -62,6 +63,7 @@ async def test_every_private_part_that_is_used_exists(tmp_path: Path) -> None:
                 missing = [name for name in PRIVATE if not hasattr(connection, name)]
                 assert missing == []
                 assert type(connection._recv_encryption) is Gcm
+                assert type(connection.logger) is _Warnings, "asyncssh formats what nobody reads"
                 assert connection._max_recv_pktlen == MAX_PACKET, "asyncssh refuses what we do, at the same size"
     for ours, theirs in ((ServerConnection, asyncssh.SSHServerConnection),
                          (ClientConnection, asyncssh.SSHClientConnection)):  # fmt: skip
@@ -228,7 +230,7 @@ async def test_a_flood_while_asyncssh_awaits_something_is_not_kept(fast: bool, t
             for _ in range(16):
                 client._transport.write(flooding)
             await quiet(50)
-            assert len(door._inpbuf) + len(door.packets._rest) <= 2 * MAX_PACKET + transport.READ
+            assert len(door._inpbuf) + len(door.packets._rest) <= 2 * MAX_PACKET + READ
             assert door.packets._paused, "it waits"
             assert not door.is_closed(), "it is not cut: a busy policyd is no fault of the client"
             client.abort()

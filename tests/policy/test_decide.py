@@ -27,7 +27,8 @@ ALICE = Facts(
 
 
 def rules(*bodies: str) -> RuleSet:
-    return parse_rules("\n".join(f'[[rule]]\nname = "r{index}"\n{body}' for index, body in enumerate(bodies)))
+    text = "\n".join(f'[[rule]]\nname = "r{index}"\n{body}' for index, body in enumerate(bodies))
+    return parse_rules(f'{text}\n[tickets.jira]\nkind = "file"\nfile = "tickets.toml"\nstatus = ["approved"]')
 
 
 def rule(who='who = { roles = ["dba"] }', where='where = { labels = { env = "prod" } }', **more: str) -> str:
@@ -216,7 +217,7 @@ def test_what_is_missing_can_be_brought_along():
     for facts in (replace(ALICE, roles=frozenset()), replace(ALICE, known=False), replace(ALICE, disabled=True)):
         assert not attainable(decide(rules(f"{rule()}\nrequire = {{ reason = true }}"), facts))
     assert not attainable(decide(rules(rule(), FORBID), ALICE))
-    assert not attainable(decide(rules(f"{rule()}\nrequire = {{ approval = {{ by = ['lead'] }} }}"), ALICE))
+    assert attainable(decide(rules(f"{rule()}\nrequire = {{ approval = {{ by = ['lead'] }} }}"), ALICE))
     one_of_two = rules(f"{rule()}\nfrom = ['192.0.2.0/24']", f"{rule()}\nrequire = {{ reason = true }}")
     assert attainable(decide(one_of_two, ALICE))
 

@@ -847,6 +847,18 @@ def test_a_second_policyd_does_not_start(policyd):
 
 
 def test_sockets_are_for_their_group(policyd):
-    for name in ("policyd.sock", "policyd-admin.sock"):
+    for name in ("policyd.sock", "policyd-admin.sock", "policyd-audit.sock"):
         assert (policyd.home / "run" / name).stat().st_mode & 0o777 == 0o660
     assert hello().source == SOURCE
+
+
+def test_one_connection_may_have_many_sessions_one_after_the_other(policyd):
+    """A ControlMaster lives all day: only those that are open count against its limit."""
+    peer = policyd.login("alice")
+    for _ in range(70):
+        grant = peer.ask(m.Authorize(account="root", target="web1"))
+        assert isinstance(grant, m.Grant), grant.cause
+        peer.ask(m.SessionEnded(session=grant.session, reason="closed"))
+    grants = [peer.ask(m.Authorize(account="root", target="web1")) for _ in range(65)]
+    assert [isinstance(one, m.Grant) for one in grants] == [True] * 64 + [False]
+    peer.close()

@@ -1,0 +1,37 @@
+"""How much one read takes: less while somebody types, because their keys wait behind it. Of one process. Pure.
+
+A key and its echo pass the gateway four times (both legs, two acknowledgements), each time behind the read that is
+under way. 256 KiB with their hash take half a millisecond, 64 KiB an eighth of it, at a fifth more CPU a byte.
+"""
+
+from typing import Final
+
+READ: Final = 256 * 1024
+"""Bytes of one read. Less costs system calls, more makes other people's keystrokes wait (measured)."""
+SHARED: Final = 64 * 1024
+"""Bytes of one read while somebody types."""
+LULL: Final = 1.0
+"""Seconds after the last small event after which nobody is considered typing: the slowest typist is faster."""
+SMALL: Final = 2048
+"""Bytes owed to a recording, overhead counted, up to which it is that of somebody who types."""
+
+
+class Pace:
+    """`now` in seconds of the event loop's clock."""
+
+    __slots__ = ("_typed",)
+
+    def __init__(self) -> None:
+        self._typed = -LULL
+
+    def typed(self, now: float) -> None:
+        """A key or its echo has passed."""
+        self._typed = now
+
+    def read_size(self, now: float) -> int:
+        """Bytes that the next read may take."""
+        return SHARED if now - self._typed < LULL else READ
+
+
+pace: Final = Pace()
+"""That of this process."""
