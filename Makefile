@@ -11,7 +11,7 @@ PACKAGES := python3-venv openssh-server openssh-client putty-tools dropbear-bin 
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 
-.PHONY: help setup demo run packages test check e2e bench fuzz vectors lock deb
+.PHONY: help setup demo run packages test check e2e mutants bench fuzz vectors lock deb
 help:      ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
@@ -48,7 +48,7 @@ packages:   ## install what the tests drive (apt, as root or with sudo), or name
 	$$sudo apt-get update -qq && \
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
-test: packages check   ## everything that shows the project works
+test: packages check mutants   ## everything that shows the project works
 	$(PYTHON) -m pytest -q -n 2 -m e2e
 	@echo "all tests passed"
 
@@ -61,6 +61,9 @@ check: setup   ## format, lint, types, import contracts, unit tests: what CI run
 
 e2e: setup   ## real clients and servers through a running bastion
 	$(PYTHON) -m pytest -q -n 2 -m e2e
+
+mutants: setup   ## remove each guard of the lists in tests/mutation: a named test must fail
+	$(PYTHON) -m tests.mutation
 
 bench: setup   ## the figures of the README, measured on this machine
 	$(PYTHON) -m tests.bench --markdown build/bench.md

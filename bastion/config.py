@@ -9,14 +9,14 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from bastion.errors import BastionError
-from bastion.settings import SshSettings
+from bastion.settings import CourierSettings, SshSettings
 from bastion.toml_lines import KeyPath, key_lines, line_of
 from policy.model import PolicySettings
 from recorder.model import RecorderSettings
@@ -42,6 +42,7 @@ class Settings:
     ssh: SshSettings
     policy: PolicySettings
     recorder: RecorderSettings
+    courier: CourierSettings = field(default_factory=CourierSettings)
 
     @property
     def state(self) -> Path:
@@ -97,6 +98,7 @@ TABLES: Final[dict[str, type[msgspec.Struct]]] = {
     "ssh": SshSettings,
     "policy": PolicySettings,
     "recorder": RecorderSettings,
+    "courier": CourierSettings,
 }
 _SECRET_KEYS: Final = {"database"}  # its URL may carry a password: the value never appears in a message
 
@@ -131,6 +133,8 @@ def parse(path: Path) -> tuple[Settings | None, list[Problem], dict[KeyPath, int
         return None, [problem], {}
     try:
         tables = tomllib.loads(text)
+    except RecursionError:
+        return None, [Problem(file=str(path), line=1, key="", text="is nested too deeply")], {}
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"\(at line (\d+)", str(error))
         words = re.sub(r" \(at .*\)$", "", str(error))
@@ -192,17 +196,17 @@ def _convert(
     """Each key on its own, so that one wrong value does not hide the next."""
     good: dict[str, Any] = {}
     problems = []
-    for field in msgspec.structs.fields(struct):
-        if field.name in table:
+    for entry in msgspec.structs.fields(struct):
+        if entry.name in table:
             try:
-                good[field.name] = msgspec.convert(table[field.name], field.type)
+                good[entry.name] = msgspec.convert(table[entry.name], entry.type)
             except msgspec.ValidationError as error:
                 want = re.match(r"Expected (.+?)(?:, got .+?)?(?: - at .+)?$", str(error))
                 problems.append(
                     Problem(
-                        file=str(path), line=line_of(lines, (name, field.name)), key=f"{name}.{field.name}",
-                        text="wrong value", got=_shown(field.name, table[field.name]),
-                        want=_choices(field.type) or (want[1] if want else _lower(str(error))),
+                        file=str(path), line=line_of(lines, (name, entry.name)), key=f"{name}.{entry.name}",
+                        text="wrong value", got=_shown(entry.name, table[entry.name]),
+                        want=_choices(entry.type) or (want[1] if want else _lower(str(error))),
                     )
                 )  # fmt: skip
     return (None if problems else struct(**good)), problems

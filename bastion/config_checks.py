@@ -24,7 +24,7 @@ from bastion.config import Settings
 MAX_SOCKET_PATH: Final = 107
 """Bytes of a path in sockaddr_un (unix(7)), without the final zero."""
 
-LONGEST_SOCKET: Final = "policyd-admin.sock"
+LONGEST_SOCKET: Final = "policyd-courier.sock"
 MIN_RSA_BITS: Final = 3072
 MAX_KEY_FILE: Final = 64 * 1024  # bytes; a 16384-bit RSA key takes 13 KiB
 
@@ -47,6 +47,7 @@ def surroundings(settings: Settings) -> Iterator[Trouble]:
     yield from _numbers(settings)
     yield from _policy(settings)
     yield from _auditors(settings)
+    yield from _courier(settings)
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -124,6 +125,7 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "ssh.startups_begin": (1, 10_000),
     "ssh.startups_rate": (0, 100),
     "ssh.dial": (1, 600),
+    "ssh.stall": (5, 300),
     "ssh.channels": (1, 1000),
     "ssh.keepalive": (1, 3600),
     "policy.certificate_minutes": (1, 24 * 60),
@@ -183,6 +185,14 @@ def _auditors(settings: Settings) -> Iterator[Trouble]:
             yield Trouble("recorder.auditors", f"`{path}` is of the wrong kind", type(key).__name__, "X25519")
     if len(set(settings.recorder.auditors)) < len(settings.recorder.auditors):
         yield Trouble("recorder.auditors", "the same file twice")
+
+
+def _courier(settings: Settings) -> Iterator[Trouble]:
+    for word in settings.courier.reach:
+        try:
+            ipaddress.ip_network(word)
+        except ValueError:
+            yield Trouble("courier.reach", "no network", f"`{word[:60]}`", "one like `169.254.1.0/24`")
 
 
 def _private_file(key: str, path: Path) -> Trouble | None:

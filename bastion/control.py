@@ -1,7 +1,10 @@
-"""An operator's side of policyd's admin socket: say who asks, ask one command, read one answer."""
+"""An operator's side of policyd's admin socket: say who asks, ask commands, read their answers."""
 
 import errno
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,31 +18,54 @@ ADMIN_SOCKET: Final = "policyd-admin.sock"
 PATIENCE: Final = 60.0
 """Seconds to wait for an answer: a scan of a target that does not answer takes policyd 30."""
 
-_ADMIN_ID, _COMMAND_ID = 1, 2
+_ADMIN_ID: Final = 1  # of the greeting; commands count on from there
 
 
 def ask(
     run: Path, command: Command, said: str, *, start: str = "bastion run", patience: float = PATIENCE
 ) -> Rows | Done:
-    """The answer to one command.
+    """The answer to one command; see `talk`."""
+    _message(_ADMIN_ID + 1, command)  # too large a one is refused whether policyd runs or not
+    with talk(run, said, start=start, patience=patience) as operator:
+        return operator.ask(command)
+
+
+@contextmanager
+def talk(run: Path, said: str, *, start: str = "bastion run", patience: float = PATIENCE) -> Iterator["Operator"]:
+    """A conversation of several commands.
 
     `run` is the folder of the sockets, `said` the operator's words for the audit trail (never a secret), `start`
     the command that starts policyd. Denied when policyd says no, PeerError when it does not answer.
     """
-    path = run / ADMIN_SOCKET
-    message = encode(_COMMAND_ID, command)
-    if len(message) > MAX_MESSAGE:
-        raise Denied(f"the request is too large: {len(message)} bytes, at most {MAX_MESSAGE}", code=ExitCode.USAGE)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.settimeout(patience)
-        _connect(sock, path, start)
+        _connect(sock, run / ADMIN_SOCKET, start)
+        yield Operator(sock, said, patience)
+
+
+@dataclass(slots=True)
+class Operator:
+    """Says who asks before the first command."""
+
+    _sock: socket.socket
+    _said: str
+    _patience: float
+    _newest: int = _ADMIN_ID
+
+    def ask(self, command: Command) -> Rows | Done:
+        """The answer to one command."""
+        ident = self._newest + 1
+        message = _message(ident, command)
         try:
-            sock.send(encode(_ADMIN_ID, Admin(command=said[:1000])))
-            sock.send(message)
-            return _answer(sock)
+            if self._newest == _ADMIN_ID:
+                self._sock.send(encode(_ADMIN_ID, Admin(command=self._said[:1000])))
+            self._newest = ident
+            self._sock.send(message)
+            return _answer(self._sock, ident)
         except TimeoutError:
             raise PeerError(
-                f"policyd did not answer within {patience:g} seconds", "see its log: journalctl -u bastion-policyd"
+                f"policyd did not answer within {self._patience:g} seconds",
+                "see its log: journalctl -u bastion-policyd",
             ) from None
         except OSError as error:
             raise PeerError(
@@ -69,7 +95,14 @@ def _connect(sock: socket.socket, path: Path, start: str) -> None:
         raise PeerError(f"policyd is not running at `{path}`{why}", f"start it with: {start}") from None
 
 
-def _answer(sock: socket.socket) -> Rows | Done:
+def _message(ident: int, command: Command) -> bytes:
+    message = encode(ident, command)
+    if len(message) > MAX_MESSAGE:
+        raise Denied(f"the request is too large: {len(message)} bytes, at most {MAX_MESSAGE}", code=ExitCode.USAGE)
+    return message
+
+
+def _answer(sock: socket.socket, wanted: int) -> Rows | Done:
     while True:
         data = sock.recv(MAX_MESSAGE + 1)
         if not data:
@@ -85,9 +118,9 @@ def _answer(sock: socket.socket) -> Rows | Done:
         match reply:
             case Refused():
                 raise Denied(reply.cause, reply.hint, ref=reply.ref, code=_exit_code(reply.code))
-            case Rows() | Done() if ident == _COMMAND_ID:
+            case Rows() | Done() if ident == wanted:
                 return reply
-            case _ if ident != _COMMAND_ID:
+            case _ if ident != wanted:
                 continue  # the greeting's own answer, or a push
             case _:
                 raise PeerError(f"policyd answered with {type(reply).__name__}, not with a result")

@@ -86,6 +86,7 @@ class Demo:
         self._look_back()
         self._tamper()
         self._kill()
+        self._account()
 
     def _use(self) -> None:
         site, place = self.site, f"{self.site.user}@web1@bastion"
@@ -123,7 +124,6 @@ class Demo:
         self._replay("export", shell, "--format", "asciicast", "--output", cast)
         self._check("the export holds what was on the screen", "typed on a terminal" in Path(cast).read_text())
         self._replay("verify", "--all")
-        self._bastion("audit", "verify")
 
     def _tamper(self) -> None:
         self._step("change one byte of a copy: verify finds it")
@@ -152,6 +152,12 @@ class Demo:
         _output(rest)
         self._check("the person was told why", "end of the demo" in rest)
         self._check("the session ended", live.returncode != 0)
+
+    def _account(self) -> None:
+        self._step("who looked at what, is in the audit trail as well")
+        self._bastion("audit", "list", "--event", "view", "--what", f"{self.site.user}@web1", "--limit", "1",
+                      wants="verb=play")  # fmt: skip
+        self._bastion("audit", "verify")
 
     def try_by_hand(self) -> None:
         site = self.site

@@ -8,8 +8,12 @@
 
 Everything that comes while `asking` waits with the caller. Answers go to the person in the order of the requests,
 whoever gives them: the target its own, the bastion those it decides (RFC 4254 section 5.4).
+
+INVARIANT: a request that passes is as long as it says. What stood behind it would reach the target unrecorded; OpenSSH
+takes such a request for the end of the connection, and so is it here.
 """
 
+import re
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
@@ -26,16 +30,24 @@ MAX_REQUEST: Final = 64
 OURS: Final = b"BASTION_"
 """Variables of this prefix are for us and go no further."""
 
-PASSING: Final = frozenset(
-    {b"window-change", b"signal", b"break", b"eow@openssh.com", b"xon-xoff", b"keepalive@openssh.com"}
-)
-"""What a person may send after the start; all else is refused, not relayed: it would be an unrecorded channel."""
-FROM_TARGET: Final = frozenset(
-    {b"exit-status", b"exit-signal", b"xon-xoff", b"eow@openssh.com", b"keepalive@openssh.com"}
-)
+PASSING: Final = {b"break": 4, b"eow@openssh.com": 0, b"xon-xoff": 1, b"keepalive@openssh.com": 0}
+"""What a person may send after the start, besides sizes and signals, and bytes that it carries; all else is refused,
+not relayed: it would be an unrecorded channel."""
+FROM_TARGET: Final = {b"exit-status": 4, b"xon-xoff": 1, b"eow@openssh.com": 0, b"keepalive@openssh.com": 0}
+"""What a target may send besides `exit-signal`."""
+MAX_MODES: Final = 1024
+"""Bytes of a terminal's modes; with every one that RFC 4254 section 8 knows they are 300."""
+MAX_TERM: Final = 64
+MAX_COOKIE: Final = 256
+"""Bytes of the name and of the value of what proves a client to an X server."""
+MAX_MESSAGE: Final = 4096
+"""Bytes of the message with which a target says that a signal ended a command."""
+MAX_UNANSWERED: Final = 1024
+"""Requests of one channel without an answer. Clients wait for each, or send the dozen that begin a session at once."""
 
 _U32: Final = Struct(">I")
-_SIZE: Final = Struct(">II")
+_SIZE: Final = Struct(">IIII")  # columns, rows, and both in pixels
+_SIGNAL: Final = re.compile(rb"[A-Z][A-Z0-9]{1,7}(@openssh\.com)?")  # RFC 4254 section 6.10, and INFO of OpenSSH
 
 
 class State(Enum):
@@ -47,12 +59,17 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """To the target, as it came; `start` is to be recorded first."""
+    """To the other side, as it came; `start` is to be recorded first."""
 
     name: bytes
     want_reply: bool
     rest: bytes
     start: Start | None = None
+
+    @property
+    def message(self) -> bytes:
+        """As it stands behind the channel number."""
+        return strings(self.name) + bytes((self.want_reply,)) + self.rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +107,48 @@ class Malformed(Exception):
     """The peer's request is no request."""
 
 
+class Answers:
+    """To the requests of one side, in the order of the requests: those that are known and those that are to come."""
+
+    def __init__(self) -> None:
+        self._answers: deque[bool | None] = deque()
+
+    def expect(self) -> None:
+        """The other side gives this one."""
+        self._put(None)
+
+    def give(self, ok: bool) -> list[bool]:
+        """This one is known; those that may be said now."""
+        self._put(ok)
+        return self._ready()
+
+    def _put(self, answer: bool | None) -> None:
+        # Attack: a request whose answer never comes, and a flood of others behind it.
+        if len(self._answers) >= MAX_UNANSWERED:
+            raise Malformed("too many requests without an answer")
+        self._answers.append(answer)
+
+    def answered(self, ok: bool) -> list[bool]:
+        """The other side has answered the oldest that waits for it. Malformed if none does."""
+        for at, answer in enumerate(self._answers):
+            if answer is None:
+                self._answers[at] = ok
+                return self._ready()
+        raise Malformed("answer to a request that was not made")
+
+    def give_up(self) -> list[bool]:
+        """Whatever is open is answered with yes."""
+        ready = [answer is not False for answer in self._answers]
+        self._answers.clear()
+        return ready
+
+    def _ready(self) -> list[bool]:
+        ready: list[bool] = []
+        while self._answers and self._answers[0] is not None:
+            ready.append(bool(self._answers.popleft()))
+        return ready
+
+
 class Requests:
     """One channel's."""
 
@@ -102,7 +161,16 @@ class Requests:
         self._env_bytes = 0
         self._asked: tuple[bytes, bool, bytes, ChannelKind] | None = None
         self._start: tuple[bytes, bytes, ChannelKind] | None = None
-        self._answers: deque[bool | None] = deque()  # None: the target's, still to come
+        self._answers = Answers()
+
+    def read(self, payload: bytes) -> list[Effect]:
+        """`request` of what stands behind the channel number."""
+        try:
+            name, at = string(payload, 0)
+            want_reply = payload[at] != 0
+        except (IndexError, ValueError):
+            raise Malformed("malformed channel request") from None
+        return self.request(name, want_reply, payload[at + 1 :])
 
     def request(self, name: bytes, want_reply: bool, rest: bytes) -> list[Effect]:
         """The person asks for something. Malformed if it cannot be read; never called while `asking`."""
@@ -135,12 +203,10 @@ class Requests:
         """The channel ends before all is answered. The client shows what we write to standard error only after its
         start has succeeded, and it has no other way to know: what the target has not answered is answered for it.
         """
-        if self._asked is not None and self._asked[1]:
-            self._answers.append(True)
-        self._asked = None
+        asked, self._asked = self._asked, None
         self.state = State.REFUSED
-        self._answers = deque(True if answer is None else answer for answer in self._answers)
-        return self._ready()
+        open_ones = self._answers.give_up()
+        return [Answer(ok) for ok in [*open_ones, *([True] if asked is not None and asked[1] else [])]]
 
     def again(self) -> list[Effect]:
         """The start once more, for a target that was found after the person was told that it runs."""
@@ -152,11 +218,7 @@ class Requests:
         """The target answered a forwarded request; Malformed if it was not asked."""
         if self.state is State.REFUSED:
             return []  # the person has been answered
-        for at, answer in enumerate(self._answers):
-            if answer is None:
-                self._answers[at] = ok
-                return self._ready()
-        raise Malformed("answer to a request that was not made")
+        return [Answer(ready) for ready in self._answers.answered(ok)]
 
     # ------------------------------------------------------------------------------------------------
 
@@ -169,11 +231,14 @@ class Requests:
     def _gathering(self, name: bytes, want_reply: bool, rest: bytes) -> list[Effect]:
         match name:
             case b"pty-req":
-                term, at = string(rest, 0)
-                columns, rows = _SIZE.unpack_from(rest, at)
+                term, at = text(rest, 0, MAX_TERM)
+                columns, rows, _, _ = _SIZE.unpack_from(rest, at)
+                modes, at = string(rest, at + _SIZE.size)
+                if at != len(rest) or len(modes) > MAX_MODES:
+                    raise ValueError("terminal is too long")
                 if self.term:
                     return self._answer(want_reply, False)
-                self.term, self.columns, self.rows = term[:64] or b"dumb", columns, rows
+                self.term, self.columns, self.rows = term or b"dumb", columns, rows
                 return self._forward(name, want_reply, rest)
             case b"env":
                 return self._env(want_reply, rest)
@@ -184,8 +249,12 @@ class Requests:
                 kind = _KIND[name] if name == b"shell" else _start_kind(name, detail)
                 return self._ask(name, want_reply, rest, kind, detail)
             case b"x11-req":
+                _, at = text(rest, 1, MAX_COOKIE)
+                _, at = text(rest, at, MAX_COOKIE)
+                _length(rest, at + 4)
                 return self._ask(name, want_reply, rest, ChannelKind.X11, b"")
             case b"auth-agent-req@openssh.com":
+                _length(rest, 0)
                 return self._ask(name, want_reply, rest, ChannelKind.AGENT, b"")
             case _:
                 return self._answer(want_reply, False)
@@ -193,12 +262,20 @@ class Requests:
     def _started(self, name: bytes, want_reply: bool, rest: bytes) -> list[Effect]:
         if name == b"window-change":
             return self._resize(want_reply, rest)
+        if name == b"signal":
+            signal, at = string(rest, 0)
+            _length(rest, at)
+            # Attack: a name that is none carries what it likes.
+            return (
+                self._forward(name, want_reply, rest) if _SIGNAL.fullmatch(signal) else self._answer(want_reply, False)
+            )
         if name in PASSING:
+            _length(rest, PASSING[name])
             return self._forward(name, want_reply, rest)
         return self._answer(want_reply, False)
 
     def _resize(self, want_reply: bool, rest: bytes) -> list[Effect]:
-        columns, rows = _SIZE.unpack_from(rest)
+        columns, rows, _, _ = _SIZE.unpack(rest)
         if not self.term:
             return self._answer(want_reply, False)
         self.columns, self.rows = columns, rows
@@ -206,7 +283,8 @@ class Requests:
 
     def _env(self, want_reply: bool, rest: bytes) -> list[Effect]:
         name, at = string(rest, 0)
-        value, _ = string(rest, at)
+        value, at = string(rest, at)
+        _length(rest, at)
         self._env_bytes += len(name) + len(value)
         if len(self.env) + len(self.ours) >= MAX_ENV or self._env_bytes > MAX_ENV_BYTES:
             return self._answer(want_reply, False)
@@ -225,20 +303,43 @@ class Requests:
 
     def _forward(self, name: bytes, want_reply: bool, rest: bytes, start: Start | None = None) -> list[Effect]:
         if want_reply:
-            self._answers.append(None)
+            self._answers.expect()
         return [Forward(name, want_reply, rest, start)]
 
     def _answer(self, want_reply: bool, ok: bool) -> list[Effect]:
-        if not want_reply:
-            return []
-        self._answers.append(ok)
-        return self._ready()
+        return [Answer(ready) for ready in self._answers.give(ok)] if want_reply else []
 
-    def _ready(self) -> list[Effect]:
-        ready: list[Effect] = []
-        while self._answers and self._answers[0] is not None:
-            ready.append(Answer(bool(self._answers.popleft())))
-        return ready
+
+class TargetRequests:
+    """What a target asks of a person on the same channel: how a command ended, and whether anybody is there."""
+
+    def __init__(self) -> None:
+        self._answers = Answers()
+
+    def request(self, payload: bytes) -> tuple[Forward | None, list[bool]]:
+        """What of it goes on to the person, no longer than it says, and what to answer at once. ValueError, IndexError
+        if it cannot be read.
+        """
+        name, at = string(payload, 0)
+        want_reply, rest = payload[at] != 0, payload[at + 1 :]
+        if name == b"exit-signal":
+            signal, end = string(rest, 0)
+            core, (message, _) = rest[end : end + 1], string(rest, end + 1)
+            rest = strings(signal[:MAX_REQUEST]) + core + strings(message[:MAX_MESSAGE], b"")
+        elif name in FROM_TARGET:
+            size = FROM_TARGET[name]
+            if len(rest) < size:
+                raise ValueError("request is cut short")
+            rest = rest[:size]
+        else:
+            return None, self._answers.give(False) if want_reply else []
+        if want_reply:
+            self._answers.expect()
+        return Forward(name, want_reply, rest), []
+
+    def answered(self, ok: bool) -> list[bool]:
+        """The person's answer; what to say to the target. Malformed if nothing was asked."""
+        return self._answers.answered(ok)
 
 
 _ASIDE: Final = frozenset({b"x11-req", b"auth-agent-req@openssh.com"})
@@ -252,7 +353,29 @@ def _start_kind(name: bytes, detail: bytes) -> ChannelKind:
 
 
 def _detail(name: bytes, rest: bytes) -> bytes:
-    return b"" if name == b"shell" else string(rest, 0)[0]
+    if name == b"shell":
+        _length(rest, 0)
+        return b""
+    detail, at = text(rest, 0, len(rest))
+    _length(rest, at)
+    return detail
+
+
+def _length(rest: bytes, wanted: int) -> None:
+    """ValueError if a request is not as long as what was read of it."""
+    if len(rest) != wanted:
+        raise ValueError(f"{len(rest)} bytes where {wanted} belong")
+
+
+def text(data: bytes, at: int, most: int) -> tuple[bytes, int]:
+    """An SSH string that names something, and where it ends; ValueError if it is longer than `most`.
+
+    A NUL in it is an error as it is to OpenSSH, which would leave us for it and look as if it had failed.
+    """
+    found, end = string(data, at)
+    if len(found) > most or b"\0" in found:
+        raise ValueError("text is too long, or has a NUL in it")
+    return found, end
 
 
 def string(data: bytes, at: int) -> tuple[bytes, int]:

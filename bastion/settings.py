@@ -1,4 +1,4 @@
-"""The `[ssh]` table of bastion.toml. No I/O."""
+"""The `[ssh]` and `[courier]` tables of bastion.toml. No I/O."""
 
 from typing import Literal
 
@@ -33,3 +33,11 @@ class SshSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     hash_content: bool = True  # SHA-256 of what passes and is not kept
     keepalive: float = 30.0  # seconds of silence before asking the peer whether it lives; three silent answers end it
     dial: float = 15.0  # seconds to reach and log in to a target
+    stall: float = 30.0  # seconds that recorderd may owe an acknowledgement until the session ends; nothing passes then
+
+
+class CourierSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where calls to the outside may go."""
+
+    # networks that may be called although they are link-local or hold a cloud's metadata
+    reach: list[str] = msgspec.field(default_factory=list)

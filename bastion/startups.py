@@ -38,7 +38,7 @@ class Outcome(Enum):
 
 
 class Refusal(Enum):
-    """Why a connection is refused; the value is for the log, the peer is told nothing."""
+    """Why a connection is refused; the value is for the log, the peer is only told to come again."""
 
     FULL = "too many connections that have not logged in"
     CHANCE = "dropped by chance, near the limit of connections that have not logged in"

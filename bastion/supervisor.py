@@ -1,8 +1,9 @@
 """`bastion run`: every process of one machine under one parent.
 
-Order of start: recorderd, policyd, ssh workers; each must be ready before the next. Order of stop: the reverse, so
-that nothing loses its authority while it still carries traffic. A child that ends is started again, with growing
-pauses; a child that cannot start at all ends the whole with one line that says so. Children die with the parent.
+Order of start: recorderd, policyd, courier, ssh workers; each must be ready before the next. Order of stop: the
+reverse, so that nothing loses its authority while it still carries traffic. A child that ends is started again, with
+growing pauses; a child that cannot start at all ends the whole with one line that says so. Children die with the
+parent.
 
 Not trio's own `open_process`: it forks in a worker thread, and PR_SET_PDEATHSIG fires when that *thread* ends
 (prctl(2)), which is ten idle seconds later.
@@ -12,6 +13,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -41,6 +43,9 @@ FIRST_PAUSE, LONGEST_PAUSE, STEADY = 0.2, 5.0, 10.0
 """Seconds before a restart: doubled each time, and back to the first after a child has lived `STEADY` long. A start
 takes 2 to 4 more: people may log in again within 10 s, also after a bad minute."""
 
+FILES: Final = 65_536
+"""File descriptors that the children may have, as in the systemd units; the usual 1024 are 200 sessions."""
+
 MAX_LINE: Final = 64 * 1024
 """Bytes of one log line shown on a terminal."""
 
@@ -65,6 +70,7 @@ def roles(settings: Settings) -> list[Role]:
              socket=settings.run / "recorderd.sock"),
         Role(name="policyd", words=[*python, "policy", "serve", "--config", file],
              socket=settings.run / ADMIN_SOCKET),
+        Role(name="courier", words=[*python, "bastion.courier", "--config", file]),
         *(
             Role(name=f"ssh-{number}", words=[*python, "bastion.ssh", "--config", file, "--worker", str(number)])
             for number in range(settings.ssh.workers)
@@ -79,6 +85,9 @@ def run(path: Path) -> int:
         raise ConfigError(problems)
     settings = config.load(path)
     settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard) if hard >= 0 else FILES, hard))
     with _alone(settings.run):
         return trio.run(Supervisor(settings, roles(settings), Log(sys.stderr)).run)
 

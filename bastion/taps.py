@@ -10,9 +10,10 @@ written before it goes on; none means that it need not wait.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from bastion.requests import string
 from bastion.sftp import SftpTap
@@ -24,12 +25,26 @@ from recorder.model import AgentNote, Digest, Exit, ForwardNote, Kind, Note, Sft
 
 Events = Sequence[tuple[int, bytes]]
 
+MAX_COMMAND: Final = 12 * 1024
+"""Bytes of a command in one START; with MAX_ENV_BYTES of variables it is an event."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
 def note(kind: Kind, what: Note) -> tuple[int, bytes]:
     """An event that says `what`."""
     return kind, _encode(what)
+
+
+def start_events(start: Start) -> list[tuple[int, bytes]]:
+    """A session channel begins. A command that does not fit into one event goes on in the next."""
+    command = start.command
+    events = []
+    for at in range(0, max(len(command), 1), MAX_COMMAND):
+        part = replace(start if not at else Start(kind=start.kind), command=command[at : at + MAX_COMMAND])
+        part.more = at + MAX_COMMAND < len(command)
+        events.append(note(Kind.START, part))
+    return events
 
 
 def early_input(data: memoryview) -> Events:

@@ -16,8 +16,8 @@ MAX_COMMAND: Final = 32 * 1024
 MAX_ENV: Final = 64
 """Variables of one channel, counted by `bastion.requests`. Clients send two to twelve; asyncssh kept 20,000."""
 
-MAX_ENV_BYTES: Final = 32 * 1024
-"""Bytes of their names and values in all."""
+MAX_ENV_BYTES: Final = 16 * 1024
+"""Bytes of their names and values in all: they are recorded in one event, beside the beginning of a command."""
 
 MAX_VALUE: Final = 1024
 

@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import json
 import logging
 import os
 import sys
@@ -17,7 +18,7 @@ EXIT_MISCONFIGURED: Final = 78
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one of `serve`, `init`, `check`, `db upgrade`, `db status`, `db accept-trail`."""
+    """Run one of `serve`, `init`, `check`, `test`, `diff`, `db upgrade`, `db status`, `db accept-trail`."""
     _hide_memory()
     arguments = _parser().parse_args(argv)
     _log_json()
@@ -31,15 +32,20 @@ def main(argv: list[str] | None = None) -> None:
     try:
         arguments.run(arguments)
     except BadConfiguration as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        sys.exit(EXIT_MISCONFIGURED)
+        if arguments.run in (_check, _test, _diff):  # a list of problems is what was asked for
+            print("\n".join(error.problems), file=sys.stderr)
+            sys.exit(EXIT_MISCONFIGURED)
+        _fail("\n".join(error.problems), "put it right, then: bastion check-config && bastion policy check")
     except (NotReady, StoreError, VaultError, CommandRefused) as error:
         _fail(error.cause, error.hint)
     except SocketError as error:
-        _fail(str(error), "")
+        _fail(str(error), "see who has it: ss -xlp")
     except OSError as error:
-        _fail(f"{error.filename or 'system'}: {(error.strerror or str(error)).lower()}", "")
+        where = error.filename or "system"
+        _fail(
+            f"{where}: {(error.strerror or str(error)).lower()}",
+            f"look at it: ls -ld {where}" if error.filename else "",
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="show everything that is wrong with the rules and the files beside them")
     check.add_argument("file", nargs="?", type=Path, help="rules to check in place of those in force")
     check.set_defaults(run=_check)
-    for command in (serve, init, upgrade, status, accept, check):
+    test = commands.add_parser("test", help="what the rules say to the cases of a file, as JSON")
+    test.add_argument("cases", type=Path)
+    test.add_argument("--rules", type=Path, help="rules to try in place of those in force")
+    test.set_defaults(run=_test)
+    diff = commands.add_parser("diff", help="who gains or loses what by other rules, as JSON")
+    diff.add_argument("old", type=Path)
+    diff.add_argument("new", type=Path, nargs="?", help="the rules in force when left out")
+    diff.set_defaults(run=_diff)
+    for command in (serve, init, upgrade, status, accept, check, test, diff):
         command.add_argument("--config", required=True, type=Path, metavar="FILE", help="bastion.toml")
     return parser
 
@@ -95,6 +109,20 @@ def _check(arguments: argparse.Namespace) -> None:
     path = arguments.file or config.rules
     rules = read_rules(path) if arguments.file else read_all(config)[0]
     print(f"{path}: {len(rules.rules)} rule{'' if len(rules.rules) == 1 else 's'}, all fine")
+
+
+def _test(arguments: argparse.Namespace) -> None:
+    from policy.configuration import read_configuration
+    from policy.rehearsal import test
+
+    print(json.dumps(test(read_configuration(arguments.config), arguments.cases, arguments.rules)))
+
+
+def _diff(arguments: argparse.Namespace) -> None:
+    from policy.configuration import read_configuration
+    from policy.rehearsal import diff
+
+    print(json.dumps(diff(read_configuration(arguments.config), arguments.old, arguments.new)))
 
 
 def _upgrade(arguments: argparse.Namespace) -> None:
@@ -148,7 +176,7 @@ def _log_json() -> None:
 
 
 def _fail(cause: str, hint: str) -> NoReturn:
-    for line in (cause, hint):
+    for line in (*cause.splitlines(), hint):
         if line:
             print(f"bastion: {line}", file=sys.stderr)
     sys.exit(EXIT_MISCONFIGURED)

@@ -13,7 +13,7 @@ import trio
 
 from policy.audit import Event
 from policy.authority import Authority
-from policy.conditions import Factor, Facts
+from policy.conditions import Factor, Facts, TicketFact
 from policy.conversation import Conversation, State
 from policy.decide import (
     EXPLAIN_COLUMNS,
@@ -57,6 +57,10 @@ _ONE_KIND: Final = "channel kind `{}` does not exist"
 async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> Grant | Refused:
     """A Grant for one session, or the same words for every name and right that does not hold."""
     facts = facts_of(desk, talk, request.account, request.target, ticket=request.ticket, reason=request.reason)
+    if tickets := await desk.tickets.look_up(desk, facts):
+        facts = facts_of(  # a call may take seconds, in which a person is disabled or a rule begins to forbid
+            desk, talk, request.account, request.target, ticket=request.ticket, reason=request.reason, tickets=tickets
+        )
     what = f"{request.account}@{request.target}"
     decision = decide(desk.rules, facts)
     if isinstance(decision, Deny):
@@ -75,7 +79,7 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
         id=_session_id(), talk=talk, person=talk.person, account=account.name, target=target.name,
         address=target.address, port=target.port, source=talk.source, via=request.via, rule=decision.rule,
         kinds=decision.kinds, reason=request.reason, ticket=request.ticket, factors=facts.factors,
-        deadline=_deadline(decision),
+        tickets=facts.tickets, deadline=_deadline(decision),
     )  # fmt: skip
     # Known before it is kept: whoever disables this person while we write finds the session and ends it.
     desk.sessions.add(live)
@@ -118,8 +122,9 @@ async def open_channel(desk: Authority, talk: Conversation, request: OpenChannel
             talk, "channel-refused", "unknown kind", _ONE_KIND.format(request.kind[:32]), what=what, session=live.id
         )
     facts = facts_of(
-        desk, talk, live.account, live.target, kind, ticket=live.ticket, reason=live.reason, factors=live.factors
-    )
+        desk, talk, live.account, live.target, kind, ticket=live.ticket, reason=live.reason, factors=live.factors,
+        tickets=live.tickets,
+    )  # fmt: skip
     decision = decide(desk.rules, facts)
     if isinstance(decision, Deny):
         return await _denied(desk, talk, facts, decision, what, event="channel-refused", session=live.id)
@@ -158,8 +163,9 @@ async def recheck(desk: Authority, *, by: str = "policyd", person: str = "") -> 
         if person not in ("", live.person):
             continue
         facts = facts_of(
-            desk, live.talk, live.account, live.target, ticket=live.ticket, reason=live.reason, factors=live.factors
-        )
+            desk, live.talk, live.account, live.target, ticket=live.ticket, reason=live.reason, factors=live.factors,
+            tickets=live.tickets,
+        )  # fmt: skip
         decision = decide(desk.rules, facts)
         if isinstance(decision, Deny) or not live.opened <= decision.kinds:
             gone.append(live)
@@ -259,6 +265,7 @@ def may_come_to(desk: Authority, talk: Conversation, target: str) -> bool:
 def facts_of(
     desk: Authority, talk: Conversation, account: str, target: str, channel: ChannelKind | None = None,
     *, ticket: str = "", reason: str = "", factors: tuple[Factor, ...] | None = None,
+    tickets: tuple[TicketFact, ...] = (),
 ) -> Facts:  # fmt: skip
     """What is known now. `factors`: as they were at the authorisation; a session that lives keeps its proof."""
     person = desk.roster.person(talk.person)
@@ -277,6 +284,7 @@ def facts_of(
         factors=desk.factors(talk) if factors is None else factors,
         ticket=ticket,
         reason=reason,
+        tickets=tickets,
         withheld=talk.speaker.withheld if talk.speaker else frozenset(),
     )
 

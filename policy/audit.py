@@ -12,6 +12,7 @@ import contextlib
 import hmac
 import json
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,7 +29,10 @@ GENESIS: Final = bytes(32)
 MAX_TEXT: Final = 1024
 """Characters of one field; a longer command line is cut, the recording has the whole."""
 MAX_DETAIL: Final = 32
-"""Entries of `detail`; the widest event of ours has nine."""
+"""Entries of `detail`; the widest event of ours, a view of many recordings, has 20."""
+MAX_BODY: Final = 32 * 1024
+"""Characters of a row: two fit one message of policyd. Only a gateway that lies gets near it."""
+REF: Final = re.compile(r"[0-9a-f]{8}")
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,14 +68,26 @@ class Finding:
     problem: str = ""
 
 
+_TEXTS: Final = ("event", "who", "what", "why", "source", "session", "ref")
+
+
 def canonical(seq: int, at: int, event: Event) -> str:
     """The text that is stored and hashed."""
+    for limit in (MAX_TEXT, 256, 64, 16):  # the last makes 14 kB of the worst
+        body = _canonical(seq, at, event, limit)
+        if len(body) <= MAX_BODY:
+            break
+    return body
+
+
+def _canonical(seq: int, at: int, event: Event, limit: int) -> str:
     fields: dict[str, object] = {"seq": seq, "at": at}
-    for name in ("event", "who", "what", "why", "source", "session", "ref"):
+    for name in _TEXTS:
         if text := getattr(event, name):
-            fields[name] = clean(text)
+            fields[name] = clean(text, limit)
     if event.detail:
-        fields["detail"] = {clean(key, 64): clean(value) for key, value in [*event.detail.items()][:MAX_DETAIL]}
+        detail = [*event.detail.items()][:MAX_DETAIL]
+        fields["detail"] = {clean(key, min(limit, 64)): clean(value, limit) for key, value in detail}
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
@@ -94,8 +110,54 @@ def columns(row: AuditRow) -> list[str]:
         return [str(row.seq), "", row.event, *[""] * 6, "this row is damaged: run `bastion audit verify`"]
     at = datetime.fromtimestamp(row.at // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     detail = "; ".join(f"{key}={value}" for key, value in fields.detail.items())
-    names = ("event", "who", "what", "why", "source", "session", "ref")
-    return [str(row.seq), at, *(clean(getattr(fields, name)) for name in names), clean(detail, 4 * MAX_TEXT)]
+    return [str(row.seq), at, *(clean(getattr(fields, name)) for name in _TEXTS), clean(detail, 4 * MAX_TEXT)]
+
+
+def fields(row: AuditRow) -> list[list[str]]:
+    """One row for people, a field a line; details by their own names."""
+    shown = [["seq", str(row.seq)], ["at", datetime.fromtimestamp(row.at / 1e9, UTC).isoformat()]]
+    try:
+        said = msgspec.json.decode(row.body, type=Event)
+    except msgspec.MsgspecError:
+        shown.append(["damaged", "run `bastion audit verify`"])
+    else:
+        shown += [[name, clean(text)] for name in _TEXTS if (text := getattr(said, name))]
+        shown += [[clean(key, 64), clean(value)] for key, value in said.detail.items()]
+    return [*shown, ["hash", row.hash.hex()]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which events are meant. Empty or None fits all; times in nanoseconds, `until` excluded."""
+
+    since: int = 0
+    until: int | None = None
+    event: str = ""
+    who: str = ""
+    what: str = ""
+
+    def fits(self, row: AuditRow) -> bool:
+        """A row that is damaged fits every name: nobody may hide something by damaging it."""
+        if row.at < self.since or (self.until is not None and row.at >= self.until):
+            return False
+        if self.event and row.event != self.event:
+            return False
+        if not (self.who or self.what):
+            return True
+        try:
+            said = msgspec.json.decode(row.body, type=Event)
+        except msgspec.MsgspecError:
+            return True
+        return self._is_by(said) and self._is_about(said)
+
+    def _is_by(self, said: Event) -> bool:
+        """`sue` fits the person and the OS user `uid sue`; `uid 0` fits an operator."""
+        return not self.who or f" {self.who} " in f" {said.who} "
+
+    def _is_about(self, said: Event) -> bool:
+        account, _, target = said.what.rpartition("@")
+        named = (said.what, account, target, said.session, said.ref, said.detail.get("person", ""))
+        return not self.what or self.what in named or self.what in said.what.split()
 
 
 def chain(head: Head, entries: Iterable[tuple[int, Event]]) -> list[AuditRow]:

@@ -20,7 +20,9 @@ from policy.messages import (
     Admin,
     AnswerCode,
     AskCode,
+    Called,
     Challenge,
+    Courier,
     Done,
     Hello,
     OfferKey,
@@ -64,6 +66,18 @@ async def worker(desk: Authority, talk: Conversation, request: Worker) -> Done:
     desk.workers.join(talk)
     talk.log().info("worker", worker=request.pid)
     return Done(text="")
+
+
+async def courier(desk: Authority, talk: Conversation, request: Courier) -> Done:
+    talk.state = State.COURIER
+    desk.couriers.join(talk)
+    talk.log().info("courier", courier=request.pid)
+    return Done(text="")
+
+
+async def called(desk: Authority, talk: Conversation, request: Called) -> None:
+    if not desk.couriers.called(talk, request):
+        talk.log().info("late-call", task=request.task)  # after our patience: nobody waits for it any more
 
 
 async def admin(desk: Authority, talk: Conversation, request: Admin) -> Done:

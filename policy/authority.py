@@ -12,7 +12,8 @@ import trio
 from policy.audit import Event, clean
 from policy.conditions import Factor
 from policy.configuration import BadConfiguration, Configuration, read_all
-from policy.conversation import Conversation
+from policy.conversation import Conversation, State
+from policy.couriers import Couriers
 from policy.ledger import Ledger
 from policy.lockouts import Lockouts
 from policy.messages import Refused
@@ -20,12 +21,14 @@ from policy.model import PolicySettings
 from policy.naming import counted, password
 from policy.passwords import Passwords
 from policy.proofs import Proofs
+from policy.rights import Right
 from policy.roster import Roster
 from policy.rules import RuleSet
 from policy.sessions import Live, Sessions
 from policy.sshkeys import PrivateKey
 from policy.store import Tables
 from policy.store.records import Account, Person, Target
+from policy.ticketing import Ticketing
 from policy.vault import Secret, Vault
 from policy.workers import Workers
 
@@ -50,6 +53,8 @@ class Authority:
     sessions: Sessions
     lockouts: Lockouts
     workers: Workers = field(default_factory=Workers)
+    couriers: Couriers = field(default_factory=Couriers)
+    tickets: Ticketing = field(default_factory=Ticketing)
     passwords: Passwords = field(default_factory=Passwords)
     proofs: Proofs = field(default_factory=Proofs)
     _changing: trio.Lock = field(default_factory=trio.Lock)  # memory follows the database in the same order
@@ -57,6 +62,13 @@ class Authority:
     def factors(self, talk: Conversation) -> tuple[Factor, ...]:
         """What proves the person of a conversation, here and remembered."""
         return self.proofs.factors(talk.person, talk.source, talk.factors, trio.current_time())
+
+    def has_right(self, talk: Conversation, right: Right) -> bool:
+        """By the person's roles of now; an operator on this machine has every right."""
+        if talk.state is State.OPERATOR:
+            return True
+        person = self.roster.person(talk.person)
+        return person is not None and not person.disabled and self.rules.rights.has(right, person.roles)
 
     def revoked(self, ca: str, _serial: int, key: str) -> bool:
         """Whether a user certificate was revoked, by the key it certifies or by its CA."""

@@ -9,7 +9,8 @@ from typing import Final
 
 from policy.model import ChannelKind
 from policy.names import plain_address
-from policy.rules import OWN_ACCOUNT, Approval, Mfa, Rule
+from policy.rule_words import OWN_ACCOUNT, OWNER
+from policy.rules import Approval, Mfa, Rule
 from policy.windows import format_duration
 
 
@@ -37,6 +38,42 @@ class Factor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalFact:
+    """One person's yes. `roles` are those of that time; `counts` is false once the approver is disabled or gone."""
+
+    approver: str
+    roles: frozenset[str]
+    owner: bool = False  # of the target, at that time
+    counts: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantFact:
+    """A grant of this person for this account on this target that was not revoked; whether it counts, rules say."""
+
+    id: str
+    kinds: frozenset[ChannelKind]
+    starts: datetime  # aware, as `ends`
+    ends: datetime
+    spent: bool = False  # no session more may begin with it
+    approvals: tuple[ApprovalFact, ...] = ()
+    break_glass: bool = False
+    reason: str = ""
+    ticket: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TicketFact:
+    """What a ticket system said of a ticket, for this person and place."""
+
+    system: str
+    ticket: str
+    ok: bool
+    detail: str  # for people: what is wrong with it, or its title
+    closes: datetime | None = None  # end of the change window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """All that a decision rests on, as the caller knows it now."""
 
@@ -54,6 +91,9 @@ class Facts:
     ticket: str = ""
     reason: str = ""
     withheld: frozenset[ChannelKind] = frozenset()  # kinds that the person's certificate does not permit
+    grants: tuple[GrantFact, ...] = ()
+    using: str = ""  # the grant that the live session rests on: its use is counted already
+    tickets: tuple[TicketFact, ...] = ()  # of those in `ticket` and in the grants, as far as they were looked up
 
 
 class Why(StrEnum):
@@ -68,6 +108,7 @@ class Why(StrEnum):
     TICKET = "ticket-needed"
     REASON = "reason-needed"
     APPROVAL = "approval-needed"
+    BREAK_GLASS = "glass-not-broken"
     CLOSED = "outside-of-hours"
     SOURCE = "outside-of-networks"
     ERROR = "error-while-deciding"
@@ -81,6 +122,8 @@ class Check:
     ok: bool
     detail: str
     why: Why | None = None  # what its failure tells; None: the rule is about somebody or something else
+    grant: GrantFact | None = None  # by which it holds
+    until: datetime | None = None  # after which it will not hold any more
 
 
 def conditions(rule: Rule, facts: Facts) -> list[Check]:
@@ -92,41 +135,35 @@ def conditions(rule: Rule, facts: Facts) -> list[Check]:
         networks = ", ".join(map(str, rule.networks))
         checks.append(Check(name="from", ok=inside, detail=f"{address}, wants {networks}", why=Why.SOURCE))
     if rule.when is not None:
-        checks.append(
-            Check(name="when", ok=rule.when.is_open(facts.now), detail=f"open {rule.when.text}", why=Why.CLOSED)
-        )
+        open_now = rule.when.is_open(facts.now)
+        until = rule.when.closes(facts.now) if open_now else None
+        checks.append(Check(name="when", ok=open_now, detail=f"open {rule.when.text}", why=Why.CLOSED, until=until))
     need = rule.require
     if need.mfa is not None:
         checks.append(_mfa(need.mfa, facts.factors))
-    if need.reason:
-        given = bool(facts.reason.strip())
-        checks.append(
-            Check(
-                name="require.reason",
-                ok=given,
-                detail="a reason is given" if given else "no reason is given",
-                why=Why.REASON,
-            )
-        )
-    if need.ticket:
-        detail = f"a ticket of `{need.ticket}` cannot be checked: this bastion is connected to no ticket system"
-        checks.append(Check(name="require.ticket", ok=False, detail=detail, why=Why.TICKET))
     if need.approval is not None:
-        checks.append(_approval(need.approval))
+        checks.append(_approval(need.approval, rule, facts))
+    if rule.break_glass:
+        checks.append(_broken_glass(rule, facts))
+    grant = next((check.grant for check in checks if check.grant is not None), None)
+    if need.reason:
+        checks.append(_reason(facts, grant))
+    if need.ticket:
+        checks.append(_ticket(need.ticket, facts, grant))
     return checks
 
 
 def concerns(rule: Rule, facts: Facts) -> bool:
     """Whether the conditions hold that make a rule one about this person, target, account and kind of channel."""
     return (
-        _who_holds(rule, facts)
-        and _as_holds(rule, facts)
+        who_holds(rule, facts)
+        and as_holds(rule, facts)
         and _allow_holds(rule, facts)
-        and _misplaced(rule, facts) is None
+        and misplaced(rule, facts) is None
     )
 
 
-def _who_holds(rule: Rule, facts: Facts) -> bool:
+def who_holds(rule: Rule, facts: Facts) -> bool:
     who = rule.who
     if who is None or facts.person in who.persons or not facts.roles.isdisjoint(who.roles):
         return True
@@ -134,7 +171,7 @@ def _who_holds(rule: Rule, facts: Facts) -> bool:
 
 
 def _who(rule: Rule, facts: Facts) -> Check:
-    ok = _who_holds(rule, facts)
+    ok = who_holds(rule, facts)
     if rule.who is None or "*" in rule.who.roles | rule.who.persons:
         return Check(name="who", ok=ok, detail="everybody")
     if facts.person in rule.who.persons:
@@ -145,7 +182,7 @@ def _who(rule: Rule, facts: Facts) -> Check:
     return Check(name="who", ok=ok, detail=f"role {roles}" if ok else f"wants {' or '.join(wanted)}; has {has}")
 
 
-def _misplaced(rule: Rule, facts: Facts) -> str | None:
+def misplaced(rule: Rule, facts: Facts) -> str | None:
     """The label that the target lacks, "" if its name does not fit, None if it is the right place."""
     where = rule.where
     if where is None:
@@ -160,7 +197,7 @@ def _misplaced(rule: Rule, facts: Facts) -> str | None:
 
 
 def _where(rule: Rule, facts: Facts) -> Check:
-    wrong = _misplaced(rule, facts)
+    wrong = misplaced(rule, facts)
     if rule.where is None:
         return Check(name="where", ok=wrong is None, detail="everywhere")
     if wrong == "":
@@ -175,7 +212,7 @@ def _where(rule: Rule, facts: Facts) -> Check:
     return Check(name="where", ok=wrong is None, detail=detail)
 
 
-def _as_holds(rule: Rule, facts: Facts) -> bool:
+def as_holds(rule: Rule, facts: Facts) -> bool:
     accounts = rule.accounts
     if accounts is None or "*" in accounts or (OWN_ACCOUNT in accounts and facts.account == facts.person):
         return True
@@ -183,7 +220,7 @@ def _as_holds(rule: Rule, facts: Facts) -> bool:
 
 
 def _as(rule: Rule, facts: Facts) -> Check:
-    ok = _as_holds(rule, facts)
+    ok = as_holds(rule, facts)
     if rule.accounts is None or "*" in rule.accounts:
         return Check(name="as", ok=ok, detail="every account")
     wanted = ", ".join(sorted(rule.accounts))
@@ -220,7 +257,68 @@ def _mfa(need: Mfa, factors: Iterable[Factor]) -> Check:
     return Check(name="require.mfa", ok=False, detail=f"wants {wanted}, {has}", why=Why.MFA)
 
 
-def _approval(need: Approval) -> Check:
-    people = f"{need.count} of {' or '.join(need.by)}"
-    detail = f"an approval by {people} cannot be given: this bastion takes no approvals"
-    return Check(name="require.approval", ok=False, detail=detail, why=Why.APPROVAL)
+def _reason(facts: Facts, grant: GrantFact | None) -> Check:
+    given = bool(facts.reason.strip()) or bool(grant and grant.reason.strip())
+    detail = "a reason is given" if given else "no reason is given"
+    return Check(name="require.reason", ok=given, detail=detail, why=Why.REASON)
+
+
+def _ticket(system: str, facts: Facts, grant: GrantFact | None) -> Check:
+    ticket = facts.ticket.strip() or (grant.ticket.strip() if grant else "")
+    if not ticket:
+        return Check(name="require.ticket", ok=False, detail=f"no ticket of `{system}` is given", why=Why.TICKET)
+    fact = next((one for one in facts.tickets if (one.system, one.ticket) == (system, ticket)), None)
+    if fact is None:
+        detail = f"ticket `{ticket}` was not looked up in `{system}`"
+        return Check(name="require.ticket", ok=False, detail=detail, why=Why.TICKET)
+    ok = fact.ok and (fact.closes is None or facts.now < fact.closes)
+    detail = fact.detail if fact.ok == ok else f"the change window of `{ticket}` is over"
+    return Check(name="require.ticket", ok=ok, detail=detail, why=Why.TICKET, until=fact.closes)
+
+
+def _approval(need: Approval, rule: Rule, facts: Facts) -> Check:
+    """A grant that covers this moment and this kind, with as many yeses as the rule wants of those it names."""
+    approved = [
+        grant
+        for grant in _covering(rule, facts)
+        if not grant.break_glass and _yeses(need, grant, facts.person) >= need.count
+    ]
+    if not approved:
+        people = f"an approval by {need.count} of {' or '.join(need.by)}" if need.count else "a request for access"
+        return Check(name="require.approval", ok=False, detail=f"wants {people}", why=Why.APPROVAL)
+    best = max(approved, key=lambda grant: grant.ends)
+    detail = f"grant {best.id} until {best.ends:%Y-%m-%d %H:%M} UTC"
+    return Check(name="require.approval", ok=True, detail=detail, why=Why.APPROVAL, grant=best, until=best.ends)
+
+
+def _broken_glass(rule: Rule, facts: Facts) -> Check:
+    broken = [grant for grant in _covering(rule, facts) if grant.break_glass]
+    if not broken:
+        detail = "the glass was not broken"
+        return Check(name="break-glass", ok=False, detail=detail, why=Why.BREAK_GLASS)
+    best = max(broken, key=lambda grant: grant.ends)
+    detail = f"broken with {best.id} until {best.ends:%Y-%m-%d %H:%M} UTC"
+    return Check(name="break-glass", ok=True, detail=detail, why=Why.BREAK_GLASS, grant=best, until=best.ends)
+
+
+def _covering(rule: Rule, facts: Facts) -> list[GrantFact]:
+    return [
+        grant
+        for grant in facts.grants
+        if grant.starts <= facts.now < grant.ends
+        and (grant.id == facts.using if facts.using else not grant.spent)
+        and (facts.channel in grant.kinds if facts.channel is not None else not grant.kinds.isdisjoint(rule.kinds))
+    ]
+
+
+def _yeses(need: Approval, grant: GrantFact, person: str) -> int:
+    """Of persons, each once, and never the one who gains by it."""
+    return len(
+        {
+            one.approver
+            for one in grant.approvals
+            if one.counts
+            and one.approver != person
+            and (not one.roles.isdisjoint(need.by) or "*" in need.by or (OWNER in need.by and one.owner))
+        }
+    )

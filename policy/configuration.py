@@ -61,7 +61,7 @@ class Configuration:
 
 def read_configuration(path: Path) -> Configuration:
     """BadConfiguration says what is wrong."""
-    text = _text(path)
+    text = read_text(path)
     try:
         file = msgspec.convert(tomllib.loads(text), _File)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
@@ -75,7 +75,7 @@ def read_configuration(path: Path) -> Configuration:
 def read_rules(path: Path) -> RuleSet:
     """The rules in force from now on; BadConfiguration with every problem."""
     try:
-        return parse_rules(_text(path), str(path))
+        return parse_rules(read_text(path), str(path))
     except BadRules as error:
         raise BadConfiguration([str(problem) for problem in error.problems]) from None
 
@@ -98,11 +98,12 @@ def read_all(config: Configuration) -> tuple[RuleSet, frozenset[bytes], frozense
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    lines = enumerate(_text(path).splitlines(), 1)
+    lines = enumerate(read_text(path).splitlines(), 1)
     return [(number, line.strip()) for number, line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A file of the administrator's; BadConfiguration if it is not there, too long, or no text."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)

@@ -12,18 +12,11 @@ from policy.audit import Event
 from policy.conditions import FactorKind
 from policy.credentials import Speaker
 from policy.login import Login
-from policy.messages import MAX_MESSAGE, Hello, Refused, Reply, Rows, encode
+from policy.messages import MAX_MESSAGE, Hello, Refused, Reply, Rows, Viewing, encode
 from policy.peers import Peer
 
 SEND_SECONDS: Final = 10.0
 """A peer that does not read for so long is gone or hostile; what it holds back is a kill that must arrive."""
-
-
-class Door(StrEnum):
-    """Which socket the peer came to."""
-
-    GATEWAY = "gateway"
-    ADMIN = "admin"
 
 
 class State(StrEnum):
@@ -31,10 +24,14 @@ class State(StrEnum):
 
     GATEWAY_NEW = "gateway-new"
     ADMIN_NEW = "admin-new"
+    COURIER_NEW = "courier-new"
     PROVING = "proving"
     PERSON = "person"
     WORKER = "worker"
     OPERATOR = "operator"
+    COURIER = "courier"
+    AUDITOR_NEW = "auditor-new"
+    AUDITOR = "auditor"
     OVER = "over"  # nothing is accepted; the socket is closed after the reply
 
 
@@ -52,12 +49,13 @@ class Conversation:
     state: State
     hello: Hello | None = None
     person: str = ""  # set once, when the login is done
-    operator: str = ""  # who stands behind the admin socket, and with what words
+    operator: str = ""  # who stands behind the admin or the auditors' socket
     login: Login = field(default_factory=Login)
     factors: tuple[tuple[FactorKind, float], ...] = ()  # proven here, and when by trio's clock
     speaker: Speaker | None = None  # the certificate of the login, with its limits
     used: set[type] = field(default_factory=set)  # requests that are accepted once
     sessions: set[str] = field(default_factory=set)
+    views: dict[int, Viewing] = field(default_factory=dict)  # noted and not yet over, by their row in the trail
     _sending: trio.Lock = field(default_factory=trio.Lock)
 
     @property
@@ -69,10 +67,12 @@ class Conversation:
     def who(self) -> str:
         return self.person or self.operator
 
-    def event(self, event: str, what: str = "", detail: dict[str, str] | None = None, *, why: str = "") -> Event:
+    def event(
+        self, event: str, what: str = "", detail: dict[str, str] | None = None, *, why: str = "", session: str = ""
+    ) -> Event:
         """An audit event about something that was asked for here; empty details are left out."""
         shown = {key: value for key, value in (detail or {}).items() if value}
-        return Event(event=event, who=self.who, what=what, why=why, source=self.source, detail=shown)
+        return Event(event=event, who=self.who, what=what, why=why, source=self.source, session=session, detail=shown)
 
     async def reply(self, ident: int, body: Reply) -> None:
         """Answer a request; a peer that does not read for SEND_SECONDS loses the connection."""

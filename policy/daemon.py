@@ -1,4 +1,4 @@
-"""policyd itself: two sockets, a task per conversation, deadlines, reload, watchdog."""
+"""policyd itself: three sockets, a task per conversation, deadlines, reload, watchdog."""
 
 import gc
 import itertools
@@ -22,13 +22,26 @@ from policy.configuration import Configuration, read_all
 from policy.conversation import Conversation, State
 from policy.ledger import Ledger, LedgerError
 from policy.lockouts import Lockouts
-from policy.peers import ADMIN_SOCKET, GATEWAY_SOCKET, group_of, listen, peer_of, welcome
+from policy.peers import (
+    ADMIN_SOCKET,
+    AUDIT_SOCKET,
+    COURIER_SOCKET,
+    GATEWAY_SOCKET,
+    group_of,
+    is_crowded,
+    listen,
+    peer_of,
+    welcome,
+)
 from policy.sessions import Sessions, interrupted
 from policy.setup import open_state
 from policy.store import Tables
 
-MAX_CONVERSATIONS: Final = {State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32}
-"""One for each connection of a person, and what a gateway lets in before login; operators are few."""
+MAX_CONVERSATIONS: Final = {
+    State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32, State.AUDITOR_NEW: 256, State.COURIER_NEW: 4,
+}  # fmt: skip
+"""One for each connection of a person, and what a gateway lets in before login; operators are few, and couriers one. An
+auditor's tool stays connected for as long as it plays."""
 HOUSEKEEPING_SECONDS: Final = 3600.0
 RECHECK_SECONDS: Final = 30.0
 """How long a session may outlive the hour at which it is forbidden; 2,000 sessions take half a second of work."""
@@ -62,20 +75,20 @@ async def serve(config: Configuration) -> None:
         sessions=Sessions(ledger),
         lockouts=lockouts,
     )
-    gateway, operators = _sockets(config)
+    sockets = _sockets(config)
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as writing:  # outlives the conversations: their ends are written, too
                 writing.start_soon(ledger.run)
-                await _run(desk, gateway, operators, signals)
+                await _run(desk, sockets, signals)
                 writing.cancel_scope.cancel()
     finally:
-        gateway.close()
-        operators.close()
+        for sock in sockets.values():
+            sock.close()
         state.store.close()
 
 
-async def _run(desk: Authority, gateway: SocketType, operators: SocketType, signals: AsyncIterator[int]) -> None:
+async def _run(desk: Authority, sockets: dict[State, SocketType], signals: AsyncIterator[int]) -> None:
     await _end_leftovers(desk)
     detail = {"rules": str(len(desk.rules.rules)), "digest": desk.rules.digest, "pid": str(os.getpid())}
     await desk.ledger.note(Event(event="start", who="policyd", detail=detail))
@@ -84,9 +97,10 @@ async def _run(desk: Authority, gateway: SocketType, operators: SocketType, sign
         nursery.start_soon(_housekeeping, desk)
         nursery.start_soon(_recheck_often, desk)
         nursery.start_soon(_watchdog, desk)
-        nursery.start_soon(_accept, desk, gateway, State.GATEWAY_NEW)
-        nursery.start_soon(_accept, desk, operators, State.ADMIN_NEW)
-        log.info("ready", rules=len(desk.rules.rules), persons=len(desk.roster.persons()), socket=gateway.getsockname())
+        for first, listener in sockets.items():
+            nursery.start_soon(_accept, desk, listener, first)
+        where = sockets[State.GATEWAY_NEW].getsockname()
+        log.info("ready", rules=len(desk.rules.rules), persons=len(desk.roster.persons()), socket=where)
         gc.collect()
         gc.freeze()  # a thousand modules that never go: each full collection would walk them
         _tell_systemd("READY=1")
@@ -121,7 +135,9 @@ async def _accept(desk: Authority, listener: SocketType, first: State) -> None:
                 log.warning("peer-unknown", error=error.strerror)
                 connection.close()
                 continue
-            if not welcome(peer, group) or open_now.available_tokens < 1:
+            # What is kept back is for the database, and for an operator who comes to make room.
+            full = open_now.available_tokens < 1 or (first is State.GATEWAY_NEW and is_crowded(connection.fileno()))
+            if not welcome(peer, group) or full:
                 log.warning("peer-refused", peer=str(peer), socket=first, open=open_now.borrowed_tokens)
                 connection.close()
                 continue
@@ -204,15 +220,18 @@ def _tell_systemd(text: str) -> None:
             log.warning("notify-failed", error=error.strerror)
 
 
-def _sockets(config: Configuration) -> tuple[SocketType, SocketType]:
-    """For gateways and for operators; SocketError if they cannot be had."""
+def _sockets(config: Configuration) -> dict[State, SocketType]:
+    """For gateways, operators, auditors and couriers, by the state they begin in; SocketError if they cannot be had."""
     passed = _passed_sockets()
     config.run.mkdir(mode=0o750, parents=True, exist_ok=True)
-    # The gateway's group is that of the folder; the operators' is our own, which no gateway is a member of.
-    return (
-        passed.get("policyd") or listen(config.run / GATEWAY_SOCKET, group_of(config.run)),
-        passed.get("policyd-admin") or listen(config.run / ADMIN_SOCKET, os.getegid()),
-    )
+    # The gateway's group is that of the folder; the others' is our own, which no gateway is a member of.
+    return {
+        State.GATEWAY_NEW: passed.get("policyd") or listen(config.run / GATEWAY_SOCKET, group_of(config.run)),
+        State.AUDITOR_NEW: passed.get("policyd-audit") or listen(config.run / AUDIT_SOCKET, os.getegid()),
+        State.COURIER_NEW: passed.get("policyd-courier") or listen(config.run / COURIER_SOCKET, os.getegid()),
+        # last, because who starts policyd waits for this one
+        State.ADMIN_NEW: passed.get("policyd-admin") or listen(config.run / ADMIN_SOCKET, os.getegid()),
+    }
 
 
 def _passed_sockets() -> dict[str, SocketType]:

@@ -6,10 +6,10 @@ each of its conditions holds. `explain` shows the very conditions that `decide` 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
-from policy.conditions import Check, Facts, Why, concerns, conditions
+from policy.conditions import Check, Facts, GrantFact, Why, concerns, conditions
 from policy.model import ChannelKind
 from policy.rules import Effect, Rule, RuleSet
 from policy.windows import format_duration
@@ -33,6 +33,9 @@ class Allow:
     idle: timedelta | None
     record_sync: bool
     keep_content: bool
+    watched: bool = False  # nothing passes while nobody looks on
+    grant: str = ""  # a use of it is counted, and the session ends with it
+    break_glass: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,7 @@ class Deny:
 Decision = Allow | Deny
 
 
-CURABLE: Final = frozenset({Why.MFA, Why.REASON, Why.TICKET, Why.CLOSED})
+CURABLE: Final = frozenset({Why.MFA, Why.REASON, Why.TICKET, Why.APPROVAL, Why.BREAK_GLASS, Why.CLOSED})
 """What a person can bring along or wait for."""
 
 EXPLAIN_COLUMNS: Final = ("rule", "line", "effect", "condition", "holds", "detail")
@@ -97,7 +100,10 @@ def denial_for_person(denial: Deny, facts: Facts) -> tuple[str, str]:
             return f"{where} needs a second factor: {cause.text}", "log in again and enter a new code"
         case Why.REASON:
             return f"{where} needs a reason", "add: -o SetEnv=BASTION_REASON=why"
-        case Why.TICKET | Why.APPROVAL:
+        case Why.TICKET:
+            hint = "name one that does" if facts.ticket.strip() else "add"
+            return f"{where} needs a ticket: {cause.text}", f"{hint}: -o SetEnv=BASTION_TICKET=NUMBER"
+        case Why.APPROVAL:
             return f"{where} needs more: {cause.text}", "ask an administrator of this bastion"
         case Why.CLOSED:
             return f"{where} is not open now: {cause.text}", "try again within these hours"
@@ -128,29 +134,52 @@ def _decide(rules: RuleSet, facts: Facts) -> Decision:
     checked = [(rule, conditions(rule, facts)) for rule in rules.rules if concerns(rule, facts)]
     if not facts.known:  # not before: the answer to a name that does not exist should take as long as any other
         return _deny(Why.NO_TARGET, f"`{facts.account}` on `{facts.target}` has no record")
-    matching = [rule for rule, checks in checked if all(check.ok for check in checks)]
-    allowing = [rule for rule in matching if rule.effect is Effect.ALLOW]
-    forbidding = [rule for rule in matching if rule.effect is Effect.FORBID]
+    matching = [(rule, checks) for rule, checks in checked if all(check.ok for check in checks)]
+    allowing = [_Offer.of(rule, checks) for rule, checks in matching if rule.effect is Effect.ALLOW]
+    forbidding = [rule for rule, _ in matching if rule.effect is Effect.FORBID]
     asked = frozenset({facts.channel}) if facts.channel is not None else frozenset(ChannelKind)
     if not allowing:
         return Deny(causes=_misses(checked, asked, forbidding))
-    offered = frozenset().union(*(rule.kinds for rule in allowing)) & asked
     forbidden = frozenset().union(*(rule.kinds for rule in forbidding))
+    # What a rule offers without a grant is taken first: a use is counted only for what there is no other way to.
+    standing = frozenset().union(*(offer.kinds for offer in allowing if offer.grant is None))
+    allowing = [offer for offer in allowing if offer.grant is None or offer.kinds & asked - forbidden - standing]
+    offered = frozenset().union(*(offer.kinds for offer in allowing)) & asked
     if not (left := offered - forbidden):
         return Deny(causes=tuple(_cause_of_forbid(rule) for rule in forbidding))
     if not (left := left - facts.withheld):
         return _deny(Why.WITHHELD, "the certificate of the person does not permit this")
+    resting = next((offer.grant for offer in allowing if offer.grant is not None), None)
     return Allow(
-        rule=allowing[0].name,
-        rules=tuple(rule.name for rule in allowing),
+        rule=allowing[0].rule.name,
+        rules=tuple(offer.rule.name for offer in allowing),
         kinds=left,
         expires_in=_tightest(
-            [*(rule.session for rule in allowing), *(_until_closing(rule, facts) for rule in allowing)]
+            limit for offer in allowing for limit in (offer.rule.session, *(until - facts.now for until in offer.until))
         ),
-        idle=_tightest(rule.idle for rule in allowing),
-        record_sync=any(rule.record_sync for rule in allowing),
-        keep_content=any(rule.keep_content for rule in allowing),
+        idle=_tightest(offer.rule.idle for offer in allowing),
+        record_sync=any(offer.rule.record_sync for offer in allowing),
+        keep_content=any(offer.rule.keep_content for offer in allowing),
+        watched=any(offer.rule.require.watcher for offer in allowing),
+        grant=resting.id if resting else "",
+        break_glass=resting is not None and resting.break_glass,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """A rule that matched, and what it gives."""
+
+    rule: Rule
+    kinds: frozenset[ChannelKind]
+    grant: GrantFact | None
+    until: tuple[datetime, ...]  # moments after which it would not match any more
+
+    @classmethod
+    def of(cls, rule: Rule, checks: Sequence[Check]) -> "_Offer":
+        grant = next((check.grant for check in checks if check.grant is not None), None)
+        kinds = rule.kinds & grant.kinds if grant is not None else rule.kinds
+        return cls(rule, kinds, grant, tuple(check.until for check in checks if check.until is not None))
 
 
 def _deny(why: Why, text: str) -> Deny:
@@ -182,11 +211,6 @@ def _misses(
     return tuple(cause for _, _, causes in found for cause in causes) or (
         Cause(why=Why.NO_RULE, text="no rule allows it"),
     )
-
-
-def _until_closing(rule: Rule, facts: Facts) -> timedelta | None:
-    closing = rule.when.closes(facts.now) if rule.when else None
-    return closing - facts.now if closing else None
 
 
 def _tightest(limits: Iterable[timedelta | None]) -> timedelta | None:

@@ -11,6 +11,7 @@ from policy.lockouts import CODE
 from policy.messages import Done, MfaEnrol, MfaList, MfaReset, Refused, Rows
 from policy.mfa import totp
 from policy.naming import CommandRefused, counted, shown_time
+from policy.rights import Right
 from policy.roster import TOTP
 from policy.store import Tables
 from policy.store.records import Person
@@ -57,11 +58,10 @@ async def mfa_enrol(desk: Authority, talk: Conversation, request: MfaEnrol) -> D
 async def mfa_list(desk: Authority, talk: Conversation, request: MfaList) -> Rows | Refused:
     """A person's own; another's for administrators."""
     own = talk.state is State.PERSON and request.person in ("", talk.person)
-    asking = desk.roster.person(talk.person)
-    if not own and talk.state is State.PERSON and (asking is None or "admin" not in asking.roles):
+    if not own and not desk.has_right(talk, Right.ADMINISTER):
         return await desk.refuse(
             talk, "command-refused", "second factors of another person", "you may not do this",
-            "ask a person with the role admin", what="MfaList",
+            "ask an administrator of this bastion", what="MfaList",
         )  # fmt: skip
     person = _person(desk, talk.person if own else request.person)
     await desk.ledger.note(talk.event("view", f"second factors of {person.name}"))

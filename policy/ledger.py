@@ -44,6 +44,7 @@ class _Job:
     durable: bool
     done: trio.Event = field(default_factory=trio.Event)
     result: Any = None
+    seq: int = 0  # of the first of `events`, once they are kept
     error: Exception | None = None
 
 
@@ -59,11 +60,17 @@ class Ledger:
         self._syncing = trio.Lock()
         self._send, self._receive = trio.open_memory_channel[_Job](QUEUE)
         self._readers = trio.CapacityLimiter(2)
+        self._walkers = trio.CapacityLimiter(1)
         self._writers = trio.CapacityLimiter(1)
 
-    async def note(self, *events: Event) -> None:
-        """Keep events that go with no other change. LedgerError if they could not be kept."""
-        await self._queue(_Job(change=None, events=events, at=time.time_ns(), durable=False))
+    async def note(self, *events: Event, durable: bool = False) -> int:
+        """Keep events that go with no other change; the row of the first one. LedgerError if they could not be kept.
+
+        `durable` waits for the disk as well.
+        """
+        job = _Job(change=None, events=events, at=time.time_ns(), durable=durable)
+        await self._queue(job)
+        return job.seq
 
     async def write(self, change: Callable[[Tables], T], *events: Event, durable: bool = False) -> T:
         """Make a change and keep its events, both or neither. What `change` raises, or LedgerError.
@@ -84,13 +91,19 @@ class Ledger:
 
     async def read(self, query: Callable[[Tables], T]) -> T:
         """Ask the database. LedgerError if it does not answer."""
+        return await self._read(query, self._readers)
 
+    async def walk(self, query: Callable[[Tables], T]) -> T:
+        """The same for what may go through the whole trail: one at a time, and no login or dial waits for it."""
+        return await self._read(query, self._walkers)
+
+    async def _read(self, query: Callable[[Tables], T], turns: trio.CapacityLimiter) -> T:
         def run() -> T:
             with self.store.read() as tables:
                 return query(tables)
 
         try:
-            return await trio.to_thread.run_sync(run, limiter=self._readers)
+            return await trio.to_thread.run_sync(run, limiter=turns)
         except StoreError as error:
             raise LedgerError(str(error)) from None
 
@@ -147,9 +160,10 @@ class Ledger:
     def _commit(self, jobs: list[_Job]) -> None:
         try:
             with self.store.write() as tables:
-                kept = []
+                kept: list[tuple[int, Event]] = []
                 for job in jobs:
                     if self._apply(tables, job, alone=len(jobs) == 1):
+                        job.seq = self._head.seq + len(kept) + 1
                         kept += [(job.at, event) for event in job.events]
                 rows = audit.chain(self._head, kept)
                 tables.add_audit(rows)

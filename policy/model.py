@@ -34,6 +34,15 @@ class Method(StrEnum):
     CODE = "keyboard-interactive"
 
 
+class ViewVerb(StrEnum):
+    """What an auditor's tool does with recordings."""
+
+    SHOW = "show"
+    PLAY = "play"
+    EXPORT = "export"
+    SEARCH = "search"
+
+
 class Outcome(StrEnum):
     """What one authentication attempt led to."""
 
@@ -60,3 +69,4 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     lock_after: int = 5  # failed factors per person ...
     lock_minutes: int = 15  # ... within, and for, this long
     source_failures: int = 20  # failed attempts per source address within the same time
+    viewers: list[str] = []  # OS users who may view recordings; empty: whoever may connect to the auditors' socket

@@ -2,7 +2,8 @@
 
     GATEWAY_NEW --Hello--> PROVING --Verdict(DONE)--> PERSON
     GATEWAY_NEW --Worker--> WORKER        PROVING --Verdict(DISCONNECT)--> OVER
-    ADMIN_NEW --Admin--> OPERATOR
+    ADMIN_NEW --Admin--> OPERATOR         AUDITOR_NEW --Noted--> AUDITOR
+    COURIER_NEW --Courier--> COURIER
 
 What is not in the table for the state, not decodable, too long, or said twice though it counts once, closes that
 socket and nothing else. A handler answers with a reply; a reason crosses the socket, a traceback never does.
@@ -18,13 +19,14 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from policy import access, authenticate, dial, directory, estate, factors, watch
+from policy import access, authenticate, dial, directory, estate, factors, inquiries, trail, views, watch
 from policy import messages as m
 from policy.authority import Authority
 from policy.conversation import Conversation, State, Violation
 from policy.ledger import LedgerError
 from policy.naming import CommandRefused
 from policy.peers import Oversized, receive
+from policy.rights import Right
 
 FIRST_WORD_SECONDS: Final = 10.0
 """From connect to the first request; both our clients speak at once."""
@@ -44,23 +46,19 @@ class Entry:
     once: bool = False  # a second time in a conversation is a violation
     decides: bool = False  # it says yes or no to a person: if it fails, the answer is no
     command: bool = False  # by role; may take long, so others are read meanwhile
-    roles: frozenset[str] = frozenset()  # of which a person needs one; empty: everybody
+    right: Right | None = None  # which a person needs; None: everybody, or the handler looks closer
 
 
-ADMIN: Final = frozenset({"admin"})
-SECURITY: Final = frozenset({"admin", "security"})
-
-
-def _command(handler: Handler, roles: frozenset[str] = ADMIN) -> Entry:
-    return Entry(handler=handler, command=True, roles=roles)
+def _command(handler: Handler, right: Right | None = Right.ADMINISTER) -> Entry:
+    return Entry(handler=handler, command=True, right=right)
 
 
 COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
     {
-        m.Whoami: _command(access.whoami, frozenset()),
-        m.Reachable: _command(access.reachable, frozenset()),
-        m.CaLines: _command(watch.ca_lines, frozenset()),
-        m.MfaList: _command(factors.mfa_list, frozenset()),  # another person's: the handler asks for ADMIN
+        m.Whoami: _command(access.whoami, None),
+        m.Reachable: _command(access.reachable, None),
+        m.CaLines: _command(watch.ca_lines, None),
+        m.MfaList: _command(factors.mfa_list, None),  # another person's: the handler asks for the right
         m.PersonAdd: _command(directory.person_add),
         m.PersonSet: _command(directory.person_set),
         m.PersonOffboard: _command(directory.person_offboard),
@@ -78,10 +76,14 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.MfaEnrol: _command(factors.mfa_enrol),
         m.MfaReset: _command(factors.mfa_reset),
         m.Explain: _command(access.explain_access),
-        m.SessionsList: _command(watch.sessions_list, SECURITY),
-        m.SessionKill: _command(watch.session_kill, SECURITY),
-        m.AuditList: _command(watch.audit_list, SECURITY),
-        m.AuditVerify: _command(watch.audit_verify, SECURITY),
+        m.WhoCan: _command(inquiries.who_can, Right.AUDIT),
+        m.WhatCan: _command(inquiries.what_can, Right.AUDIT),
+        m.SessionsList: _command(watch.sessions_list, Right.AUDIT),
+        m.SessionKill: _command(watch.session_kill, Right.KILL),
+        m.AuditList: _command(trail.audit_list, Right.AUDIT),
+        m.AuditShow: _command(trail.audit_show, Right.AUDIT),
+        m.AuditExport: _command(trail.audit_export, Right.AUDIT),
+        m.AuditVerify: _command(trail.audit_verify, Right.AUDIT),
         m.Reload: _command(watch.reload),
     }
 )
@@ -93,6 +95,7 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.Worker: Entry(handler=authenticate.worker, once=True),
         },
         State.ADMIN_NEW: {m.Admin: Entry(handler=authenticate.admin, once=True)},
+        State.COURIER_NEW: {m.Courier: Entry(handler=authenticate.courier, once=True)},
         State.PROVING: {
             m.OfferKey: Entry(handler=authenticate.offer_key, decides=True),
             m.ProveKey: Entry(handler=authenticate.prove_key, decides=True),
@@ -112,7 +115,13 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             **COMMANDS,
         },
         State.WORKER: {m.Scanned: Entry(handler=authenticate.scanned)},
+        State.COURIER: {m.Called: Entry(handler=authenticate.called)},
         State.OPERATOR: COMMANDS,
+        State.AUDITOR_NEW: {m.Viewing: Entry(handler=views.viewing, decides=True)},
+        State.AUDITOR: {
+            m.Viewing: Entry(handler=views.viewing, decides=True),
+            m.Viewed: Entry(handler=views.viewed, decides=True),
+        },
         State.OVER: {},
     }
 )
@@ -146,18 +155,20 @@ async def _hang_up(desk: Authority, talk: Conversation) -> None:
     talk.state = State.OVER
     talk.close()
     desk.workers.leave(talk)
+    desk.couriers.leave(talk)
     with trio.CancelScope(shield=True), trio.move_on_after(HANG_UP_SECONDS):
         try:
             await desk.sessions.end_conversation(talk)
+            await views.cut_off(desk, talk)
         except LedgerError as error:
-            talk.log().error("sessions-not-ended", error=str(error))
+            talk.log().error("ends-not-noted", error=str(error))
 
 
 async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery, turns: trio.CapacityLimiter) -> None:
     began = trio.current_time()
     while talk.state is not State.OVER:
         patience = {State.PROVING: PROVING_SECONDS}.get(talk.state)
-        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW):
+        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW):
             patience = FIRST_WORD_SECONDS
         with trio.move_on_at(began + patience) if patience else trio.CancelScope() as waiting:
             try:
@@ -202,7 +213,7 @@ def admit(talk: Conversation, data: bytes) -> tuple[int, m.Request, Entry]:
 async def answer(desk: Authority, talk: Conversation, request: m.Request, entry: Entry) -> m.Reply | None:
     """The handler's reply, or the refusal that its failure means."""
     try:
-        if entry.command and (refused := await _check_roles(desk, talk, request, entry)) is not None:
+        if entry.command and (refused := await _check_right(desk, talk, request, entry)) is not None:
             return refused
         return await entry.handler(desk, talk, request)
     except CommandRefused as error:
@@ -231,17 +242,17 @@ async def _command_task(
         done()
 
 
-async def _check_roles(desk: Authority, talk: Conversation, request: m.Request, entry: Entry) -> m.Refused | None:
+async def _check_right(desk: Authority, talk: Conversation, request: m.Request, entry: Entry) -> m.Refused | None:
     """Roles as they are now, not as they were at login. An operator on this machine may do everything."""
     if talk.state is State.OPERATOR:
         return None
     person = desk.roster.person(talk.person)
-    if person is not None and not person.disabled and (not entry.roles or entry.roles & person.roles):
+    if person is not None and not person.disabled and (entry.right is None or desk.has_right(talk, entry.right)):
         return None
     name = type(request).__name__
     return await desk.refuse(
-        talk, "command-refused", f"needs role {' or '.join(sorted(entry.roles))}", "you may not do this",
-        "ask a person with the role admin", what=name,
+        talk, "command-refused", f"needs the right `{entry.right}`", "you may not do this",
+        "ask an administrator of this bastion", what=name,
     )  # fmt: skip
 
 

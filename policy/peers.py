@@ -1,6 +1,8 @@
-"""The two sockets: where they are, who may connect, and how one message is read."""
+"""The four sockets: where they are, who may connect and who that is, and how one message is read."""
 
 import os
+import pwd
+import resource
 import socket
 import stat
 import struct
@@ -14,12 +16,22 @@ from policy.messages import MAX_MESSAGE
 
 GATEWAY_SOCKET: Final = "policyd.sock"
 ADMIN_SOCKET: Final = "policyd-admin.sock"
+COURIER_SOCKET: Final = "policyd-courier.sock"
+AUDIT_SOCKET: Final = "policyd-audit.sock"
 BACKLOG: Final = 128
 MODE: Final = 0o660
 _UCRED: Final = struct.Struct("iII")
 _SO_PEERGROUPS: Final = 59  # <asm-generic/socket.h>; Python has no name for it
 _MAX_GROUPS: Final = 256
 """1024 bytes, the most that Python's getsockopt takes. Whoever is in more groups is known by uid and gid alone."""
+
+
+LOOK_UP_SECONDS: Final = 5.0
+"""For the name of a user. It may come from a directory server; an auditor waits for it, nobody else does."""
+LOOK_UPS: Final = 4
+"""Names looked up at once: a directory that hangs takes these threads and no more."""
+SPARE: Final = 128
+"""Descriptors kept back, or a quarter where there are fewer: the database with its log, the audit head, operators."""
 
 
 class SocketError(Exception):
@@ -54,9 +66,32 @@ def peer_of(connection: trio.socket.SocketType) -> Peer:
     return Peer(pid=pid, uid=uid, gid=gid, groups=frozenset(struct.unpack(f"{len(groups) // 4}I", groups)))
 
 
+async def os_user(uid: int) -> str:
+    """The name of a user of this machine; empty if it has none, or the directory that knows it does not answer."""
+
+    def look_up() -> str:
+        try:
+            return pwd.getpwuid(uid).pw_name
+        except KeyError:
+            return ""
+
+    with trio.move_on_after(LOOK_UP_SECONDS):
+        return await trio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=_look_ups)
+    return ""
+
+
+_look_ups: Final = trio.CapacityLimiter(LOOK_UPS)
+
+
 def welcome(peer: Peer, group: int) -> bool:
     """root, our own user, or a member of the socket's group. The mode says the same; this holds if it is changed."""
     return peer.uid in (0, os.geteuid()) or group == peer.gid or group in peer.groups
+
+
+def is_crowded(handle: int) -> bool:
+    """Whether a descriptor just made says that nearly all are in use: the kernel gives out the lowest that is free."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit >= 0 and handle >= limit - min(limit // 4, SPARE)
 
 
 def listen(path: Path, group: int) -> trio.socket.SocketType:

@@ -8,43 +8,49 @@ A file is a list of `[[rule]]`. Within a rule all keys must match; within a key 
     where    labels, targets       all of the labels AND one of the target names; "*" and "?" in names
     as       accounts              "*" is every account; "$person" is the account named like the person
     allow    channel kinds         what is allowed, or, in a forbid rule, what is forbidden; "*" is every kind
-    require  mfa, ticket, reason, approval
+    require  mfa, ticket, reason, approval, watcher
+    break-glass   true: in place of an approval; alarms everybody, and owes a review
     when     days, hours, zone
     from     networks
     limits   session, idle
     record   sync, content
+
+Beside the rules stand `[rights]`, who may do what to the bastion itself, `[login]` (policy.rights), and
+`[tickets.NAME]`, the ticket systems that `require.ticket` names (policy.tickets.settings).
 
 An allow rule has to say who, where, as and allow: nothing widens by being left out. In a forbid rule what is left
 out means everybody, everywhere, every account, every kind.
 """
 
 import hashlib
-import ipaddress
 import re
 import tomllib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Final
 
 from policy.model import ChannelKind
-from policy.names import BadName, check_account_name, check_person_name
+from policy.rights import LoginRules, Rights, parse_login, parse_rights
+from policy.rule_words import OWN_ACCOUNT as OWN_ACCOUNT
+from policy.rule_words import OWNER as OWNER
+from policy.rule_words import Network, account, approver, glob, label, mfa_age, network, person, role
+from policy.tickets.model import System
+from policy.tickets.settings import parse_tickets
 from policy.toml_lines import key_lines, line_of
 from policy.toml_tables import Problem, Reading, Table, show
 from policy.windows import When, parse_days, parse_duration, parse_hours, parse_zone
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MAX_TEXT: Final = 1024 * 1024  # characters; 5000 rules of 200 characters, more than people can review
 MAX_PROBLEMS: Final = 200  # more than a terminal holds; the rest comes with the next run
 MAX_NAME: Final = 100  # characters of a rule's name: it stands in lists, logs and grants
 
-ALL_KINDS: Final = frozenset(ChannelKind)
-OWN_ACCOUNT: Final = "$person"
+LONGEST: Final = timedelta(hours=8)  # a working day: what a grant lasts at most, if its rule says nothing
+WAIT: Final = timedelta(hours=24)  # so that a request of tonight is decided tomorrow
 
-_GLOB: Final = re.compile(r"[a-z0-9._*?-]+", re.ASCII)
-_ROLE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@/-]*|\*", re.ASCII)
+ALL_KINDS: Final = frozenset(ChannelKind)
 
 
 class Effect(StrEnum):
@@ -71,8 +77,12 @@ class Mfa:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    by: tuple[str, ...]  # roles
+    """A grant is needed, made by a request that `count` persons approved; 0: everybody grants it to themselves."""
+
+    by: tuple[str, ...]  # roles, or OWNER; empty with a count of 0
     count: int
+    longest: timedelta = LONGEST  # the most that a grant lasts
+    wait: timedelta = WAIT  # after which an undecided request is void
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +91,7 @@ class Require:
     ticket: str = ""  # name of a ticket system
     reason: bool = False
     approval: Approval | None = None
+    watcher: bool = False  # nothing passes while nobody looks on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +112,15 @@ class Rule:
     idle: timedelta | None
     record_sync: bool
     keep_content: bool
+    break_glass: bool = False  # holds only with a grant that broke the glass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleSet:
     rules: tuple[Rule, ...] = ()
+    rights: Rights = field(default_factory=Rights)
+    login: LoginRules = field(default_factory=LoginRules)
+    tickets: Mapping[str, System] = field(default_factory=dict)
     digest: str = ""  # SHA-256 of the text, hexadecimal: which version of the file decided
 
 
@@ -129,9 +144,16 @@ def parse_rules(text: str, file: str = "policy.toml") -> RuleSet:
         raise BadRules([Problem(file=file, line=1, rule="", key="", text=f"not TOML: {error}")]) from None
     reading = Reading(file, key_lines(text))
     rules = _rules(reading, document)
+    reading.at, reading.rule = (), ""
+    top = Table(reading, document, "")
+    rights, login = parse_rights(top.table("rights")), parse_login(top.table("login"))
+    named = top.table("tickets")
+    tickets = parse_tickets(named)
+    _known_tickets(reading, document, list(named.entry))
     if reading.problems:
         raise BadRules(sorted(reading.problems, key=lambda problem: problem.line)[:MAX_PROBLEMS])
-    return RuleSet(rules=tuple(rules), digest=hashlib.sha256(text.encode()).hexdigest())
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return RuleSet(rules=tuple(rules), rights=rights, login=login, tickets=tickets, digest=digest)
 
 
 def _syntax(file: str, error: Exception) -> Problem:
@@ -141,7 +163,7 @@ def _syntax(file: str, error: Exception) -> Problem:
 
 
 def _rules(reading: Reading, document: dict[str, Any]) -> list[Rule]:
-    Table(reading, document, "").known("rule")
+    Table(reading, document, "").known("rule", "rights", "login", "tickets")
     entries = document.get("rule", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         reading.problem("rule", f"got {show(entries)}, want tables that begin with `[[rule]]`")
@@ -165,6 +187,24 @@ def _rules(reading: Reading, document: dict[str, Any]) -> list[Rule]:
     return rules
 
 
+def _known_tickets(reading: Reading, document: dict[str, Any], known: list[str]) -> None:
+    """A ticket system that does not exist would deny for ever, and nobody would see why."""
+    entries = document.get("rule", [])
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        require = entry.get("require") if isinstance(entry, dict) else None
+        name = require.get("ticket") if isinstance(require, dict) else None
+        if not isinstance(name, str) or not name or name in known:
+            continue
+        near = get_close_matches(name, known, n=1)
+        hint = f"; did you mean `{near[0]}`" if near else f"; want a table `[tickets.{name[:40]}]`"
+        reading.at = ("rule", index)
+        reading.rule = (
+            called if isinstance(called := entry.get("name"), str) and called.isprintable() else str(index + 1)
+        )
+        reading.problem("require.ticket", f"no ticket system `{name[:40]}`{hint}")
+    reading.at, reading.rule = (), ""
+
+
 def _name(reading: Reading, entry: dict[str, Any]) -> str:
     name = entry.get("name", "")
     if not isinstance(name, str) or not name.strip():
@@ -179,13 +219,14 @@ def _name(reading: Reading, entry: dict[str, Any]) -> str:
 def _rule(reading: Reading, entry: dict[str, Any], name: str, line: int) -> Rule:
     table = Table(reading, entry, "")
     table.known(
-        "name", "effect", "who", "where", "as", "allow", "require", "when", "from", "limits", "record"
+        "name", "effect", "who", "where", "as", "allow", "require", "when", "from", "limits", "record",
+        "break-glass",
     )  # fmt: skip
     effect = Effect.ALLOW
     if word := table.text("effect"):
         effect = table.choice("effect", word, list(Effect)) or Effect.ALLOW
     if effect is Effect.FORBID:
-        for key in ("require", "limits", "record"):
+        for key in ("require", "limits", "record", "break-glass"):
             if key in entry:
                 reading.problem(key, "a forbid rule has no such key")
     else:
@@ -198,6 +239,9 @@ def _rule(reading: Reading, entry: dict[str, Any], name: str, line: int) -> Rule
             if key not in entry:
                 reading.problem(key, f"missing, want something like `{key} = {example}`")
     limits, record = table.table("limits"), table.table("record")
+    require, break_glass = _require(table.table("require")), table.flag("break-glass")
+    if break_glass and require.approval is not None:
+        reading.problem("break-glass", "stands beside `require.approval`, which it is there to do without")
     limits.known("session", "idle")
     record.known("sync", "content")
     return Rule(
@@ -206,15 +250,16 @@ def _rule(reading: Reading, entry: dict[str, Any], name: str, line: int) -> Rule
         effect=effect,
         who=_who(table.table("who")) if "who" in entry else None,
         where=_where(table.table("where")) if "where" in entry else None,
-        accounts=frozenset(table.words("as", _account)) if "as" in entry else None,
+        accounts=frozenset(table.words("as", account)) if "as" in entry else None,
         kinds=_kinds(table) if "allow" in entry else ALL_KINDS,
-        require=_require(table.table("require")),
+        require=require,
         when=_when(table.table("when")) if "when" in entry else None,
-        networks=tuple(table.words("from", _network)) if "from" in entry else (),
+        networks=tuple(table.words("from", network)) if "from" in entry else (),
         session=limits.parsed("session", parse_duration),
         idle=limits.parsed("idle", parse_duration),
         record_sync=record.flag("sync"),
         keep_content=record.flag("content"),
+        break_glass=break_glass,
     )
 
 
@@ -222,8 +267,8 @@ def _who(table: Table) -> Who:
     table.known("roles", "persons")
     table.some("roles", "persons")
     return Who(
-        roles=frozenset(table.words("roles", _role)) if "roles" in table.entry else frozenset(),
-        persons=frozenset(table.words("persons", _person)) if "persons" in table.entry else frozenset(),
+        roles=frozenset(table.words("roles", role)) if "roles" in table.entry else frozenset(),
+        persons=frozenset(table.words("persons", person)) if "persons" in table.entry else frozenset(),
     )
 
 
@@ -233,10 +278,10 @@ def _where(table: Table) -> Where:
     labels: list[tuple[str, frozenset[str]]] = []
     if "labels" in table.entry:
         inner = table.table("labels")
-        labels = [(key, frozenset(inner.words(key, _label, one=True))) for key in inner.entry]
+        labels = [(key, frozenset(inner.words(key, label, one=True))) for key in inner.entry]
         if not labels:
             table.problem("labels", "empty, want at least one label")
-    targets = tuple(table.words("targets", _glob)) if "targets" in table.entry else ()
+    targets = tuple(table.words("targets", glob)) if "targets" in table.entry else ()
     return Where(labels=tuple(labels), targets=targets)
 
 
@@ -251,22 +296,37 @@ def _kinds(table: Table) -> frozenset[ChannelKind]:
 
 
 def _require(table: Table) -> Require:
-    table.known("mfa", "ticket", "reason", "approval")
+    table.known("mfa", "ticket", "reason", "approval", "watcher")
     mfa: Mfa | None = None
     if "mfa" in table.entry and (word := table.text("mfa")):
-        age = None if word == "always" else table.parsed("mfa", _mfa_age)
+        age = None if word == "always" else table.parsed("mfa", mfa_age)
         mfa = Mfa(max_age=age)
-    approval: Approval | None = None
-    if "approval" in table.entry:
-        inner = table.table("approval")
-        inner.known("by", "count")
-        count = inner.entry.get("count", 1)
-        if type(count) is not int or not 1 <= count <= 10:
-            inner.problem("count", f"got {show(count)}, want 1 to 10")
-            count = 1
-        approval = Approval(by=tuple(inner.words("by", _role)), count=count)
-    ticket = table.text("ticket")
-    return Require(mfa=mfa, ticket=ticket, reason=table.flag("reason"), approval=approval)
+    return Require(
+        mfa=mfa,
+        ticket=table.text("ticket"),
+        reason=table.flag("reason"),
+        approval=_approval(table.table("approval")) if "approval" in table.entry else None,
+        watcher=table.flag("watcher"),
+    )
+
+
+def _approval(table: Table) -> Approval:
+    table.known("by", "count", "longest", "wait")
+    count = table.entry.get("count", 1)
+    if type(count) is not int or not 0 <= count <= 10:
+        table.problem("count", f"got {show(count)}, want 0 to 10; with 0 everybody grants it to themselves for a time")
+        count = 1
+    by: tuple[str, ...] = ()
+    if count:
+        by = tuple(table.words("by", approver))
+    elif "by" in table.entry:
+        table.problem("by", "stands beside a count of 0, with which nobody is asked")
+    return Approval(
+        by=by,
+        count=count,
+        longest=table.parsed("longest", parse_duration) or LONGEST,
+        wait=table.parsed("wait", parse_duration) or WAIT,
+    )
 
 
 def _when(table: Table) -> When:
@@ -280,60 +340,6 @@ def _when(table: Table) -> When:
     zone = table.parsed("zone", parse_zone) or default.zone
     written = ", ".join(f"{key} {_plain(value)}" for key, value in table.entry.items())
     return When(days=days, hours=hours, zone=zone, text=written)
-
-
-# --- words ------------------------------------------------------------------------------------------
-
-
-def _mfa_age(text: str) -> timedelta:
-    try:
-        return parse_duration(text)
-    except ValueError:
-        raise ValueError(f"got `{text[:40]}`, want a duration like `15m`, or `always`") from None
-
-
-def _role(text: str) -> str:
-    if not _ROLE.fullmatch(text):
-        raise ValueError(f"got `{text[:40]}`, want the name of a role")
-    return text
-
-
-def _person(text: str) -> str:
-    try:
-        return text if text == "*" else check_person_name(text)
-    except BadName as error:
-        raise ValueError(str(error)) from None
-
-
-def _account(text: str) -> str:
-    try:
-        return text if text in ("*", OWN_ACCOUNT) else check_account_name(text)
-    except BadName as error:
-        raise ValueError(str(error)) from None
-
-
-def _glob(text: str) -> str:
-    if not _GLOB.fullmatch(text):
-        raise ValueError(f"got `{text[:40]}`, want a target name in lower case; `*` and `?` stand for others")
-    return text
-
-
-def _label(text: str) -> str:
-    if not text or not text.isprintable():
-        raise ValueError("want a printable value; `*` stands for any")
-    return text
-
-
-def _network(text: str) -> Network:
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError:
-        pass
-    try:
-        hint = f"; did you mean `{ipaddress.ip_network(text, strict=False)}`"
-    except ValueError:
-        hint = ""
-    raise ValueError(f"got `{text[:60]}`, want a network like `10.0.0.0/8`{hint}")
 
 
 def _plain(value: object) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 import trio
 
 from policy.audit import Event
-from policy.conditions import Factor
+from policy.conditions import Factor, TicketFact
 from policy.conversation import Conversation
 from policy.ledger import Ledger, LedgerError
 from policy.messages import Done, EndSession, Report, SessionEnded, SessionStarted
@@ -44,6 +44,7 @@ class Live:
     ticket: str
     factors: tuple[Factor, ...]  # what the grant rested on, with its age at that time
     deadline: float  # trio's clock, since the wall clock may jump; infinite without a limit
+    tickets: tuple[TicketFact, ...] = ()  # as they were found then; the end of a change window still counts
     leases: int = 0  # credentials handed out
     redials: int = 0  # times the gateway may ask for one again
     signatures: int = 0
@@ -153,6 +154,7 @@ class Sessions:
         """The first reason stands: after a kill only the byte counts are taken."""
         if request.session not in talk.sessions:
             return Done(text="no such session")
+        talk.sessions.discard(request.session)  # a connection may have one session after the other, all day long
         live = self.of(talk, request.session)
         sizes = max(0, request.bytes_in), max(0, request.bytes_out)
         if live is None:

@@ -59,6 +59,9 @@ class Secret:
         raise TypeError("a secret is not pickled")
 
 
+_RESTORE: Final = "put the right key back from its copy, then start again"
+
+
 class Vault:
     """Seals and opens with one master key."""
 
@@ -133,18 +136,18 @@ def read_master_key(where: str, base: Path, environ: Mapping[str, str]) -> Secre
     except FileNotFoundError:
         raise VaultError(f"master key `{path}` does not exist", "restore it, or run `bastion-policyd init`") from None
     except OSError as error:
-        raise VaultError(f"master key `{path}`: {error.strerror}") from None
+        raise VaultError(f"master key `{path}`: {(error.strerror or '').lower()}", _RESTORE) from None
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise VaultError(f"master key `{path}` is not a regular file")
+            raise VaultError(f"master key `{path}` is not a regular file", _RESTORE)
         if where.startswith("file:"):
             _check_access(path, status)
         data = os.read(handle, KEY_BYTES + 1)
     finally:
         os.close(handle)
     if len(data) != KEY_BYTES:
-        raise VaultError(f"master key `{path}`: got {status.st_size} bytes, want {KEY_BYTES}")
+        raise VaultError(f"master key `{path}`: got {status.st_size} bytes, want {KEY_BYTES}", _RESTORE)
     return Secret(data)
 
 

@@ -1,15 +1,11 @@
-"""Commands about what happens and what happened: sessions, the audit trail, the rules in force."""
+"""Commands about what happens: sessions, the lines of the CAs, the rules in force."""
 
 from policy import audit
 from policy.access import recheck
 from policy.authority import Authority, ended_note
 from policy.conversation import Conversation
-from policy.messages import AuditList, AuditVerify, CaLines, Done, Reload, Rows, SessionKill, SessionsList
-from policy.naming import CommandRefused, counted, instant, shown_time
-from policy.store import Tables, in_batches
-
-MAX_AUDIT_ROWS = 1000
-"""More do not fit one message; `--since` pages."""
+from policy.messages import CaLines, Done, Reload, Rows, SessionKill, SessionsList
+from policy.naming import CommandRefused, counted, shown_time
 
 
 async def sessions_list(desk: Authority, talk: Conversation, request: SessionsList) -> Rows:
@@ -40,38 +36,6 @@ async def session_kill(desk: Authority, talk: Conversation, request: SessionKill
     return Done(
         text=f"killed session `{live.id}` of {live.person} on {live.account}@{live.target}",
         data={"session": live.id, "person": live.person, "account": live.account, "target": live.target},
-    )
-
-
-async def audit_list(desk: Authority, talk: Conversation, request: AuditList) -> Rows:
-    since = instant(request.since) if request.since else 0
-    limit = min(max(request.limit, 1), MAX_AUDIT_ROWS)
-    await desk.ledger.note(talk.event("view", "audit", {"since": request.since, "event": request.event}))
-    rows = await desk.ledger.read(lambda t: t.audit_newest(since=since, event=request.event, limit=limit))
-    columns = ["seq", "at", "event", "who", "what", "why", "source", "session", "ref", "detail"]
-    return Rows(columns=columns, rows=[audit.columns(row) for row in rows])
-
-
-async def audit_verify(desk: Authority, talk: Conversation, _: AuditVerify) -> Done:
-    """Every row against the chain, and the chain against the head that is kept outside the database."""
-    await desk.ledger.note(talk.event("view", "audit verification"))
-    kept = desk.ledger.kept_head()
-
-    def walk(t: Tables) -> audit.Finding:
-        return audit.verify(in_batches(t), kept)
-
-    finding = await desk.ledger.read(walk)
-    if not finding.ok:
-        await desk.ledger.note(talk.event("audit-broken", f"row {finding.seq}", why=finding.problem))
-        raise CommandRefused(
-            f"the audit trail is broken at row {finding.seq}: {finding.problem}",
-            "keep the database as it is, and compare it with a backup",
-            code=78,
-        )
-    head = finding.head.hash.hex()
-    return Done(
-        text=f"the audit trail is whole: {counted(finding.rows, 'row')}, head {head}",
-        data={"rows": str(finding.rows), "head": head},
     )
 
 

@@ -28,16 +28,23 @@ def main(argv: list[str] | None = None) -> None:
 
     from recorder import daemon
     from recorder.configuration import BadConfiguration, read_configuration
+    from recorder.durable import Unusable
     from recorder.sockets import SocketError
 
     try:
         trio.run(daemon.serve, read_configuration(arguments.config))
     except BadConfiguration as error:
         _fail("\n".join(error.problems), f"edit `{arguments.config}`, then: bastion check-config {arguments.config}")
-    except (SocketError, ValueError) as error:
-        _fail(str(error), "")
+    except Unusable as error:
+        _fail(str(error), error.hint)
+    except SocketError as error:
+        _fail(str(error), "see who has it: ss -xlp")
     except OSError as error:
-        _fail(f"{error.filename or 'system'}: {(error.strerror or str(error)).lower()}", "")
+        where = error.filename or "system"
+        _fail(
+            f"{where}: {(error.strerror or str(error)).lower()}",
+            f"look at it: ls -ld {where}" if error.filename else "",
+        )
 
 
 def _hide_memory() -> None:

@@ -10,7 +10,7 @@ import trio
 from recorder.chain import session_id
 from recorder.codec import FormatError
 from recorder.journal import Opening
-from recorder.live import Failed, Live, Studio
+from recorder.live import Failed, Live, Studio, now
 from recorder.messages import (
     Ack,
     Append,
@@ -27,12 +27,15 @@ from recorder.messages import (
     encode,
 )
 from recorder.model import END_REASONS, Event
-from recorder.sockets import BUFFER, Oversized, Peer, give, hang_up, take
+from recorder.sockets import BUFFER, Oversized, Peer, give, hang_up, is_crowded, take
 
 ROUND: Final = 256 * 1024
 """Bytes of messages taken together into one chunk: larger ones compress no better, and others wait meanwhile."""
 LONE: Final = 1024
 """Bytes of a message that may be written and acknowledged alone: somebody types."""
+COMPANY: Final = 0.0005
+"""Seconds: behind a message that came so soon after another there may be more, and they are looked for. Behind a
+keystroke there are none, and the person waits."""
 OPEN_SECONDS: Final = 30.0
 """From connection to the first message; a gateway sends it at once."""
 REPLY_SECONDS: Final = 30.0
@@ -61,6 +64,7 @@ class Connection:
         self._sync, self._drain_seconds = sync, drain_seconds
         self._live: Live | None = None
         self._seq = -1
+        self._gone = False
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
 
@@ -110,6 +114,8 @@ class Connection:
             )
             if max(len(request.public), len(request.private)) > MAX_FIELDS:
                 raise Protocol(f"more than {MAX_FIELDS} fields")
+            if is_crowded(self._sock.fileno()):
+                raise Protocol("too many open files")
             if not self._studio.folder.accepting:
                 raise Protocol("too little space is left for recordings")
             self._live = Live(self._studio, opening)
@@ -130,54 +136,51 @@ class Connection:
 
     async def _recording(self, live: Live) -> None:
         """Take what is there, write it as one chunk, acknowledge the newest; again."""
-        quiet = True  # nothing else waited last time: a keystroke is acknowledged before looking for company
+        last = 0.0
         while True:
-            messages, lone = 0, False
-            events: list[Event] = []
-            end: End | None = None
-            size = 0
-            while size < ROUND and end is None:
-                data = take(self._sock)
-                if data is None:
-                    break
-                match decode_request(data) if data else None:
-                    case Append(seq, batch):
-                        if seq <= self._seq:
-                            raise Protocol(f"append {seq} after {self._seq}")
-                        if not batch:
-                            raise Protocol("an append without an event")
-                        self._seq = seq
-                        events += batch  # type: ignore[arg-type]  # tuples as the wire has them
-                        size += len(data)
-                        messages += 1
-                        if lone := quiet and size < LONE:
-                            break
-                    case End() as request:
-                        end = request
-                    case None:
-                        self._write(live, events)
-                        raise Lost
-                    case other:
-                        _unexpected(other)
+            await trio.lowlevel.wait_readable(self._sock)
+            instant = now()
+            events, end = self._take(alone=instant.seconds - last > COMPANY)
+            last = instant.seconds
             if events:
-                self._write(live, events)
+                live.append(events, instant)
                 if self._sync:
                     await live.sync()
-                if not give(self._sock, encode(Ack(self._seq))):
-                    await self._reply(Ack(self._seq))
+                ack = encode(Ack(self._seq))
+                if not give(self._sock, ack):
+                    await self._send(ack)
+                live.appended(instant)
             if end:
                 return await self._end(live, end)
+            if self._gone:
+                raise Lost
             if live.journal.full:
                 await live.room()
-            if lone:
-                quiet = False
-                continue
-            quiet = messages <= 1
-            await trio.lowlevel.wait_readable(self._sock)
 
-    def _write(self, live: Live, events: list[Event]) -> None:
-        if events:
-            live.append(events)
+    def _take(self, alone: bool) -> tuple[list[Event], End | None]:
+        """The events of the messages that are there; with `alone`, of the first one if it is small."""
+        events: list[Event] = []
+        size = 0
+        while size < ROUND and (data := take(self._sock)) is not None:
+            if not data:
+                self._gone = True
+                break
+            match decode_request(data):
+                case Append(seq, batch):
+                    if seq <= self._seq:
+                        raise Protocol(f"append {seq} after {self._seq}")
+                    if not batch:
+                        raise Protocol("an append without an event")
+                    self._seq = seq
+                    events += batch  # type: ignore[arg-type]  # tuples as the wire has them
+                    size += len(data)
+                    if alone and size < LONE:
+                        break
+                case End() as end:
+                    return events, end
+                case other:
+                    _unexpected(other)
+        return events, None
 
     async def _end(self, live: Live, end: End) -> None:
         if end.reason not in END_REASONS:
@@ -231,7 +234,9 @@ class Connection:
         return decode_request(data)
 
     async def _reply(self, reply: Reply) -> None:
-        data = encode(reply)
+        await self._send(encode(reply))
+
+    async def _send(self, data: bytes) -> None:
         with trio.move_on_after(REPLY_SECONDS):
             while not give(self._sock, data):
                 await trio.lowlevel.wait_writable(self._sock)

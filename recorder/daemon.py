@@ -20,10 +20,10 @@ from recorder import durable, node
 from recorder.configuration import Configuration
 from recorder.connection import Connection
 from recorder.journal import Limits
-from recorder.live import Studio, now
+from recorder.live import Live, Studio, now
 from recorder.nodelog import What
-from recorder.recovery import recover
-from recorder.sockets import SOCKET, listen, passed_socket, peer_of, welcome
+from recorder.recovery import Outcome, recover
+from recorder.sockets import SOCKET, listen, passed_socket, peer_of, spare, welcome
 from recorder.systemd import tell, watchdog_seconds
 
 MAX_CONNECTIONS: Final = 8192
@@ -81,7 +81,10 @@ def _recover(folder: durable.Folder, key: Ed25519PrivateKey, node_log: node.Node
     """Before anybody is let in."""
     for day, session in folder.unfinished():
         wall_us = now().wall_us
-        found = recover(folder, day, session, key, wall_us)
+        try:
+            found = recover(folder, day, session, key, wall_us)
+        except OSError as error:  # a link, a folder, a bad sector: left as it is, and the others are recorded again
+            found = Outcome("damaged", why=(error.strerror or str(error)).lower())
         log.warning("recovery", session=session, how=found.how, chunks=found.chunks, torn=found.torn, why=found.why)
         if found.how in ("recovered", "complete"):
             node_log.note(What.CLOSED, wall_us, session, found.file, found.state, "interrupted")
@@ -112,21 +115,32 @@ async def _commit(studio: Studio, seconds: float) -> None:
     """Group commit: what was written becomes durable together, at most `seconds` later."""
     while True:
         await trio.sleep(seconds)
-        owners = {handle: live for live in studio.live.values() for handle in live.files.for_commit()}
-        handles = list(owners)
-        if studio.log.file.dirty:
-            studio.log.file.dirty = False
+        owners: dict[int, Live] = {}
+        for live in list(studio.live.values()):
+            owners |= dict.fromkeys(live.files.for_commit(), live)
+            if len(owners) >= spare() // 2:  # the other half is for new tails
+                await _sync(studio, owners)
+                owners = {}
+        await _sync(studio, owners)
+
+
+async def _sync(studio: Studio, owners: dict[int, Live]) -> None:
+    """Sync these handles and the node log, and close them; who cannot be synced is told."""
+    handles, log_handle = list(owners), -1
+    if studio.log.file.dirty:
+        try:
             handles.append(log_handle := os.dup(studio.log.file.handle))
-        else:
-            log_handle = -1
-        if handles:
-            with trio.CancelScope(shield=True):
-                failed = await trio.to_thread.run_sync(durable.sync_handles, handles, studio.folder.handle)
-            for handle in failed - {log_handle}:
-                owners[handle].commit_failed()
-            if log_handle in failed:
-                studio.log.file.dead = True
-                log.error("node-log-failed")
+            studio.log.file.dirty = False
+        except OSError:
+            pass  # out of descriptors: it stays dirty for the next commit
+    if handles:
+        with trio.CancelScope(shield=True):
+            failed = await trio.to_thread.run_sync(durable.sync_handles, handles, studio.folder.handle)
+        for handle in failed - {log_handle}:
+            owners[handle].commit_failed()
+        if log_handle in failed:
+            studio.log.file.dead = True
+            log.error("node-log-failed")
 
 
 async def _tick(studio: Studio) -> None:

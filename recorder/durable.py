@@ -37,6 +37,14 @@ _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
+class Unusable(ValueError):
+    """recorderd cannot start with what is there: cause, then the command that helps."""
+
+    def __init__(self, cause: str, hint: str) -> None:
+        super().__init__(cause)
+        self.hint = hint
+
+
 class Dead(OSError):
     """This file had an error before and is not written any more."""
 
@@ -52,7 +60,7 @@ class Folder:
             fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self.handle)
-            raise ValueError(f"another recorderd writes to `{path}`") from None
+            raise Unusable(f"another recorderd writes to `{path}`", "see which one: pgrep -af recorder") from None
         self._reserve, self._low_water = reserve_mib * MIB, low_water_mib * MIB
         self._reserved = self.full = False
         self.refill()

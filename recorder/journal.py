@@ -1,9 +1,9 @@
 """One recording while it is written: events and time in, effects out. No I/O (FORMAT.md, section 7).
 
-    append     WriteTail: a batch is a chunk of the tail; written, it is acknowledged
-               NewTail, Compact: when the tail has its size
+    append     what is to be written to the tail: a batch is a chunk of it; written, it is acknowledged
+    appended   NewTail, Compact: when the tail has its size
     due        NewTail, Compact: when it has its age
-               AppendMain: a seal, each minute in which something came
+               AppendMain: a seal, each 150 s in which something came
     compacted  AppendMain (SEGMENT, SEAL), SyncMain, DropTail, Settle
     end        WriteTail, Compact
     compacted  AppendMain (SEGMENT, INDEX, SEAL, FOOT), SyncMain, DropTail, Settle
@@ -25,24 +25,33 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from recorder import keys
 from recorder.chain import Chain, Header, Slot, TailHeader, Type
-from recorder.codec import FAST, FASTEST, MAX_EVENTS, MAX_STEP, compress
+from recorder.codec import FAST, FASTEST, STORE, compress
+from recorder.columns import MAX_EVENTS, MAX_STEP
 from recorder.model import AccessNote, Event, KeyClass, Kind, SessionId
-from recorder.parts import Chunk, Place, close_parts, hashed, plain_segment, split
+from recorder.parts import Chunk, Gathered, Place, close_parts, hashed, split
 from recorder.records import Entry, Foot, Seal, Why, encode_index
 
-SEAL_SECONDS: Final = 120.0
-"""At least so often what was written is sealed: what a thief of the running machine's keys cannot change any more."""
+SEAL_SECONDS: Final = 150.0
+"""At least so often what was written is sealed: what a thief of the running machine's keys cannot change any more.
+Twice per segment of an idle session; each seal costs 167 bytes, as much as four seconds of a busy one."""
 
 MANY: Final = MAX_EVENTS // 4
 """Events from which a segment is made whatever its size; four times as many do not fit into one."""
 
 SMALL: Final = 128 * 1024
-LEVELS: Final = ((10.0, 12), (1.0, 9), (0.1, 3), (0.0, FAST))
+LEVELS: Final = ((10.0, 12), (3.0, 8), (0.8, 6), (0.1, 3), (0.0, FAST))
 """A segment below SMALL bytes is worth level 19 (30 ms). Above, the seconds it took to fill choose: compacting 1 MiB
-(47, 27, 5, 2 ms) takes no more than 5 % of a core, until at some 10 MB/s speed counts and nothing else."""
+(25, 13, 9, 3, 2 ms) takes no more than 1 % of a core, 3 % in a flood of 1 to 10 MB/s, and beyond that speed counts."""
+
+BLOCK: Final = 4096
+"""Bytes of a chunk from which the tail is compressed: below, it takes longer than it saves, one block of the disk."""
 
 BULK: Final = 16 * 1024
-"""Bytes of a chunk from which the tail gets the fastest compression: a program writes, not a person."""
+"""From here on with the fastest compression: a program writes, not a person."""
+
+UNLINKED, UNLINKED_BYTES = 16, 64 * 1024
+"""Chunks that the content chain may stand behind, and their bytes. Nobody sees it before the next seal or tail; and
+after the pause of a typist nothing is left in the processor's caches: 16 at once cost what three one by one would."""
 
 
 class Instant(NamedTuple):
@@ -104,20 +113,14 @@ class SegmentJob:
 
     session: SessionId
     place: Place
-    chunks: list[Chunk]
+    gathered: Gathered
     root: bytes = field(repr=False)
     size: int  # bytes of plaintext, about
     level: int
 
     def __call__(self) -> bytes:
-        present = sorted({key_class for chunk in self.chunks for key_class in chunk})
-        plain = {key_class: plain_segment(self.chunks, key_class) for key_class in present}
         ciphers = keys.Keys.of_root(self.root).of_segment(self.place.segno)
-        return close_parts(self.session, self.place, ciphers, plain, self.level)
-
-    @property
-    def first_ms(self) -> int:
-        return min(events[0][2] for events in self.chunks[0].values())
+        return close_parts(bytes.fromhex(self.session), self.place, ciphers, self.gathered.plain(), self.level)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,13 +165,16 @@ class Journal:
         ).encode(node_key.sign)
         self._main = Chain(self.header)
         self._offset = len(self.header)
+        self._id = bytes.fromhex(opening.session)
         self._content = keys.content_start(opening.session)
+        self._unlinked: list[dict[KeyClass, bytes]] = []  # plaintext of the newest chunks, not in `_content` yet
+        self._unlinked_bytes = 0
         self._seq = self._segno = self._last_ms = 0
         self._index: list[Entry] = []
-        self._seals = self._last_seal = self._sealed_seq = 0
+        self._sealed_seq = 0
         self._sealed_at = now.seconds
-        self._pending: list[Chunk] = []
-        self._pending_bytes = self._pending_events = 0
+        self._pending = Gathered()
+        self._pending_bytes = 0
         self._since = now.seconds
         self._compacting: SegmentJob | None = None
         self._ending = self.complete = False
@@ -189,20 +195,23 @@ class Journal:
         """S: the storage chain so far. Of a complete recording it stands for the whole file."""
         return self._main.state
 
-    def append(self, events: list[Event], now: Instant) -> list[Effect]:
+    def append(self, events: list[Event], now: Instant) -> bytes:
         """Events in order of time; FormatError, with nothing changed, if they cannot be stored."""
         assert not self._ending, "append after end"
-        chunks = [(chunk, dict(hashed(chunk))) for chunk in split(events, self._last_ms)]  # raises before it counts
-        effects: list[Effect] = [WriteTail(b"".join([self._chunk(chunk, plain, now) for chunk, plain in chunks]))]
-        if self._size() >= 1.0:
-            effects += self._rotate(now)
-        return effects
+        chunks = [(chunk, hashed(chunk)) for chunk in split(events, self._last_ms)]  # raises before it counts
+        return b"".join([self._chunk(chunk, plain, now) for chunk, plain in chunks])
+
+    def appended(self, now: Instant) -> list[Effect]:
+        """What may wait until the batch has been acknowledged; to be asked after each."""
+        if len(self._unlinked) >= UNLINKED or self._unlinked_bytes >= UNLINKED_BYTES:
+            self._link()
+        return self._rotate(now) if self._size() >= 1.0 else []
 
     def due(self, now: Instant) -> list[Effect]:
         """What time brings; to be asked each second or so."""
         if self._ending:
             return []
-        old = self._pending and now.seconds - self._since >= self._limits.segment_seconds
+        old = self._pending.chunks and now.seconds - self._since >= self._limits.segment_seconds
         if old and (rotated := self._rotate(now)):
             return rotated
         if self._seq > self._sealed_seq and now.seconds - self._sealed_at >= SEAL_SECONDS:
@@ -213,9 +222,9 @@ class Journal:
         """The job is done: `body` is its segment."""
         job = self._compacting
         assert job is not None, "no segment is being made"
-        self._index.append(Entry(self._offset, job.first_ms, job.place.seq))
+        self._index.append(Entry(self._offset, job.gathered.first_ms, job.place.seq))
         written = self._append(Type.SEGMENT, body)
-        if self._ending and not self._pending:
+        if self._ending and not self._pending.chunks:
             written += self._last_records(now)
             self.complete = True
         else:
@@ -240,28 +249,36 @@ class Journal:
         ms = max(self._last_ms, min(elapsed, self._last_ms + MAX_STEP))
         event = Event(Kind.ACCESS, 0, ms, msgspec.msgpack.encode(note))
         last: Chunk = {KeyClass.VIEW: [event]}
-        effects: list[Effect] = [WriteTail(self._chunk(last, dict(hashed(last)), now))]
+        effects: list[Effect] = [WriteTail(self._chunk(last, hashed(last), now))]
         return effects if self._compacting else [*effects, Compact(self._job(now))]
 
     def _chunk(self, chunk: Chunk, plain: dict[KeyClass, bytes], now: Instant) -> bytes:
-        if not self._pending:
+        if not self._pending.chunks:
             self._since = now.seconds
         place = Place(Type.CHUNK, self._segno, self._seq, 1)
         size = sum(map(len, plain.values()))
-        level = FASTEST if size >= BULK else FAST
-        body = close_parts(self.session, place, self._keys.of_segment(self._segno), plain, level)
-        assert self._keys.content is not None
-        self._content = keys.content_link(self._keys.content, self._content, self._seq, plain.items())
+        level = STORE if size < BLOCK else FAST if size < BULK else FASTEST
+        body = close_parts(self._id, place, self._keys.of_segment(self._segno), plain, level)
         self._seq += 1
-        self._last_ms = max(events[-1][2] for events in chunk.values())
-        self._pending.append(chunk)
+        self._unlinked.append(plain)
+        self._unlinked_bytes += size
+        self._last_ms = max([events[-1][2] for events in chunk.values()])
+        self._pending.add(chunk)
         self._pending_bytes += size
-        self._pending_events += sum(map(len, chunk.values()))
         return self._tail.frame(Type.CHUNK, body)
+
+    def _link(self) -> bytes:
+        """H after all chunks."""
+        content = self._keys.content
+        assert content is not None
+        for seq, plain in enumerate(self._unlinked, self._seq - len(self._unlinked)):
+            self._content = keys.content_link(content, self._content, seq, plain.items())
+        self._unlinked, self._unlinked_bytes = [], 0
+        return self._content
 
     def _size(self) -> float:
         """Of what the newest tail holds, in segments."""
-        return max(self._pending_bytes / self._limits.segment_bytes, self._pending_events / MANY)
+        return max(self._pending_bytes / self._limits.segment_bytes, self._pending.events / MANY)
 
     def _rotate(self, now: Instant) -> list[Effect]:
         """Begin to make a segment of what the tail holds, and a new tail for what comes; not while one is made."""
@@ -275,10 +292,10 @@ class Journal:
     def _job(self, now: Instant) -> SegmentJob:
         seconds, size = now.seconds - self._since, self._pending_bytes
         level = 19 if size < SMALL else next(level for least, level in LEVELS if seconds >= least)
-        first = self._seq - len(self._pending)
-        place = Place(Type.SEGMENT, self._segno, first, len(self._pending))
+        chunks = self._pending.chunks
+        place = Place(Type.SEGMENT, self._segno, self._seq - chunks, chunks)
         job = self._compacting = SegmentJob(self.session, place, self._pending, self._root, size, level)
-        self._pending, self._pending_bytes, self._pending_events = [], 0, 0
+        self._pending, self._pending_bytes = Gathered(), 0
         return job
 
     def _last_records(self, now: Instant) -> bytes:
@@ -287,25 +304,21 @@ class Journal:
         plain = compress(encode_index(self._index))
         index = self._append(Type.INDEX, keys.close(self._keys.index, Type.INDEX, 0, 0, plain, bound))
         seal = self._seal(Why.END, now)
-        return index + seal + self._append(Type.FOOT, Foot(at, self._last_seal).encode())
+        return index + seal + self._append(Type.FOOT, Foot(at).encode())
 
     def _seal(self, why: Why, now: Instant) -> bytes:
         sealing, last = self._seal_key, why == Why.END
         self._seal_key = keys.signing_key(self._entropy(32))
         seal = Seal(
-            number=self._seals,
             why=why,
             seq=self._seq,
             wall_us=now.wall_us,
             ms=self._last_ms,
-            previous=self._last_seal,
-            chain=self._main.state,
-            content=self._content,
+            content=self._link(),
             next_key=bytes(32) if last else self._seal_key.public_key().public_bytes_raw(),
         )
-        self._seals += 1
-        self._last_seal, self._sealed_seq, self._sealed_at = self._offset, self._seq, now.seconds
-        return self._append(Type.SEAL, seal.encode(self.session, sealing.sign))
+        self._sealed_seq, self._sealed_at = self._seq, now.seconds
+        return self._append(Type.SEAL, seal.encode(self.session, self._main.state, sealing.sign))
 
     def _append(self, kind: Type, body: bytes) -> bytes:
         record = self._main.frame(kind, body)
@@ -313,7 +326,7 @@ class Journal:
         return record
 
     def _tail_header(self) -> TailHeader:
-        return TailHeader(self.session, self._segno, self._seq, self._content)
+        return TailHeader(self.session, self._segno, self._seq, self._link())
 
     def _tail_chain(self) -> Chain:
         return Chain(self._tail_header().encode())

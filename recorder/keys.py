@@ -36,7 +36,8 @@ class Keys:
 
     def __init__(self, meta: bytes, index: bytes, classes: dict[KeyClass, bytes], content: bytes | None) -> None:
         self.meta, self.index = AESGCM(meta), AESGCM(index)
-        self.classes, self.content = classes, content
+        self.classes = classes
+        self.content = hmac.new(content, digestmod="sha256") if content else None  # copied for each use
         self._plain = meta, index
         self._segment = -1
         self._ciphers: dict[KeyClass, AESGCM] = {}
@@ -109,16 +110,22 @@ def unclose(cipher: AESGCM, kind: int, key_class: int, counter: int, data: bytes
         raise FormatError("decryption fails: the bytes or their place have been changed") from None
 
 
-def content_link(content: bytes, before: bytes, seq: int, parts: Iterable[tuple[int, bytes]]) -> bytes:
+def content_link(content: hmac.HMAC, before: bytes, seq: int, parts: Iterable[tuple[int, bytes]]) -> bytes:
     """H_j = SHA-256(H_{j-1} | c_j), c_j = HMAC(K_content, seq | {class | HMAC(K_content, class | plaintext)}*).
 
     Over what was recorded, not how it is stored: it survives compaction, encryption anew, and redaction of one part.
     """
     digests = [seq.to_bytes(8, "big")]
     for key_class, plain in parts:
-        mark = bytes([key_class])
-        digests += [mark, hmac.digest(content, mark + plain, "sha256")]
-    return hashlib.sha256(before + hmac.digest(content, b"".join(digests), "sha256")).digest()
+        mark = bytes((key_class,))
+        digests += [mark, _digest(content, mark + plain)]
+    return hashlib.sha256(before + _digest(content, b"".join(digests))).digest()
+
+
+def _digest(keyed: hmac.HMAC, data: bytes) -> bytes:
+    mac = keyed.copy()
+    mac.update(data)
+    return mac.digest()
 
 
 def content_start(session: str) -> bytes:
@@ -159,7 +166,7 @@ def signing_key(seed: bytes) -> Ed25519PrivateKey:
 
 
 def _nonce(kind: int, key_class: int, counter: int) -> bytes:
-    return bytes((kind, key_class, 0, 0)) + counter.to_bytes(8, "big")
+    return (kind << 88 | key_class << 80 | counter).to_bytes(12, "big")
 
 
 def _slot_info(session: str, classes: KeyClasses) -> bytes:

@@ -89,13 +89,24 @@ class Live:
         self._done = trio.Event()
         self._room = trio.Event()
 
-    def append(self, events: list[Event]) -> None:
-        """Written to the tail when it returns. Failed; codec.FormatError if the events cannot be stored."""
+    def append(self, events: list[Event], instant: Instant) -> None:
+        """Written to the tail when it returns. Failed; codec.FormatError if the events cannot be stored.
+
+        `appended` is to follow when the gateway has its acknowledgement.
+        """
         if self.failed or self._studio.folder.full:
             raise Failed(self.failed or "the disk is full")
-        self._carry_out(self.journal.append(events, now()))
-        if self.failed:
-            raise Failed(self.failed)
+        data = self.journal.append(events, instant)
+        try:
+            self.files.write_tail(data)
+        except OSError as error:
+            self._again(WriteTail(data), error)
+            raise Failed(self.failed) from None
+
+    def appended(self, instant: Instant) -> None:
+        """What an append leaves to do."""
+        if effects := self.journal.appended(instant):
+            self._carry_out(effects)
 
     async def room(self) -> None:
         """Return when more may be appended: a gateway that is faster than compaction waits here."""
@@ -157,14 +168,16 @@ class Live:
             try:
                 self._do(effect)
             except OSError as error:
-                self._fail(error)
-                if self.files.dead:
-                    return
-                try:
-                    self._do(effect)  # the same bytes, now that the reserve has made room
-                except OSError as again:
-                    self.files.dead = True
-                    self._fail(again)
+                self._again(effect, error)
+
+    def _again(self, effect: Effect, error: OSError) -> None:
+        self._fail(error)
+        if not self.files.dead:
+            try:
+                self._do(effect)  # the same bytes, now that the reserve has made room
+            except OSError as again:
+                self.files.dead = True
+                self._fail(again)
 
     def _do(self, effect: Effect) -> None:
         match effect:

@@ -84,7 +84,7 @@ encode = _encoder.encode
 """message -> bytes."""
 
 
-def decode_request(data: bytes) -> Request:
+def decode_request(data: bytes | memoryview) -> Request:
     """Bytes from a gateway; msgspec.MsgspecError if they are no request."""
     try:
         return _requests.decode(data)

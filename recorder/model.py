@@ -96,6 +96,7 @@ class Start(Note):
 
     kind: str
     command: bytes = b""  # command line, or name of the subsystem
+    more: bool = False  # it is too long for an event, and goes on in the next START of this channel
     term: bytes = b""  # TERM of its terminal; empty: there is none
     columns: int = 0
     rows: int = 0

@@ -1,14 +1,17 @@
 """What makes a node: its key and its log."""
 
 import os
+import stat
+from pathlib import Path
 from typing import Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from recorder import nodelog
 from recorder.codec import FormatError
-from recorder.durable import FILE_MODE, Folder, LogFile, replace
+from recorder.durable import FILE_MODE, Folder, LogFile, Unusable, replace
 from recorder.model import SessionId
 from recorder.nodelog import Entry, What
 from recorder.walk import Cut, open_file
@@ -21,11 +24,14 @@ class NodeLog:
     """The log while it grows."""
 
     def __init__(self, folder: Folder, key: Ed25519PrivateKey) -> None:
-        """OSError; ValueError if what is there is damaged: it is evidence, so a person moves it away."""
+        """OSError; Unusable if what is there is damaged: it is evidence, so a person moves it away."""
         public = key.public_key().public_bytes_raw()
         self._key = key
-        self.file: LogFile = folder.open_log(nodelog.LOG, nodelog.new_header(public))
         path = folder.path / nodelog.LOG
+        try:
+            self.file: LogFile = folder.open_log(nodelog.LOG, nodelog.new_header(public))
+        except OSError as error:
+            raise Unusable(f"`{path}`: {(error.strerror or '').lower()}", f"look at it: ls -ld {path}") from None
         try:
             with open_file(path) as file:
                 self._chain, records = nodelog.read(file, public)
@@ -36,7 +42,9 @@ class NodeLog:
                 except Cut:
                     self.file.cut(good)  # we died while writing it
         except FormatError as error:
-            raise ValueError(f"`{path}`: {error}: keep it as evidence under another name, then start again") from None
+            raise Unusable(
+                f"`{path}`: {error}", f"keep it as evidence under another name, then start again: mv {path} {path}.kept"
+            ) from None
 
     def note(self, what: What, wall_us: int, session: SessionId, file: str, state: bytes, how: str = "") -> None:
         """OSError: it could not be written; the log goes on where it was."""
@@ -52,19 +60,36 @@ class NodeLog:
 def node_key(folder: Folder) -> Ed25519PrivateKey:
     """This node's key, made on first start: `node.key` (mode 0600) and, for those who verify, `node.pub`.
 
-    OSError; ValueError if there is something else.
+    OSError; Unusable if there is something else.
     """
+    path = folder.path / NODE_KEY
     try:
         handle = os.open(NODE_KEY, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder.handle)
     except FileNotFoundError:
+        if folder.path.joinpath(nodelog.LOG).exists():
+            # A new pair would overwrite the public half, by which all that is here is verified.
+            raise Unusable(f"`{path}` is gone, but its log is there", _restore(path)) from None
         return _make_node_key(folder)
-    with os.fdopen(handle, "rb") as file:
-        if os.fstat(handle).st_mode & 0o077:
-            raise ValueError(f"`{folder.path / NODE_KEY}` can be read by others: chmod 600 it")
-        key = serialization.load_pem_private_key(file.read(MAX_KEY), None)
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise Unusable(f"`{path}` is not a file", _restore(path))
+        if found.st_mode & 0o077:
+            raise Unusable(f"`{path}` can be read by others", f"if nobody has: chmod 600 {path}")
+        data = os.read(handle, MAX_KEY)
+    finally:
+        os.close(handle)
+    try:
+        key = serialization.load_pem_private_key(data, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
     if not isinstance(key, Ed25519PrivateKey):
-        raise ValueError(f"`{folder.path / NODE_KEY}` is no Ed25519 key")
+        raise Unusable(f"`{path}` is no Ed25519 key", _restore(path))
     return key
+
+
+def _restore(path: Path) -> str:
+    return f"put it back from its copy; for a new identity of this node move all of `{path.parent}` away"
 
 
 def _make_node_key(folder: Folder) -> Ed25519PrivateKey:

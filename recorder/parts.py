@@ -10,25 +10,19 @@ INVARIANT: in a chunk, events are sorted by (ms, RANK of their class), and parts
 back the exact order of acknowledgement, and needs no byte to say so; `split` cuts a batch where the order is another.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import merge
+from itertools import accumulate, repeat
 from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from recorder import keys
 from recorder.chain import Type, session_id
-from recorder.codec import (
-    MAX_EVENTS,
-    MAX_STEP,
-    FormatError,
-    compress,
-    decode_events,
-    decompress,
-    encode_events,
-    read_varint,
-    varint,
-)
+from recorder.codec import FormatError, compress, decompress, read_varint, varint
+from recorder.columns import MAX_EVENTS, MAX_STEP, Columns, Growing, decode_columns, encode_events
 from recorder.model import CLASS_OF, Event, KeyClass
 
 RANK: Final = {KeyClass.KEYS: 0, KeyClass.CONTENT: 1, KeyClass.GRAPHICS: 2, KeyClass.VIEW: 3}
@@ -54,8 +48,9 @@ class Place(NamedTuple):
     chunks: int
 
     def fixed(self) -> bytes:
-        seq, segno = self.seq.to_bytes(8, "big"), self.segno.to_bytes(4, "big")
-        return seq + segno if self.kind == Type.CHUNK else segno + seq + self.chunks.to_bytes(4, "big")
+        if self.kind == Type.CHUNK:
+            return (self.seq << 32 | self.segno).to_bytes(CHUNK_FIXED, "big")
+        return (self.segno << 96 | self.seq << 32 | self.chunks).to_bytes(SEGMENT_FIXED, "big")
 
     @property
     def counter(self) -> int:
@@ -67,7 +62,7 @@ def split(events: Iterable[Event], after_ms: int) -> list[Chunk]:
     chunks: list[dict[KeyClass, list[Event]]] = []
     last_ms, last_rank = after_ms, 9
     for event in events:
-        kind, ms = event[0], event[2]
+        kind, _, ms, _ = event
         if not 0 <= kind <= 255:
             raise FormatError(f"event kind {kind}")
         rank = _RANK[kind]
@@ -79,7 +74,7 @@ def split(events: Iterable[Event], after_ms: int) -> list[Chunk]:
         last_ms, last_rank = ms, rank
     if not chunks:
         raise FormatError("a batch needs at least one event")
-    return [dict(sorted(chunk.items())) for chunk in chunks]
+    return [chunk if len(chunk) == 1 else dict(sorted(chunk.items())) for chunk in chunks]
 
 
 def plain_chunk(events: list[Event]) -> bytes:
@@ -88,26 +83,52 @@ def plain_chunk(events: list[Event]) -> bytes:
     return base.to_bytes(_BASE, "big") + encode_events(events, base)
 
 
-def plain_segment(chunks: list[Chunk], key_class: KeyClass) -> bytes:
-    """Plaintext of one class in a segment: how many events of it each chunk had, then all of them."""
-    found = [chunk.get(key_class, []) for chunk in chunks]
-    events = [event for part in found for event in part]
-    base = events[0][2]
-    counts = b"".join([varint(len(part)) for part in found])
-    return base.to_bytes(_BASE, "big") + counts + encode_events(events, base)
+class Gathered:
+    """Chunks on their way into a segment."""
+
+    def __init__(self, chunks: Iterable[Chunk] = ()) -> None:
+        self.chunks = self.events = 0
+        self._classes: dict[KeyClass, tuple[Growing, array[int]]] = {}  # events; how many of each chunk
+        for chunk in chunks:
+            self.add(chunk)
+
+    def add(self, chunk: Chunk) -> None:
+        for key_class, events in chunk.items():
+            if key_class not in self._classes:
+                self._classes[key_class] = (Growing(), array("I"))
+            growing, counts = self._classes[key_class]
+            growing.add(events)
+            counts.extend(repeat(0, self.chunks - len(counts)))
+            counts.append(len(events))
+            self.events += len(events)
+        self.chunks += 1
+
+    @property
+    def first_ms(self) -> int:
+        return min(growing.first_ms for growing, _ in self._classes.values())
+
+    def plain(self) -> dict[KeyClass, bytes]:
+        """Plaintext of each class in a segment: how many events of it each chunk had, then all of them."""
+        found = {}
+        for key_class, (growing, counts) in sorted(self._classes.items()):
+            base = growing.first_ms
+            numbers = [*counts, *repeat(0, self.chunks - len(counts))]
+            written = bytes(numbers) if max(numbers) < 0x80 else b"".join(map(varint, numbers))
+            found[key_class] = base.to_bytes(_BASE, "big") + written + growing.encode(base)
+        return found
 
 
 def close_parts(
-    session: str, place: Place, ciphers: Mapping[KeyClass, AESGCM], plain: Mapping[KeyClass, bytes], level: int
+    session: bytes, place: Place, ciphers: Mapping[KeyClass, AESGCM], plain: Mapping[KeyClass, bytes], level: int
 ) -> bytes:
-    """A whole body."""
+    """A whole body; `session` are the 16 bytes of its id."""
     fixed = place.fixed()
-    bound = bytes.fromhex(session) + fixed
+    bound = session + fixed
     body = [fixed]
     for key_class, data in plain.items():
         framed = compress(data, level)
         sealed = keys.close(ciphers[key_class], place.kind, key_class, place.counter, framed, bound)
-        body += [bytes([key_class]), len(sealed).to_bytes(3, "big"), sealed]
+        body += [(key_class << 24 | len(sealed)).to_bytes(4, "big"), sealed]
     return b"".join(body)
 
 
@@ -138,56 +159,88 @@ def closed_parts(place: Place, body: bytes) -> Iterator[tuple[KeyClass, bytes]]:
         before = number
 
 
-def open_parts(session: str, place: Place, body: bytes, opened: keys.Keys) -> tuple[list[Chunk], set[KeyClass]]:
-    """The chunks of this body as far as there are keys, and the classes there are none for. FormatError."""
+class Part(NamedTuple):
+    """The events of one class in a chunk or segment: those of chunk n are `starts[n]` to `starts[n + 1]`."""
+
+    columns: Columns
+    starts: Sequence[int]
+
+    def chunk_at(self, ms: int) -> int:
+        """Number of the first chunk with an event at `ms` or later; one too many if there is none."""
+        event = bisect_left(self.columns.times, ms)
+        return bisect_right(self.starts, event) - 1
+
+    def events(self, chunk: int) -> list[Event]:
+        return self.columns.events(self.starts[chunk], self.starts[chunk + 1])
+
+
+class Parts(NamedTuple):
+    """An opened chunk or segment, as far as there are keys."""
+
+    place: Place
+    parts: dict[KeyClass, Part]
+
+    def chunks(self) -> list[Chunk]:
+        """As they were recorded."""
+        found = self.parts.items()
+        wanted = range(self.place.chunks)
+        return [{one: part.events(n) for one, part in found if part.starts[n] < part.starts[n + 1]} for n in wanted]
+
+    def events(self, since_ms: int = 0) -> Iterator[Event]:
+        """As they were acknowledged, from that time on; what is before it is not even made."""
+        if len(self.parts) == 1:
+            (part,) = self.parts.values()
+            yield from part.columns.events(bisect_left(part.columns.times, since_ms))
+            return
+        parts = self.parts.values()
+        for number in range(min((part.chunk_at(since_ms) for part in parts), default=0), self.place.chunks):
+            here = [part.events(number) for part in parts if part.starts[number] < part.starts[number + 1]]
+            for event in here[0] if len(here) == 1 else merge(*here, key=_order):
+                if event.ms >= since_ms:
+                    yield event
+
+
+def open_parts(session: str, place: Place, body: bytes, opened: keys.Keys) -> Parts:
+    """The parts of this body that there are keys for. FormatError."""
     ciphers = opened.of_segment(place.segno)
     bound = bytes.fromhex(session_id(session)) + place.fixed()
-    chunks: list[Chunk] = [{} for _ in range(place.chunks)]
-    missing = set()
+    parts = {}
     for key_class, sealed in closed_parts(place, body):
-        if key_class not in ciphers:
-            missing.add(key_class)
-            continue
-        plain = decompress(keys.unclose(ciphers[key_class], place.kind, key_class, place.counter, sealed, bound))
-        for number, events in _per_chunk(place, plain):
-            chunks[number][key_class] = events
-    return chunks, missing
+        if key_class in ciphers:
+            plain = decompress(keys.unclose(ciphers[key_class], place.kind, key_class, place.counter, sealed, bound))
+            parts[key_class] = _part(place, plain)
+    return Parts(place, parts)
 
 
-def in_order(chunks: Iterable[Chunk]) -> Iterator[Event]:
-    """The events as they were acknowledged."""
-    for chunk in chunks:
-        if len(chunk) == 1:
-            yield from next(iter(chunk.values()))
-        else:
-            yield from merge(*chunk.values(), key=lambda event: (event[2], _RANK[event[0]]))
-
-
-def hashed(chunk: Chunk) -> list[tuple[KeyClass, bytes]]:
+def hashed(chunk: Chunk) -> dict[KeyClass, bytes]:
     """What the content chain takes of a chunk."""
-    return [(key_class, plain_chunk(events)) for key_class, events in chunk.items()]
+    return {key_class: plain_chunk(events) for key_class, events in chunk.items()}
 
 
-def _per_chunk(place: Place, plain: bytes) -> Iterator[tuple[int, list[Event]]]:
+def _order(event: Event) -> tuple[int, int]:
+    return event.ms, _RANK[event.kind]
+
+
+def _part(place: Place, plain: bytes) -> Part:
     _enough(plain, _BASE)
     base, at = int.from_bytes(plain[:_BASE], "big"), _BASE
-    counts = []
-    if place.kind == Type.SEGMENT:
+    if place.kind == Type.CHUNK:
+        columns = decode_columns(plain[at:], base)
+        return Part(columns, (0, len(columns.times)))
+    counts: Sequence[int] = plain[at : at + place.chunks]
+    if counts and max(counts) < 0x80 and len(counts) == place.chunks:  # each is one byte, as nearly always
+        at += place.chunks
+    else:
+        counts = []
         for _ in range(place.chunks):
             number, end = read_varint(plain[at : at + 3])
             counts.append(number)
             at += end
-    events = decode_events(plain[at:], base)
-    if place.kind == Type.CHUNK:
-        yield 0, events
-        return
-    if sum(counts) != len(events):
-        raise FormatError(f"{len(events)} events in a segment, its counts say {sum(counts)}")
-    start = 0
-    for number, count in enumerate(counts):
-        if count:
-            yield number, events[start : start + count]
-            start += count
+    columns = decode_columns(plain[at:], base)
+    starts = [*accumulate(counts, initial=0)]
+    if starts[-1] != len(columns.times):
+        raise FormatError(f"{len(columns.times)} events in a segment, its counts say {starts[-1]}")
+    return Part(columns, starts)
 
 
 def _enough(data: bytes, size: int) -> None:

@@ -18,8 +18,8 @@ from recorder.chain import FRAME, KNOWN, SKIPPABLE, TAIL_HEADER, Chain, Header, 
 from recorder.codec import FormatError, decompress
 from recorder.keys import Keys, content_link, content_start
 from recorder.model import Event, KeyClass, SessionId
-from recorder.parts import Chunk, hashed, in_order, open_parts, place_of
-from recorder.records import Entry, Foot, Seal, Why, decode_foot, decode_index, decode_seal
+from recorder.parts import Parts, hashed, open_parts, place_of
+from recorder.records import FOOT_BODY, Entry, Seal, Why, decode_foot, decode_index, decode_seal
 from recorder.verdict import Verdict, verify
 from recorder.walk import Damage, Record, next_seal, open_file, read_front, read_tail_front, size_of, step, walk
 
@@ -27,7 +27,7 @@ __all__ = ["Recording", "RecordingError", "Verdict", "open_recording", "verify",
 
 TAILS: Final = (".tail", ".tail2")
 MAX_PROBLEMS: Final = 100
-_FOOT: Final = 24
+_FOOT: Final = FRAME + FOOT_BODY
 
 
 class RecordingError(Exception):
@@ -124,20 +124,18 @@ class Recording:
         Starts with the segment that the index names, so it is quick anywhere in a complete recording. What there is no
         key for is left out.
         """
-        for _, chunks in self.chunks(since_ms):
-            for event in in_order(chunks):
-                if event.ms >= since_ms:
-                    yield event if type(event) is Event else Event(*event)
+        for parts in self.opened(since_ms):
+            yield from parts.events(since_ms)
 
-    def chunks(self, since_ms: int = 0) -> Iterator[tuple[int, list[Chunk]]]:
-        """(seq of the first, chunks) of each segment or single chunk."""
+    def opened(self, since_ms: int = 0) -> Iterator[Parts]:
+        """Each segment or single chunk, from the one that holds `since_ms` on."""
         if self.keys is None:
             return
         with ExitStack() as stack:
             # The tails first: a segment that is written after this moment replaces what we hold open already.
             tails = [stack.enter_context(open_file(path)) for path in self._tails() if path.exists()]
             main = stack.enter_context(open_file(self.path))
-            entry = self._entry(main, since_ms)
+            entry = self._entry(since_ms)
             seq = entry.seq if entry else 0
             for record in self._main_records(main, entry.offset if entry else self.start):
                 if record.kind in (Type.CHUNK, Type.SEGMENT):
@@ -148,13 +146,13 @@ class Recording:
                     yield from self._opened(record, seq)
                     seq = self._after(record, seq)
 
-    def _opened(self, record: Record, expected: int) -> Iterator[tuple[int, list[Chunk]]]:
+    def _opened(self, record: Record, expected: int) -> Iterator[Parts]:
         assert self.keys is not None
         try:
             place = place_of(record.kind, record.body)
             if place.seq > expected:
                 self._problem(f"chunks {expected} to {place.seq - 1} are missing")
-            yield place.seq, open_parts(self.session, place, record.body, self.keys)[0]
+            yield open_parts(self.session, place, record.body, self.keys)
         except FormatError as error:
             self._problem(f"at byte {record.offset}: {error}")
 
@@ -170,7 +168,7 @@ class Recording:
     def _main_records(self, file: BinaryIO, offset: int) -> Iterator[Record]:
         """From the start each is checked by the chain; from elsewhere, its encryption has to do.
 
-        Behind damage reading goes on at the next seal, which says what the chain was there.
+        Behind damage reading goes on at the next seal, without the chain: as from elsewhere.
         """
         end = size_of(file)
         records = walk(file, offset, end, Chain(self.raw)) if offset == self.start else _unchecked(file, offset, end)
@@ -183,21 +181,10 @@ class Recording:
             except FormatError as error:
                 self._problem(str(error))
                 start = max(offset, error.at if isinstance(error, Damage) else 0)
-                if (found := self._resume(file, start, end)) is None:
+                if (found := next_seal(file, start, end)) is None:
                     return
-                offset = found[0]
-                records = walk(file, offset, end, found[1])
-
-    def _resume(self, file: BinaryIO, offset: int, end: int) -> tuple[int, Chain] | None:
-        """Where reading may go on behind `offset`, and the chain there."""
-        while (at := next_seal(file, offset, end)) is not None:
-            offset = at
-            seal = self._seal_in(step(file, at, end))
-            if seal:
-                chain = Chain(b"")
-                chain.state = seal.chain
-                return at, chain
-        return None
+                offset = found
+                records = _unchecked(file, offset, end)
 
     def _tail_records(self, files: list[BinaryIO]) -> Iterator[Record]:
         found = []
@@ -218,16 +205,13 @@ class Recording:
                 self._problem(f"tail: {error}")
                 return  # what the next tail has would follow a gap
 
-    def _entry(self, file: BinaryIO, since_ms: int) -> Entry | None:
+    def _entry(self, since_ms: int) -> Entry | None:
         """Where to begin reading for what happened from `since_ms` on; None: at the start."""
         if since_ms <= 0 or self.keys is None or self._foot is None:
             return None
-        record = step(file, self._foot[0].index_at, size_of(file))
-        if record is None or record.kind != Type.INDEX:
-            return None
         try:
             bound = bytes.fromhex(self.session)
-            plain = keys.unclose(self.keys.index, Type.INDEX, 0, 0, record.body, bound)
+            plain = keys.unclose(self.keys.index, Type.INDEX, 0, 0, self._foot[0].body, bound)
             entries = decode_index(decompress(plain))
         except FormatError as error:
             self._problem(f"index: {error}")
@@ -237,20 +221,22 @@ class Recording:
         return entries[max(number, 0)] if entries else None
 
     @cached_property
-    def _foot(self) -> tuple[Foot, Seal] | None:
+    def _foot(self) -> tuple[Record, Seal] | None:
+        """The index and the final seal, of a complete recording."""
         with open_file(self.path) as file:
             end = size_of(file)
             last = step(file, end - _FOOT, end) if end > self.start + _FOOT else None
             if last is None or last.kind != Type.FOOT:
                 return None
             try:
-                foot = decode_foot(last.body)
-                if not self.start <= foot.seal_at < end or not self.start <= foot.index_at < end:
-                    return None
+                at = decode_foot(last.body).index_at
             except FormatError:
                 return None
-            seal = self._seal_in(step(file, foot.seal_at, end))
-        return (foot, seal) if seal and seal.why == Why.END else None
+            index = step(file, at, end) if self.start <= at < end else None
+            if index is None or index.kind != Type.INDEX:
+                return None
+            seal = self._seal_in(step(file, at + FRAME + len(index.body), end))
+        return (index, seal) if seal and seal.why == Why.END else None
 
     def seals(self) -> Iterator[Seal]:
         """As they stand there, signatures unchecked."""
@@ -261,7 +247,7 @@ class Recording:
 
     def _seal_in(self, record: Record | None) -> Seal | None:
         try:
-            return decode_seal(record.body, self.session)[0] if record else None
+            return decode_seal(record.body, self.session, record.before)[0] if record else None
         except FormatError:
             return None
 
@@ -285,11 +271,11 @@ def verify_content(recording: Recording) -> list[str]:
     wanted = {seal.seq: seal.content for seal in recording.seals()}
     problems: list[str] = []
     state, seq = content_start(recording.session), 0
-    for first, chunks in recording.chunks():
-        for number, chunk in enumerate(chunks, first):
+    for parts in recording.opened():
+        for number, chunk in enumerate(parts.chunks(), parts.place.seq):
             if number != seq:
                 return [*problems, f"chunks {seq} to {number - 1} are missing"]
-            state = content_link(opened.content, state, seq, hashed(chunk))
+            state = content_link(opened.content, state, seq, hashed(chunk).items())
             seq += 1
             if seq in wanted and wanted.pop(seq) != state:
                 problems.append(f"the content differs from what was sealed, somewhere before chunk {seq}")

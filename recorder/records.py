@@ -14,8 +14,8 @@ from recorder.model import SessionId
 MARK: Final = bytes.fromhex("b5ea1c0de5ea1000")
 """In front of each seal, so that a reader finds the next one behind damage."""
 
-SEAL_BODY: Final = 203
-FOOT_BODY: Final = 16
+SEAL_BODY: Final = 159
+FOOT_BODY: Final = 8
 MAX_NOTE: Final = 4096
 MAX_INDEX: Final = 1 << 16
 """Entries: a segment of 1 MiB each makes 64 GiB, one per 5 minutes seven months."""
@@ -33,42 +33,41 @@ class Why(IntEnum):
 
 
 class Seal(msgspec.Struct, frozen=True, kw_only=True):
-    """A signature over all there is so far, by a key that is dropped at once; it names the next key."""
+    """A signature over all there is so far, by a key that is dropped at once; it names the next key.
 
-    number: int
+    What the file says anyway is signed and not written: seals are most of what a short recording costs.
+    """
+
     why: Why
     seq: int  # chunks recorded before it, in main and tail together
     wall_us: int
     ms: int  # time of the newest event
-    previous: int  # offset of the seal before it; 0: none
-    chain: bytes  # S before this record
     content: bytes  # H after chunk seq - 1
     next_key: bytes  # zeros at the end
 
-    def encode(self, session: SessionId, sign: Callable[[bytes], bytes]) -> bytes:
-        """MARK 8 | n u32 | why u8 | seq u64 | wall u64 | ms u48 | previous u64 | S 32 | H 32 | key 32 | sig 64."""
-        numbers = ((self.number, 4), (self.why, 1), (self.seq, 8), (self.wall_us, 8), (self.ms, 6), (self.previous, 8))
+    def encode(self, session: SessionId, chain: bytes, sign: Callable[[bytes], bytes]) -> bytes:
+        """MARK 8 | why u8 | seq u64 | wall u64 | ms u48 | H 32 | key 32 | sig 64; `chain` is S before the record."""
+        numbers = ((self.why, 1), (self.seq, 8), (self.wall_us, 8), (self.ms, 6))
         said = MARK + b"".join([number.to_bytes(size, "big") for number, size in numbers])
-        said += self.chain + self.content + self.next_key
-        return said + sign(_signed(_SEAL_LABEL, session, said))
+        said += self.content + self.next_key
+        return said + sign(_signed(_SEAL_LABEL, session, chain + said))
 
 
-def decode_seal(body: bytes, session: SessionId) -> tuple[Seal, bytes, bytes]:
-    """The seal, what is signed, and the signature. FormatError."""
+def decode_seal(body: bytes, session: SessionId, chain: bytes) -> tuple[Seal, bytes, bytes]:
+    """The seal, what is signed, and the signature; `chain` is S before it. FormatError."""
     if len(body) != SEAL_BODY or body[:8] != MARK:
         raise FormatError("this is no seal")
     at, numbers = 8, []
-    for size in (4, 1, 8, 8, 6, 8):
+    for size in (1, 8, 8, 6):
         numbers.append(int.from_bytes(body[at : at + size], "big"))
         at += size
-    number, why, seq, wall_us, ms, previous = numbers
+    why, seq, wall_us, ms = numbers
     if why > max(Why):
         raise FormatError(f"a seal for reason {why}")
     seal = Seal(
-        number=number, why=Why(why), seq=seq, wall_us=wall_us, ms=ms, previous=previous,
-        chain=body[at : at + 32], content=body[at + 32 : at + 64], next_key=body[at + 64 : at + 96],
-    )  # fmt: skip
-    return seal, _signed(_SEAL_LABEL, session, body[:-SIGNATURE]), body[-SIGNATURE:]
+        why=Why(why), seq=seq, wall_us=wall_us, ms=ms, content=body[at : at + 32], next_key=body[at + 32 : at + 64]
+    )
+    return seal, _signed(_SEAL_LABEL, session, chain + body[:-SIGNATURE]), body[-SIGNATURE:]
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,19 +125,18 @@ def decode_index(plain: bytes) -> list[Entry]:
 
 
 class Foot(NamedTuple):
-    """The last record: so that a reader finds the index without reading everything."""
+    """The last record: so that a reader finds the index, and the seal behind it, without reading everything."""
 
     index_at: int
-    seal_at: int
 
     def encode(self) -> bytes:
-        return self.index_at.to_bytes(8, "big") + self.seal_at.to_bytes(8, "big")
+        return self.index_at.to_bytes(8, "big")
 
 
 def decode_foot(body: bytes) -> Foot:
     if len(body) != FOOT_BODY:
         raise FormatError(f"a foot of {len(body)} bytes, {FOOT_BODY} expected")
-    return Foot(int.from_bytes(body[:8], "big"), int.from_bytes(body[8:], "big"))
+    return Foot(int.from_bytes(body, "big"))
 
 
 def _signed(label: bytes, session: SessionId, said: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """The socket: where it is, who may connect, and how one message is read and sent."""
 
 import os
+import resource
 import socket
 import stat
 import struct
@@ -16,10 +17,18 @@ MODE: Final = 0o660
 BUFFER: Final = 1 << 20
 """Bytes the kernel may hold for one recording: what a gateway has sent while we were busy for some milliseconds."""
 
+_SEND: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_taken: Final = memoryview(bytearray(MAX_MESSAGE + 1))
 _UCRED: Final = struct.Struct("iII")
 _SO_PEERGROUPS: Final = 59  # <asm-generic/socket.h>; Python has no name for it
 _MAX_GROUPS: Final = 256
 """As many as 1024 bytes hold, which is all that CPython's getsockopt asks for. A member of more is known by its gid."""
+
+
+SPARE: Final = 4096
+"""Descriptors kept back, or a quarter where there are fewer: a new tail for each recording that lives, copies for the
+group commit.
+"""
 
 
 class SocketError(Exception):
@@ -59,6 +68,18 @@ def welcome(peer: Peer, group: int) -> bool:
     return peer.uid in (0, os.geteuid()) or group == peer.gid or group in peer.groups
 
 
+def spare() -> int:
+    """Descriptors that nobody new may use."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(limit // 4, SPARE) if limit >= 0 else SPARE
+
+
+def is_crowded(handle: int) -> bool:
+    """Whether a descriptor just made says that nearly all are in use: the kernel gives out the lowest that is free."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit >= 0 and handle >= limit - spare()
+
+
 def listen(path: Path, group: int) -> socket.socket:
     """A listening socket of mode 0660 and this group at `path`; a socket nobody listens on any more is replaced.
 
@@ -89,21 +110,24 @@ def passed_socket() -> socket.socket | None:
     return socket.socket(fileno=3)
 
 
-def take(connection: socket.socket) -> bytes | None:
-    """A message that is there already; b"" at the end, None if there is nothing yet. Oversized, or OSError."""
+def take(connection: socket.socket) -> memoryview | None:
+    """A message that is there already; empty at the end, None if there is nothing yet. Oversized, or OSError.
+
+    It stands in a buffer of the whole process, and is gone with the next call: no message costs an allocation.
+    """
     try:
-        data = connection.recv(MAX_MESSAGE + 1, socket.MSG_DONTWAIT)
+        size = connection.recv_into(_taken, 0, socket.MSG_DONTWAIT)
     except BlockingIOError:
         return None
-    if len(data) > MAX_MESSAGE:
+    if size > MAX_MESSAGE:
         raise Oversized
-    return data
+    return _taken[:size]
 
 
 def give(connection: socket.socket, data: bytes) -> bool:
     """Send if the peer has room; whether it had. OSError if it has gone."""
     try:
-        connection.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        connection.send(data, _SEND)
     except BlockingIOError:
         return False
     return True

@@ -120,7 +120,7 @@ class _Check:
         self.last: Seal | None = None
         self.note: Note | None = None
         self.foot: Foot | None = None
-        self._last_at = self._index_at = 0
+        self._index_at = 0
         self._recovering = False
 
     def record(self, record: Record) -> None:
@@ -149,8 +149,8 @@ class _Check:
                 self._index_at = record.offset
             case Type.FOOT:
                 self.foot = decode_foot(record.body)
-                if self.foot != Foot(self._index_at, self._last_at):
-                    raise FormatError("the foot names other places than there are")
+                if self.foot != Foot(self._index_at):
+                    raise FormatError("the foot names another place than the index's")
             case Type.NOTE:
                 note, signed, signature = decode_note(record.body, self.header.session, record.before)
                 if not holds(self.header.node_key, signature, signed):
@@ -209,13 +209,10 @@ class _Check:
         self.seq = place.seq + place.chunks
 
     def _seal(self, record: Record) -> None:
-        seal, signed, signature = decode_seal(record.body, self.header.session)
+        seal, signed, signature = decode_seal(record.body, self.header.session, record.before)
         if not holds(self.key, signature, signed):
-            raise FormatError(f"the signature of seal {seal.number} does not hold")
+            raise FormatError(f"the signature of seal {self.seals} does not hold")
         wrong = {
-            "number": seal.number != self.seals,
-            "chain": seal.chain != record.before,
-            "place of the seal before": seal.previous != self._last_at,
             "count of chunks": seal.seq < max(self.seq, self.last.seq if self.last else 0),
             "time": seal.ms < (self.last.ms if self.last else 0),
             "next key": (seal.next_key == bytes(32)) != (seal.why == Why.END),
@@ -223,6 +220,6 @@ class _Check:
             "count of chunks at the end": seal.why == Why.END and seal.seq != self.seq,
         }
         if found := [name for name, is_wrong in wrong.items() if is_wrong]:
-            raise FormatError(f"seal {seal.number} has a wrong {', '.join(found)}")
+            raise FormatError(f"seal {self.seals} has a wrong {', '.join(found)}")
         self.seals += 1
-        self.last, self._last_at, self.key = seal, record.offset, seal.next_key
+        self.last, self.key = seal, seal.next_key

@@ -8,6 +8,7 @@ class ExitCode(IntEnum):
 
     USAGE = 64
     UNREACHABLE = 69  # there is no such recording, or it cannot be read
+    DENIED = 77  # policyd does not let this user view recordings
     MISCONFIGURED = 78
 
 

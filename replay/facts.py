@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from msgspec.structs import replace
+
 from recorder.model import AccessNote, AgentNote, Digest, Event, Exit, ForwardNote, Kind, Marker, SftpOp, Start
 from replay.notes import note, sealed_length
 
@@ -11,6 +13,9 @@ Found = TypeVar("Found")
 
 MAX_LISTED: Final = 100_000
 """Notes kept of one sort. An rsync over sftp makes some ten thousand; after this many they are only counted."""
+
+MAX_COMMAND: Final = 256 * 1024
+"""Bytes of a command put together again: more comes in no request."""
 
 
 @dataclass(slots=True)
@@ -88,7 +93,10 @@ class Facts:
         found = note(event)
         match found:
             case Start():
-                self._channel(event).start = found
+                channel = self._channel(event)
+                if channel.start is not None and channel.start.more and len(channel.start.command) < MAX_COMMAND:
+                    found = replace(channel.start, command=channel.start.command + found.command, more=found.more)
+                channel.start = found
             case Exit():
                 channel = self._channel(event)
                 channel.exit, channel.finished = found, event.ms

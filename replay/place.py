@@ -2,7 +2,8 @@
 
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,9 +12,21 @@ from replay.errors import MisuseError, PlaceError
 
 CONFIGS: Final = ("bastion.toml", "/etc/bastion/bastion.toml")
 STATE: Final = "state"  # the default of [bastion] state
+RUN: Final = "run"  # the default of [bastion] run
+NODE_KEY: Final = "node.key"
+"""recorderd's private key: where it lies, a bastion records. A copy of its recordings has the public one at most."""
 
 MAX_CONFIG: Final = 1024 * 1024
 MAX_KEY: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """A bastion on this machine: its configuration, recordings, and the folder of its sockets."""
+
+    config: Path
+    recordings: Path
+    run: Path
 
 
 def directory(config: Path | None, given: Path | None) -> Path:
@@ -33,13 +46,48 @@ def _configured(config: Path | None) -> Path:
         if not found:
             raise MisuseError("no bastion.toml here", "name one with -c FILE, or the recordings with --directory DIR")
         config = found[0]
+    return _home(config).recordings
+
+
+def home_of(file: Path, config: Path | None) -> Home | None:
+    """The bastion of this machine that a recording belongs to; None: it is a copy. PlaceError if that is not clear.
+
+    Links are followed first: a link into the folder of recordings is no copy. A folder that a bastion records in is
+    none either, whatever -c names, because otherwise `--directory` would be the way to look without being seen.
+    """
+    file = file.resolve()
+    for candidate in _candidates(config):
+        home = _home(candidate)
+        if file.is_relative_to(home.recordings.resolve()):
+            return home
+    for folder in list(file.parents)[:2]:  # FOLDER/2026-11-25/ID.brec, or beside the key
+        if (folder / NODE_KEY).exists():
+            usual = folder.parent.parent / CONFIGS[0]
+            if usual.exists() and (home := _home(usual)).recordings.resolve() == folder:
+                return home
+            raise PlaceError(
+                f"a bastion records in `{folder}`, and where it notes who looks is not known",
+                "name its configuration: -c bastion.toml",
+            )
+    return None
+
+
+def _candidates(config: Path | None) -> Iterator[Path]:
+    if config is not None:
+        yield config
+    yield from (Path(name) for name in CONFIGS if os.path.exists(name))
+
+
+def _home(config: Path) -> Home:
     try:
         table = tomllib.loads(read(config, MAX_CONFIG).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PlaceError(f"`{config}`: {error}", f"bastion check-config -c {config}") from None
     state = _entry(table, "bastion", "state", STATE)
     recordings = _entry(table, "recorder", "directory", RecorderSettings().directory)
-    return config.absolute().parent / state / recordings
+    run = _entry(table, "bastion", "run", RUN)
+    config = config.absolute()
+    return Home(config=config, recordings=config.parent / state / recordings, run=config.parent / run)
 
 
 def _entry(table: dict[str, Any], group: str, name: str, default: str) -> str:

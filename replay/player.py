@@ -35,6 +35,7 @@ class Player:
     pace: Pace
     typed: bool = False
     begin: int = 0  # ms
+    furthest: int = 0  # ms that were shown, however they were reached
     controls: Controls = field(init=False)
     _stage: Stage = field(init=False)
     _events: Iterator[Event] = field(init=False)
@@ -105,6 +106,7 @@ class Player:
     async def _show(self) -> None:
         assert self._next is not None
         event = self._next
+        self.furthest = max(self.furthest, event.ms)
         await self.terminal.write(self._stage.show(event))
         self.pace.show(event.ms, trio.current_time())
         self._advance()
@@ -124,6 +126,7 @@ class Player:
 
     async def _draw(self, ms: int) -> None:
         """The stage as it was at `ms`, and go on from there."""
+        self.furthest = max(self.furthest, ms)
         await self.terminal.write(self._stage.at(ms))
         self._events = (event for event in self.recording.events(ms + 1) if event.ms > ms)
         self._advance()

@@ -5,12 +5,17 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from bastion.errors import MisuseError
 from bastion.text import neutral
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from bastion.control import Operator
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -46,6 +51,12 @@ def found_config(config: Path | None) -> Path:
 
 def ask(config: Path | None, command: Any) -> Any:
     """Send one command to policyd; its Rows or Done."""
+    with talk(config) as operator:
+        return operator.ask(command)
+
+
+def talk(config: Path | None) -> "AbstractContextManager[Operator]":
+    """For several commands of one conversation with policyd."""
     from bastion import config as configuration
     from bastion import control
 
@@ -53,17 +64,22 @@ def ask(config: Path | None, command: Any) -> Any:
     start = f"bastion run -c {settings.path}"
     if settings.path.is_relative_to("/etc"):
         start = "systemctl start bastion.target"
-    return control.ask(settings.run, command, " ".join(["bastion", *sys.argv[1:]]), start=start)
+    return control.talk(settings.run, " ".join(["bastion", *sys.argv[1:]]), start=start)
 
 
 def check_rules(config: Path, file: str | None = None) -> tuple[list[str], str]:
     """What policyd finds wrong with the rules and the files beside them, and what it says when nothing is."""
+    return run_policy("check", *([file] if file else []), config=config)
+
+
+def run_policy(command: str, *words: str, config: Path) -> tuple[list[str], str]:
+    """Problems, or what `python -m policy COMMAND` prints: the rules are policy's to read, and not ours."""
     import subprocess
 
-    words = [sys.executable, "-m", "policy", "check", "--config", str(config), *([file] if file else [])]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    problems = [line for line in done.stderr.splitlines() if line.strip()] if done.returncode else []
-    return problems or ["policyd cannot check the rules"] * (done.returncode != 0), done.stdout.strip()
+    line = [sys.executable, "-m", "policy", command, "--config", str(config), *words]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    problems = [text for text in done.stderr.splitlines() if text.strip()] if done.returncode else []
+    return problems or ["policyd cannot read the rules"] * (done.returncode != 0), done.stdout.strip()
 
 
 def show(answer: Any, as_json: bool) -> None:

@@ -12,6 +12,7 @@ that nobody meant. One request is answered before the next packet is read, and n
 changes between question and answer (CVE-2023-46445, CVE-2023-46446).
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -28,11 +29,11 @@ from asyncssh.constants import (
 from asyncssh.misc import DisconnectError, ProtocolError, ProtocolNotSupported
 from asyncssh.packet import Boolean, NameList, SSHPacket, String, UInt32
 
-from bastion.errors import MisuseError
+from bastion.errors import BastionError, MisuseError, PeerError
 from bastion.login import Login, parse
 from bastion.settings import SshSettings
 from bastion.ssh.connections import ServerConnection
-from bastion.ssh.links import PolicyLink, PolicyLost
+from bastion.ssh.links import REPLY_SECONDS, PolicyLink, PolicyLost
 from bastion.startups import Outcome as Ending
 from bastion.startups import plain_source
 from bastion.text import neutral
@@ -89,6 +90,7 @@ class PersonConnection(ServerConnection):
         self._methods = list(_FIRST)
         self._failures = 0
         self._requests = 0
+        self._is_cut = False
         self.person = ""
         self.source = ""
         self.client = ""
@@ -196,9 +198,12 @@ class PersonConnection(ServerConnection):
         """Read nothing more from the client until it is answered: neither state nor memory changes meanwhile."""
         self.packets.pause(_ASKING)
         try:
-            await work
+            async with asyncio.timeout(REPLY_SECONDS):
+                await work
         except PolicyLost as error:
-            raise DisconnectError(DISC_SERVICE_NOT_AVAILABLE, error.cause) from None
+            self._turn_away(error)
+        except TimeoutError:
+            self._turn_away(PolicyLost())
         finally:
             self.packets.resume(_ASKING)
 
@@ -295,6 +300,7 @@ class PersonConnection(ServerConnection):
         self._send_methods(partial=False)
 
     def _cut(self) -> None:
+        self._is_cut = True
         self._failures += 1
         raise DisconnectError(DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures")
 
@@ -322,14 +328,24 @@ class PersonConnection(ServerConnection):
             return self._policy_gone()  # it says what we do not understand: better no policy than another one
         if self.person:
             self.pushed(message)
-        elif not self.is_closed():
-            self.disconnect(DISC_SERVICE_NOT_AVAILABLE, "bastion: login was ended")
+        else:
+            self._turn_away(PeerError("this login was ended", "ask who ended it before you log in again"))
 
     def _policy_gone(self) -> None:
         if self.person:
             self.policy_lost()
-        elif not self.is_closed():
-            self.disconnect(DISC_SERVICE_NOT_AVAILABLE, PolicyLost().cause)
+        else:
+            # Its last word, that nobody is let in any more, may have come in the same breath and is carried out first.
+            self._loop.call_soon(self._turn_away, PolicyLost())
+
+    def _turn_away(self, error: BastionError) -> None:
+        """In words that clients show before login (RFC 4252 section 5.4): the reason of a disconnect many do not."""
+        if self.is_closed() or self._is_cut:
+            return
+        if not self.person:
+            structlog.get_logger().warning("turned-away", source=self.source, why=error.cause)
+            self.send_auth_banner("".join(f"{line}\n" for line in error.lines()))
+        self.disconnect(DISC_SERVICE_NOT_AVAILABLE, error.cause)
 
     # --- the end ------------------------------------------------------------------------------------
 

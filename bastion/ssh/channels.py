@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Any, Final, Protocol
 
+from bastion.errors import PeerError
+
 WINDOW_ADJUST: Final = 93
 DATA: Final = 94
 EXTENDED_DATA: Final = 95
@@ -23,6 +25,14 @@ FAILURE: Final = 100
 
 _U32: Final = Struct(">I")
 _SMALL: Final = 256  # bytes of a message that is cheaper joined with its head than written into place: a keystroke
+
+MIN_PACKET, MAX_PACKET = 64, 255 * 1024
+"""Bytes of data in a message that a peer may ask for. With fewer, one message of the other side becomes thousands, in
+one turn of the loop; more fits into no packet that is read here."""
+MAX_WINDOW: Final = 0xFFFFFFFF
+GRACE: Final = 64 * 1024
+"""Bytes beyond its window that a peer is forgiven: not every client counts what it sends on standard error, or the
+last message before the window is full. sshd forgives a tenth of its window, which is 200 KiB."""
 
 Events = Sequence[tuple[int, bytes]]
 Tap = Callable[[memoryview], Events]
@@ -77,7 +87,8 @@ class Journal(Protocol):
 class End:
     """One channel number on one leg, ours and the peer's. Born when the number is taken, gone after both CLOSEs."""
 
-    __slots__ = ("close_received", "close_sent", "flow", "leg", "logger", "max_packet", "number", "owner", "remote")
+    __slots__ = ("close_received", "close_sent", "flow", "granted", "leg", "logger", "max_packet", "number", "owner",
+                 "received", "remote")  # fmt: skip
 
     def __init__(self, leg: Leg, owner: Owner) -> None:
         self.leg = leg
@@ -85,6 +96,8 @@ class End:
         self.number = leg.add_channel(self)
         self.remote = -1
         self.max_packet = 0
+        self.granted = 0  # bytes that the peer was told it may send, ever; whoever opens or confirms sets it
+        self.received = 0  # bytes that it has sent
         self.flow: Flow | None = None
         self.close_sent = self.close_received = False
 
@@ -92,31 +105,55 @@ class End:
 
     def data(self, data: memoryview) -> bool:
         """DATA has come. False: nothing to wait for, the caller sends it to `flow.to`. True: taken care of."""
+        self.received += len(data)
+        if self.received > self.granted + GRACE:
+            self._beyond()
         flow = self.flow
         if flow is None:
-            self.owner.message(self, DATA, _U32.pack(len(data)) + bytes(data))
+            if not self.close_received:
+                self.owner.message(self, DATA, _U32.pack(len(data)) + bytes(data))
             return True
         return self.close_received or flow.data(data)
 
     def message(self, kind: int, payload: bytes) -> None:
         """Any other message has come."""
-        if kind == WINDOW_ADJUST and self.flow is not None:
-            self.flow.adjust(payload)
-            return
+        if self.close_received:
+            return  # Attack: a start behind a CLOSE, which is recorded and never happens
+        if kind == WINDOW_ADJUST:
+            if len(payload) < 4:
+                raise PeerError("malformed window adjust")
+            payload = payload[:4]
+            if self.flow is not None:
+                self.flow.adjust(payload)
+                return
+        elif kind == EXTENDED_DATA:
+            if len(payload) < 8 or _U32.unpack_from(payload, 4)[0] != len(payload) - 8:
+                raise PeerError("malformed extended data: it does not fill its message")
+            self.received += len(payload) - 8
+            if self.received > self.granted + GRACE:
+                self._beyond()
         if kind == CLOSE:
             self.close_received = True
         self.owner.message(self, kind, payload)
         if kind == CLOSE:
             self.release()
 
+    def _beyond(self) -> None:
+        # Attack: the other side would cut us off for it, and look as if it had failed.
+        if not self.close_sent:
+            raise PeerError("more data came on a channel than its window allows")
+
     # asyncssh calls these of what it finds in `_channels` when it opens packets itself.
 
     def process_packet(self, kind: int, _seq: int, packet: Any) -> bool:
+        """False if it means nothing, and asyncssh says so."""
         payload = packet.get_remaining_payload()
         packet.get_bytes(len(payload))
+        if kind > FAILURE:
+            return False
         if kind == DATA:
             if len(payload) < 4 or _U32.unpack_from(payload)[0] != len(payload) - 4:
-                raise ValueError("data of a channel message does not fill it")
+                raise PeerError("malformed data: it does not fill its message")
             if not self.data(memoryview(payload)[4:]):
                 assert self.flow is not None
                 self.flow.to.send(DATA, payload)
@@ -126,7 +163,9 @@ class End:
 
     def process_open_confirmation(self, remote: int, window: int, max_packet: int, packet: Any) -> None:
         self._was_waiting()
-        self.remote, self.max_packet = remote, max_packet
+        if max_packet < MIN_PACKET:
+            raise PeerError(f"a channel takes {max_packet} bytes at a time, less than {MIN_PACKET}")
+        self.remote, self.max_packet = remote, min(max_packet, MAX_PACKET)
         self.owner.opened(self, window, packet.get_remaining_payload())
 
     def process_open_failure(self, code: int, reason: str, _lang: str) -> None:
@@ -138,7 +177,7 @@ class End:
     def _was_waiting(self) -> None:
         # Attack: an answer for a channel that is open already would link it anew, to whatever the peer says.
         if self.remote >= 0:
-            raise ValueError("answer to the opening of a channel that is not waiting for one")
+            raise PeerError("answer to the opening of a channel that is not waiting for one")
 
     def process_connection_close(self, _exc: Exception | None) -> None:
         self.close_sent = self.close_received = True
@@ -157,7 +196,17 @@ class End:
         if kind == DATA and not (4 < len(payload) <= _SMALL and len(payload) - 4 <= self.max_packet):
             self.send_data(memoryview(payload)[4:])
             return
-        if kind == CLOSE:
+        if kind == EXTENDED_DATA and len(payload) - 8 > self.max_packet:
+            for at in range(8, len(payload), self.max_packet):
+                part = payload[at : at + self.max_packet]
+                self.leg.packets.send(kind, _U32.pack(self.remote) + payload[:4] + _U32.pack(len(part)) + part)
+            return
+        if kind == WINDOW_ADJUST:
+            self.granted += _U32.unpack(payload)[0]
+            # RFC 4254 section 5.2. The other leg's peer said it, and hears of it; this one would break off.
+            if self.granted - self.received > MAX_WINDOW:
+                raise PeerError("the window of a channel is too large")
+        elif kind == CLOSE:
             self.close_sent = True
         self.leg.packets.send(kind, _U32.pack(self.remote) + payload)
         if kind == CLOSE:
@@ -182,7 +231,7 @@ class End:
 class Flow:
     """One direction from one end to the other: recorded, acknowledged, then sent."""
 
-    __slots__ = ("bytes", "channel", "held", "journal", "stopped", "tap", "to")
+    __slots__ = ("bytes", "channel", "ended", "held", "journal", "stopped", "tap", "to")
 
     def __init__(self, to: End, journal: Journal, channel: int, tap: Tap) -> None:
         self.to = to
@@ -191,12 +240,13 @@ class Flow:
         self.tap = tap
         self.held: deque[tuple[int, int, bytes]] = deque()  # ticket, message, payload
         self.bytes = 0
+        self.ended = False  # nothing is taken any more; what is held still leaves
         self.stopped = False
 
     def data(self, data: memoryview) -> bool:
         """As `End.data`."""
         # Attack: data behind a CLOSE, for a number that the other side has given to another channel by now.
-        if self.stopped or self.to.close_sent:
+        if self.ended or self.to.close_sent:
             return True
         size = len(data)
         self.bytes += size
@@ -207,15 +257,17 @@ class Flow:
         return True
 
     def adjust(self, payload: bytes) -> None:
-        """WINDOW_ADJUST has come; it is about the way back, so it waits for nothing here."""
-        if len(payload) < 4:
-            raise ValueError("window adjust is cut short")
-        self.to.send(WINDOW_ADJUST, payload[:4])
+        """WINDOW_ADJUST of four bytes has come; it is about the way back, so it waits for nothing here."""
+        self.to.send(WINDOW_ADJUST, payload)
 
     def put(self, events: Events, kind: int, payload: bytes) -> None:
         """Record `events`, then send the message as soon as they are written and everything before it is sent."""
         if self.stopped:
             return
+        if self.ended and kind in (DATA, EXTENDED_DATA, EOF):
+            return  # RFC 4254 section 5.3: no data follows an EOF
+        if kind == EOF:
+            self.ended = True
         journal = self.journal
         for event, what in events:
             journal.record(event, self.channel, what)
@@ -235,5 +287,5 @@ class Flow:
 
     def stop(self) -> None:
         """Drop what is held and whatever comes."""
-        self.stopped = True
+        self.stopped = self.ended = True
         self.held.clear()

@@ -1,18 +1,29 @@
 """What both legs override of asyncssh's connections: packets go through `transport`, channels are `End` objects."""
 
 import copy
+import sys
 from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
+import structlog
 from asyncssh import connection
 from asyncssh.connection import SSHClientConnection, SSHConnection, SSHServerConnection
-from asyncssh.constants import DEFAULT_LANG, MSG_CHANNEL_OPEN, MSG_GLOBAL_REQUEST, MSG_IGNORE
+from asyncssh.constants import (
+    DEFAULT_LANG,
+    DISC_PROTOCOL_ERROR,
+    MSG_CHANNEL_OPEN,
+    MSG_GLOBAL_REQUEST,
+    MSG_IGNORE,
+    OPEN_RESOURCE_SHORTAGE,
+)
 from asyncssh.logging import SSHLogger
 from asyncssh.misc import ProtocolError
-from asyncssh.packet import SSHPacket
+from asyncssh.packet import PacketDecodeError, SSHPacket
 
+from bastion.errors import PeerError
 from bastion.ssh import algorithms
+from bastion.ssh.channels import MAX_PACKET, MIN_PACKET
 from bastion.ssh.gcm import Gcm
 from bastion.ssh.transport import PacketTransport
 
@@ -93,6 +104,19 @@ class PacketConnection(SSHConnection):
         self._send_disconnect(code, reason, lang)
         self._force_close(None)
 
+    def internal_error(self, exc_info: Any = None, error_logger: Any = None) -> None:
+        """An exception while a message was processed: the peer's fault is told to the peer, ours to the log."""
+        error = (exc_info or sys.exc_info())[1]
+        if isinstance(error, PeerError | PacketDecodeError | UnicodeDecodeError):
+            # asyncssh closes without a word when a message is empty, or no text where text belongs.
+            reason = error.cause if isinstance(error, PeerError) else "malformed message"
+            self._send_disconnect(DISC_PROTOCOL_ERROR, reason, DEFAULT_LANG)
+            self._force_close(ProtocolError(reason))
+            return
+        # Its text may quote what passed.
+        structlog.get_logger().error("connection-failed", error=type(error).__name__)
+        super().internal_error(exc_info, error_logger)
+
     def _force_close(self, exc: Exception | None) -> None:
         if self._transport:
             self.packets.flush()
@@ -101,10 +125,12 @@ class PacketConnection(SSHConnection):
     def _process_channel_open(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
         kind = packet.get_string()
         sender, window, max_packet = packet.get_uint32(), packet.get_uint32(), packet.get_uint32()
-        if max_packet <= 0:
-            raise ProtocolError("Invalid maximum packet size")
-        self.open_received(kind, sender, window, max_packet, packet.get_remaining_payload())
-        packet.get_bytes(len(packet.get_remaining_payload()))
+        rest = packet.get_remaining_payload()
+        packet.get_bytes(len(rest))
+        if max_packet < MIN_PACKET:
+            self.refuse_open(sender, OPEN_RESOURCE_SHORTAGE, f"bastion: packets of {max_packet} bytes are too small")
+            return
+        self.open_received(kind, sender, window, min(max_packet, MAX_PACKET), rest)
 
     def open_received(self, kind: bytes, sender: int, window: int, max_packet: int, rest: bytes) -> None:
         """The peer wants a channel; answered with `End.confirm` or `refuse_open`, now or later."""

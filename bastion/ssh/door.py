@@ -13,24 +13,25 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import structlog
 from asyncssh.constants import (
     DISC_BY_APPLICATION,
-    MSG_REQUEST_FAILURE,
-    MSG_REQUEST_SUCCESS,
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     OPEN_CONNECT_FAILED,
     OPEN_RESOURCE_SHORTAGE,
     OPEN_UNKNOWN_CHANNEL_TYPE,
 )
+from asyncssh.misc import ProtocolError
 
 from bastion.config import Settings
 from bastion.errors import BastionError, Denied, ExitCode, PeerError
-from bastion.requests import string
 from bastion.ssh.burst import burst
 from bastion.ssh.connections import ServerConnection
-from bastion.ssh.forwards import ForwardChannel, destination
+from bastion.ssh.forwards import ForwardChannel
+from bastion.ssh.globals import GlobalRequests
 from bastion.ssh.relay import Relay
 from bastion.ssh.sessions import SessionChannel
 from bastion.ssh.transport import PacketTransport
 from bastion.taps import ForwardTap
+from bastion.text import neutral
+from bastion.tunnels import asked_for, from_agent, from_display, from_socket, tcp, to_socket
 from policy.messages import Authorize, EndSession
 from policy.model import ChannelKind
 
@@ -40,22 +41,17 @@ if TYPE_CHECKING:
 
 MAX_FORWARDS: Final = 256
 """Forwarded connections open at once: a browser behind -D opens dozens; past this it is a scan."""
-MAX_GLOBAL: Final = 64
-"""Global requests waiting for their answer."""
+GOING_DOWN: Final = "the bastion is going down: log in again in a moment"
 
-_FORWARD_REQUESTS: Final = {
-    b"tcpip-forward": ChannelKind.FORWARD_REMOTE,
-    b"streamlocal-forward@openssh.com": ChannelKind.FORWARD_SOCKET,
-}
-_CANCELS: Final = {
-    b"cancel-tcpip-forward": b"tcpip-forward",
-    b"cancel-streamlocal-forward@openssh.com": b"streamlocal-forward@openssh.com",
+_FROM_PERSON: Final = {
+    b"direct-tcpip": (ChannelKind.FORWARD_LOCAL, tcp),
+    b"direct-streamlocal@openssh.com": (ChannelKind.FORWARD_SOCKET, to_socket),
 }
 _FROM_TARGET: Final = {
-    b"forwarded-tcpip": ChannelKind.FORWARD_REMOTE,
-    b"forwarded-streamlocal@openssh.com": ChannelKind.FORWARD_SOCKET,
-    b"auth-agent@openssh.com": ChannelKind.AGENT,
-    b"x11": ChannelKind.X11,
+    b"forwarded-tcpip": (ChannelKind.FORWARD_REMOTE, tcp),
+    b"forwarded-streamlocal@openssh.com": (ChannelKind.FORWARD_SOCKET, from_socket),
+    b"auth-agent@openssh.com": (ChannelKind.AGENT, from_agent),
+    b"x11": (ChannelKind.X11, from_display),
 }
 
 
@@ -105,7 +101,7 @@ class Door(ServerConnection):
         self._forwards = 0
         self._no_more_sessions = False
         self._feeding: PacketTransport | None = None
-        self._global: asyncio.Queue[tuple[bytes, bool, bytes]] | None = None
+        self._globals = GlobalRequests(self)
         self._tasks_of_ours: set[asyncio.Task[Any]] = set()
 
     # --- the target ---------------------------------------------------------------------------------
@@ -117,6 +113,9 @@ class Door(ServerConnection):
     def begin(self) -> None:
         """The person is in: dial at once, so that their first channel need not wait for it."""
         self.gateway.doors.add(self)
+        if self.gateway.stopping:
+            # They came in before the listener closed: a session begun now would be cut off without a word.
+            return self.disconnect_person(GOING_DOWN)
         if self.has_target:
             self._start(Authorize(account=self.account, target=self.target, port=self.port, via=self.via))
 
@@ -187,7 +186,7 @@ class Door(ServerConnection):
             if self._no_more_sessions or len(self._sessions) >= self.gateway.settings.ssh.channels:
                 return self.refuse_open(sender, OPEN_RESOURCE_SHORTAGE, "bastion: too many sessions")
             self._sessions.add(SessionChannel(self, sender, window, max_packet))
-        elif kind not in (b"direct-tcpip", b"direct-streamlocal@openssh.com"):
+        elif kind not in _FROM_PERSON:
             self.refuse_open(sender, OPEN_UNKNOWN_CHANNEL_TYPE, "unknown channel type")
         elif self._forwards >= MAX_FORWARDS:
             self.refuse_open(sender, OPEN_RESOURCE_SHORTAGE, "bastion: too many forwards")
@@ -199,29 +198,28 @@ class Door(ServerConnection):
         self._sessions.discard(channel)
 
     async def _open_forward(self, kind: bytes, sender: int, window: int, max_packet: int, rest: bytes) -> None:
+        channel_kind, read = _FROM_PERSON[kind]
         try:
-            if kind == b"direct-tcpip":
-                host, port, origin = destination(rest)
-                if await self.open_jump(host, port, sender, window, max_packet):
-                    return
-                where, channel_kind = b"%s:%d" % (host, port), ChannelKind.FORWARD_LOCAL
-            else:
-                (where, _), origin, channel_kind = string(rest, 0), b"", ChannelKind.FORWARD_SOCKET
+            way = read(rest)
+            if channel_kind is ChannelKind.FORWARD_LOCAL and await self.open_jump(
+                way.host, way.port, sender, window, max_packet
+            ):
+                return
             relay = await self.relay_ready()
-            if (error := await relay.ask(channel_kind, where)) is not None:
+            if (error := await relay.ask(channel_kind, way.where)) is not None:
                 raise error
             if relay.target is None or self.is_closed():
                 raise relay.why
             if len(relay.channels) >= MAX_FORWARDS:
                 return self.refuse_open(sender, OPEN_RESOURCE_SHORTAGE, "bastion: too many forwards")
-            tap = ForwardTap(channel_kind.value, where, origin, keep_content=relay.grant.keep_content)
+            tap = ForwardTap(channel_kind.value, way.where, way.origin, keep_content=relay.grant.keep_content)
             with burst():
-                ForwardChannel(relay, self, sender, max_packet, tap).open(relay.target, kind, window, rest)
+                ForwardChannel(relay, self, sender, max_packet, tap).open(relay.target, kind, window, way.body)
         except BastionError as error:
             code = OPEN_CONNECT_FAILED if error.code == ExitCode.UNREACHABLE else OPEN_ADMINISTRATIVELY_PROHIBITED
             self.refuse_open(sender, code, error.lines()[0])
         except (StructError, ValueError):
-            self.refuse_open(sender, OPEN_CONNECT_FAILED, "malformed request")
+            self.refuse_open(sender, OPEN_CONNECT_FAILED, "bastion: there is no such place")
         finally:
             self._forwards -= 1
 
@@ -234,88 +232,36 @@ class Door(ServerConnection):
         relay = self.relay
         assert relay is not None
         assert relay.target is not None
-        channel_kind = _FROM_TARGET.get(kind)
+        channel_kind, read = _FROM_TARGET.get(kind, (None, tcp))
+        try:
+            way = read(rest)
+        except (StructError, ValueError):
+            channel_kind = None
         match channel_kind:
             case ChannelKind.AGENT | ChannelKind.X11:
-                asked_for = channel_kind in relay.may_open_back
+                asked = channel_kind in relay.may_open_back
             case ChannelKind.FORWARD_REMOTE | ChannelKind.FORWARD_SOCKET:
-                asked_for = any(name in _FORWARD_REQUESTS and _FORWARD_REQUESTS[name] is channel_kind
-                                for name, _ in relay.remote_forwards)  # fmt: skip
+                # Attack: one port that was asked for, and connections back that claim to come from any other.
+                asked = asked_for(relay.remote_forwards, channel_kind, way)
             case _:
-                asked_for = False
-        if channel_kind is None or not asked_for or len(relay.channels) >= MAX_FORWARDS:
-            relay.log.warning("target-opened-unasked", kind=kind.decode("ascii", "replace")[:64])
+                asked = False
+        if channel_kind is None or not asked or len(relay.channels) >= MAX_FORWARDS:
+            relay.log.warning("target-opened-unasked", kind=neutral(kind.decode("ascii", "replace"))[:64])
             return relay.target.refuse_open(sender, OPEN_ADMINISTRATIVELY_PROHIBITED, "not asked for")
-        where = b""
-        if kind == b"forwarded-tcpip":
-            host, port, origin = destination(rest)
-            where = b"%s:%d" % (host, port)
-        else:
-            origin = b""
-        tap = ForwardTap(channel_kind.value, where, origin, keep_content=relay.grant.keep_content)
-        ForwardChannel(relay, relay.target, sender, max_packet, tap).open(self, kind, window, rest)
+        tap = ForwardTap(channel_kind.value, way.where, way.origin, keep_content=relay.grant.keep_content)
+        ForwardChannel(relay, relay.target, sender, max_packet, tap).open(self, kind, window, way.body)
 
     # --- global requests ----------------------------------------------------------------------------
 
     def global_request_received(self, name: bytes, want_reply: bool, rest: bytes) -> None:
-        if self._global is None:
-            self._global = asyncio.Queue(MAX_GLOBAL)
-            self.spawn(self._answer_globals(self._global))
-        try:
-            self._global.put_nowait((name, want_reply, rest))
-        except asyncio.QueueFull:
-            self.disconnect_person("too many global requests")
+        self._globals.received(name, want_reply, rest)
 
-    async def _answer_globals(self, queue: "asyncio.Queue[tuple[bytes, bool, bytes]]") -> None:
-        """One after another: answers have no number, their order is all that tells them apart."""
-        while True:
-            name, want_reply, rest = await queue.get()
-            answer = await self._global_request(name, rest)
-            if want_reply and not self.is_closed():
-                self.packets.send(MSG_REQUEST_FAILURE if answer is None else MSG_REQUEST_SUCCESS, answer or b"")
-
-    async def _global_request(self, name: bytes, rest: bytes) -> bytes | None:
-        """What to answer; None is no."""
-        if name == b"keepalive@openssh.com":
-            return b""
+    def answer_now(self, name: bytes, rest: bytes) -> bytes | None:
+        """What to say to a global request that is nobody else's business; None is no."""
         if name == b"no-more-sessions@openssh.com":
             self._no_more_sessions = True
             return b""
-        try:
-            return await self._remote_forward(name, rest)
-        except (BastionError, StructError, ValueError):
-            return None
-
-    async def _remote_forward(self, name: bytes, rest: bytes) -> bytes | None:
-        kind, cancels = _FORWARD_REQUESTS.get(name), _CANCELS.get(name)
-        if kind is None and cancels is None:
-            return None
-        relay = await self.relay_ready()
-        if kind is not None:
-            where, at = string(rest, 0)
-            if kind is ChannelKind.FORWARD_REMOTE:
-                where += b":%d" % int.from_bytes(rest[at : at + 4])
-            if len(relay.remote_forwards) >= MAX_GLOBAL or await relay.ask(kind, where) is not None:
-                return None
-        elif (cancels, rest) not in relay.remote_forwards and not any(n == cancels for n, _ in relay.remote_forwards):
-            return None
-        if relay.target is None or not relay.is_live:
-            return None
-        if kind is not None:
-            # Before the target answers: a connection may come in with the same packet.
-            relay.remote_forwards.add((name, rest))
-        answer, packet = await relay.target._make_global_request(name, rest)
-        said = bytes(packet.get_remaining_payload())
-        if answer != MSG_REQUEST_SUCCESS:
-            relay.remote_forwards.discard((name, rest))
-            return None
-        if cancels is not None:
-            relay.remote_forwards.discard((cancels, rest))
-        elif kind is ChannelKind.FORWARD_REMOTE and rest.endswith(bytes(4)) and len(said) == 4:
-            # The target chose the port, and cancelling will name it.
-            relay.remote_forwards.discard((name, rest))
-            relay.remote_forwards.add((name, rest[:-4] + said))
-        return said
+        return b"" if name == b"keepalive@openssh.com" else None
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -339,6 +285,11 @@ class Door(ServerConnection):
             self.relay.end("client-lost", text=text)
         self.disconnect(DISC_BY_APPLICATION, text)
 
+    def _send_disconnect(self, code: int, reason: str, lang: str) -> None:
+        if self.person:
+            structlog.get_logger().info("disconnect", person=self.person, source=self.source, why=neutral(reason)[:200])
+        super()._send_disconnect(code, reason, lang)
+
     def _cleanup(self, exc: Exception | None) -> None:
         # Within `ssh -J` the client kills the outer ssh before its goodbye has passed: what counts is what was open.
         left_open = not all(cast("End", end).close_sent for end in self._channels.values())
@@ -347,7 +298,10 @@ class Door(ServerConnection):
         for task in self._tasks_of_ours:
             task.cancel()
         if self.relay is not None:
-            self.relay.end("client-lost" if left_open and exc is not None and str(exc) else "closed")
+            if isinstance(exc, ProtocolError):
+                self.relay.end("client-lost", text=str(exc))
+            else:
+                self.relay.end("client-lost" if left_open and exc is not None and str(exc) else "closed")
 
     def spawn(self, coroutine: Any) -> "asyncio.Task[Any]":
         """Something that goes on by itself; it ends with the connection, and a fault in it ends the connection."""

@@ -3,7 +3,7 @@
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from bastion.errors import BastionError
+from bastion.errors import BastionError, PeerError
 from bastion.requests import string, strings
 from bastion.ssh.channels import CLOSE, EOF, FAILURE, REQUEST, End, Flow
 from bastion.ssh.sessions import CONFIRMATION, OPEN
@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from bastion.ssh.relay import Relay
 
 _NUMBERS: Final = Struct(">III")
-_U32: Final = Struct(">I")
+
+
+def refuse(end: End, payload: bytes) -> None:
+    """A request on a channel that has none: no, if it wants an answer (RFC 4254 section 5.4)."""
+    try:
+        _, at = string(payload, 0)
+        if payload[at]:
+            end.send(FAILURE)
+    except (IndexError, ValueError):
+        raise PeerError("malformed channel request") from None
 
 
 class ForwardChannel:
@@ -35,6 +44,7 @@ class ForwardChannel:
     def open(self, leg: "Leg", kind: bytes, window: int, rest: bytes) -> None:
         """Ask the other side, with the opener's own window and packet size."""
         self._other = End(leg, self)
+        self._other.granted = window
         leg.packets.send(
             OPEN, strings(kind) + _NUMBERS.pack(self._other.number, window, self._opener.max_packet) + rest
         )
@@ -45,7 +55,8 @@ class ForwardChannel:
         self._opener.flow = Flow(end, recording, self._number, there)
         end.flow = Flow(self._opener, recording, self._number, back)
         self._flows = self._opener.flow, end.flow
-        confirmation = _NUMBERS.pack(self._opener.number, window, end.max_packet) + rest
+        self._opener.granted = window
+        confirmation = _NUMBERS.pack(self._opener.number, window, end.max_packet)  # none of these kinds has more
         end.flow.put(tap.start(), CONFIRMATION, confirmation)
 
     def open_failed(self, end: End, code: int, reason: str) -> None:
@@ -69,9 +80,7 @@ class ForwardChannel:
         elif kind == CLOSE:
             flow.put(self._closing(), CLOSE, b"")
         elif kind == REQUEST:
-            _, at = string(payload, 0)
-            if payload[at : at + 1] != b"\0":
-                end.send(FAILURE)
+            refuse(end, payload)
 
     def _broken(self, end: End) -> None:
         # Attack: a guess at the number of a channel that is not open yet.
@@ -123,12 +132,3 @@ class ForwardChannel:
             return 0, 0
         there, back = (flow.bytes for flow in self._flows)
         return (there, back) if self._by_user else (back, there)
-
-
-def destination(rest: bytes) -> tuple[bytes, int, bytes]:
-    """Host, port and origin of a direct-tcpip or forwarded-tcpip channel (RFC 4254 section 7.2)."""
-    host, at = string(rest, 0)
-    (port,) = _U32.unpack_from(rest, at)
-    source, at = string(rest, at + 4)
-    (source_port,) = _U32.unpack_from(rest, at)
-    return host, port, source + b":%d" % source_port

@@ -14,11 +14,12 @@ from typing import Any, Final
 import asyncssh
 from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED
 
-from bastion.errors import Denied
+from bastion.errors import Denied, PeerError
 from bastion.login import parse
 from bastion.ssh.burst import gathered, settle
-from bastion.ssh.channels import CLOSE, EOF, WINDOW_ADJUST, End
+from bastion.ssh.channels import CLOSE, EOF, MAX_WINDOW, REQUEST, WINDOW_ADJUST, End
 from bastion.ssh.door import Door
+from bastion.ssh.forwards import refuse
 from bastion.ssh.pace import READ
 from bastion.ssh.sessions import CONFIRMATION
 from bastion.ssh.transport import HIGH_WATER, PacketTransport
@@ -30,6 +31,8 @@ WINDOW: Final = 1024 * 1024
 MAX_PACKET: Final = 32 * 1024
 RENEW: Final = 0.5
 """Part of its life after which a host certificate is made anew."""
+JUMPED: Final = 30.0
+"""Seconds by which the clock was set: policyd makes certificates valid from a minute before."""
 
 _NUMBERS: Final = Struct(">III")
 _U32: Final = Struct(">I")
@@ -44,7 +47,7 @@ class HostCertificates:
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options
         self._key = asyncssh.generate_private_key("ssh-ed25519")
-        self._made: dict[str, tuple[float, Any]] = {}
+        self._made: dict[str, tuple[float, float, Any]] = {}  # until when, by which clock, and what
 
     async def options(self, policy: Any, target: str) -> Any:
         """Denied if the target is not there for this person."""
@@ -52,7 +55,9 @@ class HostCertificates:
         reply = await policy.ask(HostCertificate(target=target, public=self._key.public_data))
         if not isinstance(reply, Certificate):
             raise refused(reply)
-        if made is None or made[0] < time.monotonic():
+        clock = time.time() - time.monotonic()
+        # One made while this machine's clock was wrong is refused by clients long after that was put right.
+        if made is None or made[0] < time.monotonic() or abs(made[1] - clock) > JUMPED:
             certificate = asyncssh.public_key.decode_ssh_certificate(reply.blob)
             options = await asyncssh.SSHServerConnectionOptions.construct(
                 None, config=(), server_factory=asyncssh.SSHServer, server_host_keys=[(self._key, certificate)],
@@ -62,8 +67,8 @@ class HostCertificates:
             # Dropbear guesses by both lists, of key exchanges and of host keys, and asyncssh takes the guess as right
             # by the first alone: the plain key has to stand first. What is used the client's order decides.
             options.server_host_keys.move_to_end(certificate.algorithm)
-            made = self._made[target] = time.monotonic() + reply.expires_in * RENEW, options
-        return copy.copy(made[1])
+            made = self._made[target] = time.monotonic() + reply.expires_in * RENEW, clock, options
+        return copy.copy(made[2])
 
 
 class InnerOwner(asyncssh.SSHServer):
@@ -115,6 +120,7 @@ class Tunnel:
     def start(self, inner: PacketTransport) -> None:
         self._inner = inner
         self._end.flow = self  # type: ignore[assignment]
+        self._end.granted = WINDOW
         self._outer.packets.on_full.append(self._outer_full)
         self._end.send(CONFIRMATION, _NUMBERS.pack(self._end.number, WINDOW, MAX_PACKET))
         inner.connection_made(self)  # type: ignore[arg-type]
@@ -133,11 +139,15 @@ class Tunnel:
         return True
 
     def adjust(self, payload: bytes) -> None:
-        self._window += _U32.unpack(payload[:4])[0]
+        self._window += _U32.unpack(payload)[0]
+        if self._window > MAX_WINDOW:
+            raise PeerError("the window of a channel is too large")
         self._drain()
 
     def message(self, end: End, kind: int, payload: bytes) -> None:
-        if kind in (EOF, CLOSE):
+        if kind == REQUEST:
+            refuse(end, payload)
+        elif kind in (EOF, CLOSE):
             # Not at once: what came before it, in the same read, is still to be read by the inner connection.
             self._ended = True
             if not self._waiting and self._reading:

@@ -15,15 +15,28 @@ from typing import Final, Self
 import msgspec
 
 from bastion.errors import BastionError, ExitCode, MisuseError
-from policy.messages import MAX_MESSAGE, Hello, Reply, Request, Scanned, Worker, decode_reply, encode
+from bastion.ssh.wipe import wipe
+from policy.messages import (
+    MAX_MESSAGE,
+    Grant,
+    Hello,
+    Reply,
+    Request,
+    Scanned,
+    SessionEnded,
+    UsePassword,
+    Worker,
+    decode_reply,
+    encode,
+)
 
 POLICY_SOCKET: Final = "policyd.sock"
 
 CONNECT_SECONDS: Final = 5.0
 """policyd accepts at once; its backlog of 128 is full only while a thousand people come at the same moment."""
-REPLY_SECONDS: Final = 15.0
-"""The slowest answer is a scan that an administrator asked for (10 s); later than this, nobody decides there, and a
-person would rather be told than wait."""
+REPLY_SECONDS: Final = 5.0
+"""The slowest answer is to a password, when others wait for its turn (0.1 s each); later than this nobody decides
+there, and a person would rather be told than wait."""
 MAX_WAITING: Final = 256
 """Questions without an answer. A connection with 20 channels and 256 forwards asks one after the other."""
 _AT_ONCE: Final = 16
@@ -64,7 +77,10 @@ class PolicyLink:
         cls, path: Path, first: Hello | Worker, on_push: Callable[[Reply], None], on_lost: Callable[[], None]
     ) -> Self:
         """A conversation that has begun with `first`; PolicyLost if policyd is not there."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError:  # out of file descriptors
+            raise PolicyLost from None
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 while True:
@@ -84,16 +100,18 @@ class PolicyLink:
         return link
 
     async def ask(self, request: Request) -> Reply:
-        """The answer; PolicyLost when there will be none."""
+        """The answer; PolicyLost when there is none in time. What was granted before goes on: policyd may only be slow,
+        and each session has its limits here as well.
+        """
         answer: asyncio.Future[Reply] = self._loop.create_future()
         number = self._send(request, answer)
-        late = self._loop.call_later(REPLY_SECONDS, self._lose)  # which answers this one, too: PolicyLost
+        late = self._loop.call_later(REPLY_SECONDS, _give_up, answer)  # cheaper than a task's time-out
         try:
             return await answer
         finally:
             late.cancel()
             if number in self._waiting:
-                self._waiting[number] = None  # we were cancelled, the answer will come all the same
+                self._waiting[number] = None  # nobody waits any more, the answer will come all the same
 
     def tell(self, request: Request) -> None:
         """Say something whose answer nobody waits for; it is not said if policyd is gone."""
@@ -163,6 +181,8 @@ class PolicyLink:
             number, reply = decode_reply(data)
         except (msgspec.MsgspecError, RecursionError, ValueError):
             return False
+        if isinstance(reply, UsePassword):
+            wipe(data)  # the message it came in
         if number == 0:
             self._on_push(reply)
             return True
@@ -171,6 +191,9 @@ class PolicyLink:
         answer = self._waiting.pop(number)
         if answer is not None and not answer.done():
             answer.set_result(reply)
+        elif isinstance(reply, Grant):
+            # It came too late, and the person was told no: policyd must not list a session that nobody has.
+            self.tell(SessionEnded(session=reply.session, reason="granted too late"))
         return True
 
     def _lose(self) -> None:
@@ -190,3 +213,8 @@ class PolicyLink:
         for answer in waiting.values():
             if answer is not None and not answer.done():
                 answer.set_exception(PolicyLost())
+
+
+def _give_up(answer: "asyncio.Future[Reply]") -> None:
+    if not answer.done():
+        answer.set_exception(PolicyLost())

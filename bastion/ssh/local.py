@@ -7,12 +7,21 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
+from bastion.errors import BastionError
 from bastion.requests import strings
 from bastion.ssh.channels import CLOSE, DATA, EOF, EXTENDED_DATA, REQUEST, WINDOW_ADJUST, End
+from bastion.text import neutral
 
 WINDOW: Final = 16 * 1024
 """Bytes a person may type or pipe ahead; commands read little, and a target takes over with a larger window."""
 _U32: Final = Struct(">I")
+
+
+def last_words(error: BastionError, *, on_terminal: bool, at_prompt: bool) -> bytes:
+    """An error for a person's standard error; off the prompt, if they have one."""
+    end = "\r\n" if on_terminal else "\n"
+    said = "".join(f"{neutral(line)}{end}" for line in error.lines())
+    return ((end if on_terminal and at_prompt else "") + said).encode()
 
 
 @dataclass(slots=True)

@@ -30,10 +30,10 @@ from recorder.messages import (
 from recorder.model import Kind
 
 SOCKET: Final = "recorderd.sock"
+FIRST_WORD: Final = 5.0
+"""Seconds for an answer to Open or Status, which come in milliseconds unless the disk hangs: a person waits."""
 PATIENCE: Final = 10.0
-"""Seconds for an answer to Open, Status or End; recorderd answers in milliseconds unless its disk hangs."""
-STALLED: Final = 30.0
-"""Seconds that recorderd may owe an acknowledgement before the session ends: nothing moves meanwhile anyway."""
+"""Seconds for an answer to End, which may have a segment to compact and three files to sync."""
 _BEHIND: Final = 1024
 """Acknowledgements that may stand before recorderd's last word; more fit into no socket."""
 _TYPED: Final = frozenset((Kind.INPUT, Kind.SEALED_INPUT))
@@ -189,10 +189,10 @@ class Recording:
             self._behind = behind
             self.on_pressure(behind)
 
-    def check(self) -> None:
-        """Called each second: a recorder that is stopped ends the session, as one that is lost does."""
-        if self._owes_since and self._loop.time() - self._owes_since > STALLED:
-            self._lose(f"recorderd has not answered for {STALLED:g} seconds")
+    def check(self, stall: float) -> None:
+        """Called each second: a recorder that owes an acknowledgement for `stall` seconds is as good as lost."""
+        if self._owes_since and self._loop.time() - self._owes_since > stall:
+            self._lose(f"recorderd has not answered for {stall:g} seconds")
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -242,10 +242,13 @@ async def health(run: Path) -> Health:
 
 async def _first_word(run: Path, request: Open | Status) -> tuple[socket.socket, Reply | None]:
     loop = asyncio.get_running_loop()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.setblocking(False)
     try:
-        async with asyncio.timeout(PATIENCE):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise RecorderLost(f"recorderd cannot be asked: {why}", "try again later") from None
+    try:
+        async with asyncio.timeout(FIRST_WORD):
             await loop.sock_connect(sock, str(run / SOCKET))
             await loop.sock_sendall(sock, encode(request))
             return sock, _decoded(await loop.sock_recv(sock, MAX_MESSAGE + 1))
@@ -254,7 +257,7 @@ async def _first_word(run: Path, request: Open | Status) -> tuple[socket.socket,
         raise
     except TimeoutError:
         sock.close()
-        raise RecorderLost(f"recorderd did not answer within {PATIENCE:g} seconds", _AGAIN) from None
+        raise RecorderLost(f"recorderd did not answer within {FIRST_WORD:g} seconds", _AGAIN) from None
     except OSError as error:
         sock.close()
         raise RecorderLost(f"recorderd is not there: {(error.strerror or str(error)).lower()}", _AGAIN) from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import asyncssh
 import structlog
+from asyncssh.misc import ProtocolError
 
 from bastion.errors import BastionError, ExitCode, PeerError, RecorderLost
 from bastion.session import Session
@@ -20,6 +21,7 @@ from bastion.ssh.recording import Recording
 from bastion.ssh.upstream import TargetConnection, dial, refused
 from bastion.taps import note
 from bastion.text import neutral
+from bastion.tunnels import Listening
 from policy.messages import (
     Allowed,
     Authorize,
@@ -97,7 +99,7 @@ class Relay:
         self.channels: set[Channel] = set()
         self.over = ""  # how it ended
         self.why: BastionError = PeerError("this session has ended", "log in again")
-        self.remote_forwards: set[tuple[bytes, bytes]] = set()  # requests that the person made and policyd allowed
+        self.remote_forwards: set[Listening] = set()  # what the person asked for and policyd allowed
         self.may_open_back: set[ChannelKind] = set()  # agent and X11, once a person asked and policyd allowed
         self.last_passed = 0
         self._gone = [0, 0]  # bytes of channels that have ended
@@ -233,7 +235,7 @@ class Relay:
         if reason := self.session.over():
             words = {"expired": "the time granted for this session is over", "idle": "nothing was typed for too long"}
             self.end(reason, text=words[reason])
-        self.recording.check()
+        self.recording.check(self.door.gateway.settings.ssh.stall)
 
     def _press(self, behind: bool) -> None:
         """recorderd is slow: read from nobody until it has caught up."""
@@ -255,7 +257,8 @@ class Relay:
             # A target that closes after its last channel has ended well; one that leaves in between has not.
             if error is None or isinstance(error, (OSError, asyncssh.Error)):
                 why = str(error).lower() if error is not None else "it closed the connection"
-                self.end("target-lost", text=f"target `{self.grant.target}` is gone: {why}")
+                verb = "broke the protocol" if isinstance(error, ProtocolError) else "is gone"
+                self.end("target-lost", text=f"target `{self.grant.target}` {verb}: {why}")
             else:
                 # A fault of ours; its text may quote what passed.
                 self.log.error("relay-failed", error=type(error).__name__)
@@ -304,7 +307,7 @@ class Relay:
             _pause(self.door.packets, self.recording, False)
             _pause(self.door.packets, self, False)
         await self.recording.end(reason, by, text)
-        self.log.info("session-end", reason=reason, by=by)
+        self.log.info("session-end", reason=reason, by=by, text=text)
 
     async def leave(self, reason: str) -> None:
         """End it and wait until the recording is closed."""

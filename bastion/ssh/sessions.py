@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 from bastion.errors import BastionError, Denied, ExitCode
 from bastion.requests import (
-    FROM_TARGET,
     Answer,
     Ask,
     Effect,
@@ -23,26 +22,14 @@ from bastion.requests import (
     Requests,
     Resize,
     State,
-    string,
+    TargetRequests,
     strings,
 )
 from bastion.ssh.burst import burst
-from bastion.ssh.channels import (
-    CLOSE,
-    DATA,
-    EOF,
-    EXTENDED_DATA,
-    FAILURE,
-    REQUEST,
-    SUCCESS,
-    WINDOW_ADJUST,
-    End,
-    Flow,
-)  # fmt: skip
+from bastion.ssh.channels import CLOSE, DATA, EOF, EXTENDED_DATA, FAILURE, REQUEST, SUCCESS, WINDOW_ADJUST, End, Flow
 from bastion.ssh.inbox import Inbox
-from bastion.ssh.local import LocalChannel, Terminal
-from bastion.taps import ChannelTap, early_input, early_output, exit_events, note, tap_for
-from bastion.text import neutral
+from bastion.ssh.local import LocalChannel, Terminal, last_words
+from bastion.taps import ChannelTap, early_input, early_output, exit_events, start_events, tap_for
 from policy.model import ChannelKind
 from recorder.model import Kind
 
@@ -56,6 +43,7 @@ MAX_PACKET: Final = 32 * 1024
 """Bytes of one data message a person may send, as OpenSSH; the target's own limit is kept by splitting."""
 
 _U32, _CONFIRM = Struct(">I"), Struct(">III")
+_STDERR: Final = b"\0\0\0\1"
 
 
 class SessionChannel:
@@ -71,6 +59,7 @@ class SessionChannel:
         self._invited = 0  # bytes that the target takes and the person is told of when the command has started
         self.relay: Relay | None = None
         self.requests = Requests()
+        self._asked_back = TargetRequests()
         self.local: LocalChannel | None = None
         self.channel = 0  # number in the recording
         self._inbox = Inbox()
@@ -106,7 +95,7 @@ class SessionChannel:
         self.channel = relay.next_channel()
         relay.add(self)
         self.target = End(relay.target, self)
-        self._offered = self.window
+        self._offered = self.target.granted = self.window
         relay.target.packets.send(
             OPEN,
             strings(b"session") + _CONFIRM.pack(self.target.number, self.window, self.user.max_packet),
@@ -121,7 +110,7 @@ class SessionChannel:
             end.send(WINDOW_ADJUST, _U32.pack(self.window - self._offered))
         self._invited = max(0, window - (self.local.granted if self.local is not None else 0))
         for kept in self._replay:
-            self._up.put((), REQUEST, strings(kept.name) + b"\0" + kept.rest)
+            self._up.put((), REQUEST, Forward(kept.name, False, kept.rest).message)
         self._replay.clear()
         self._linked.set_result(None)
         self._drain()
@@ -183,20 +172,26 @@ class SessionChannel:
                     self._invited = 0
 
     def _from_user(self, kind: int, payload: bytes) -> None:
-        if kind == REQUEST:
-            try:
-                name, at = string(payload, 0)
-                self._carry(self.requests.request(name, payload[at] != 0, payload[at + 1 :]))
-            except (Malformed, IndexError, ValueError) as error:
-                self.door.disconnect_person(str(error))
-        elif self._up is None:
-            assert self.local is not None  # or it would wait
-            self.local.message(kind, payload)
-        elif kind == DATA:
-            if not self._up.data(memoryview(payload)[4:]):
-                self._up.to.send(DATA, payload)
-        elif kind in (EOF, CLOSE, SUCCESS, FAILURE):
-            self._up.put((), kind, b"")
+        try:
+            if kind == REQUEST:
+                self._carry(self.requests.read(payload))
+            elif self._up is None:
+                assert self.local is not None  # or it would wait
+                self.local.message(kind, payload)
+            elif kind == DATA:
+                if not self._up.data(memoryview(payload)[4:]):
+                    self._up.to.send(DATA, payload)
+            elif kind in (SUCCESS, FAILURE):
+                self._answer_target(self._asked_back.answered(kind == SUCCESS))
+            elif kind in (EOF, CLOSE):
+                self._up.put((), kind, b"")
+        except Malformed as error:
+            self.door.disconnect_person(str(error))
+
+    def _answer_target(self, answers: list[bool]) -> None:
+        assert self._up is not None
+        for ok in answers:
+            self._up.put((), SUCCESS if ok else FAILURE, b"")
 
     def _from_target(self, kind: int, payload: bytes) -> None:
         down = self._down
@@ -207,16 +202,16 @@ class SessionChannel:
             return
         try:
             if kind == REQUEST:
-                name, at = string(payload, 0)
-                if name not in FROM_TARGET:
-                    if payload[at] and self.target is not None:
-                        self.target.send(FAILURE)
-                    return
-                down.put(exit_events(name, payload[at + 1 :]), REQUEST, payload)
+                asked, answers = self._asked_back.request(payload)
+                self._answer_target(answers)
+                if asked is not None:
+                    down.put(exit_events(asked.name, asked.rest), REQUEST, asked.message)
             elif kind in (SUCCESS, FAILURE):
                 self._carry(self.requests.answered(kind == SUCCESS))
             elif kind == EXTENDED_DATA:
-                data, _ = string(payload, 4)
+                if payload[:4] != _STDERR or down.ended:
+                    return  # of no known kind: no client shows it, no recording can say what it was
+                data = payload[8:]
                 down.bytes += len(data)
                 down.put(self._tap.error(data) if self._tap else [(Kind.STDERR, data)], kind, payload)
             elif kind == CLOSE:
@@ -269,8 +264,8 @@ class SessionChannel:
                 keep_content=grant.keep_content, hash_content=settings.hash_content,
             )  # fmt: skip
             self._up.tap, self._down.tap = self._tap.user, self._tap.target
-            events.append(note(Kind.START, request.start))
-        self._up.put(events, REQUEST, strings(request.name) + bytes((request.want_reply,)) + request.rest)
+            events += start_events(request.start)
+        self._up.put(events, REQUEST, request.message)
 
     async def _decide(self, kind: ChannelKind, detail: bytes) -> None:
         """policyd on a request; for the start of a channel without a target, first what is to be done with it."""
@@ -348,15 +343,14 @@ class SessionChannel:
         """Say why, with the exit code that belongs to it, and close."""
         if self.user.close_sent:
             return
-        end_of_line = "\r\n" if self.requests.term else "\n"
-        said = end_of_line if self.requests.state is State.STARTED and self.requests.term else ""  # off the prompt
-        said += "".join(f"{neutral(line)}{end_of_line}" for line in error.lines())
+        on_terminal = bool(self.requests.term)
+        said = last_words(error, on_terminal=on_terminal, at_prompt=self.requests.state is State.STARTED)
         self._stop()
         for answer in self.requests.give_up():
             self.user.send(SUCCESS if answer == Answer(True) else FAILURE)
         for _ in range(self._inbox.unanswered):
             self.user.send(SUCCESS)
-        self.user.send(EXTENDED_DATA, _U32.pack(1) + strings(said.encode()))
+        self.user.send(EXTENDED_DATA, _STDERR + strings(said))
         self.user.send(EOF)
         self.user.send(REQUEST, strings(b"exit-status") + b"\0" + _U32.pack(int(error.code)))
         self.user.send(CLOSE)

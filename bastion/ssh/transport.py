@@ -17,6 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncssh
+from asyncssh.constants import DISC_PROTOCOL_ERROR
 from asyncssh.misc import DisconnectError, ProtocolError
 from cryptography.exceptions import InvalidTag
 
@@ -37,6 +38,9 @@ CHUNK: Final = READ + MAX_PACKET
 """Bytes gathered for one write."""
 HIGH_WATER: Final = 512 * 1024
 """Bytes a slow peer may leave in our write buffer before what feeds it is paused; then 2 GiB windows are harmless."""
+FLOOD: Final = 4 * 1024 * 1024
+"""Bytes that may wait for a peer before we read no more from it. What the other leg sends stops at HIGH_WATER and what
+is being recorded at 2 MiB, so this much is our answers to somebody who does not take them."""
 _SPARE: Final = 8
 """Write buffers kept for reuse: one per leg that one read or acknowledgement feeds."""
 
@@ -44,6 +48,8 @@ _LENGTH: Final = Struct(">I")
 _HEAD: Final = Struct(">BBII")  # padding length, message, channel, length of data
 _MIN_BODY: Final = 16
 _NO_PADDING: Final = [bytes(size) for size in range(256)]
+_UNREAD: Final = "answers that nobody reads"
+_KEPT: Final = 256  # bytes of memory that a message kept for later takes beside its own
 
 
 def check_version() -> None:
@@ -73,6 +79,7 @@ class PacketTransport(asyncio.BufferedProtocol):
         self._paused: set[object] = set()  # why nothing is read
         self._chunk: memoryview | None = None
         self._used = 0
+        self._over = False
         self._socket_full = False
         self._deferred = 0  # bytes that asyncssh keeps until keys are exchanged
         self.full = False  # the peer does not take what we send
@@ -118,6 +125,7 @@ class PacketTransport(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._socket_full = False
         self._check_full()
+        self.resume(_UNREAD)
 
     def _check_full(self) -> None:
         full = self._socket_full or self._deferred > HIGH_WATER
@@ -158,20 +166,24 @@ class PacketTransport(asyncio.BufferedProtocol):
             try:
                 used = self._process(filled)
             except DisconnectError as error:
-                used = filled
+                used, self._over = filled, True
                 connection._send_disconnect(error.code, error.reason, error.lang)
                 connection._force_close(error)
             except Exception:
-                used = filled
+                used, self._over = filled, True
                 connection.internal_error()
             self._rest = bytes(_received_view[used:filled]) if used < filled else b""
         if self._rest and connection.is_busy():
             self.pause(self)  # Attack: a peer that floods us while policyd is asked. It waits for `go_on`.
+        if self._socket_full and self.transport.get_write_buffer_size() > FLOOD:
+            self.pause(_UNREAD)  # Attack: requests without end from a peer that does not read the answers.
 
     def _process(self, filled: int) -> int:
         """Take `filled` bytes of the buffer; how many were used."""
         connection, at = self.connection, 0
         while True:
+            if self._over:
+                return filled  # what comes behind the end was never looked at, nor counted: it would fit no key
             if connection.is_busy():
                 return at  # it awaits something; `go_on` follows
             if not connection.is_fast():
@@ -295,8 +307,11 @@ class PacketTransport(asyncio.BufferedProtocol):
     def _defer(self, size: int) -> None:
         # Attack: begin a key exchange, never go on with it, and have the other leg send.
         if not self.connection._kex_complete:
-            self._deferred += size
+            self._deferred += size + _KEPT
             self._check_full()
+            if self._deferred > FLOOD and self.connection._transport is not None:
+                # Attack: the same, with requests that we have to answer. To read no more would be no end.
+                self.connection.disconnect(DISC_PROTOCOL_ERROR, "too much was asked before keys were exchanged")
 
     def deferred_sent(self) -> None:
         """Keys are exchanged; what waited for that is on its way."""

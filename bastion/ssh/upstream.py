@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from bastion.errors import BastionError, Denied, ExitCode, PeerError
 from bastion.settings import SshSettings
 from bastion.ssh.connections import ClientConnection
 from bastion.ssh.transport import PacketTransport
+from bastion.ssh.wipe import wipe
 from bastion.text import neutral
 from policy.messages import (
     Credential,
@@ -34,6 +36,8 @@ KEX: Final = ["mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@l
               "ecdh-sha2-nistp384", "diffie-hellman-group16-sha512", "diffie-hellman-group18-sha512",
               "diffie-hellman-group14-sha256"]  # fmt: skip
 """What we take from targets: network gear is older than OpenSSH, SHA-1 is out even so."""
+_CREDENTIALS: Final = (asyncssh.constants.MSG_USERAUTH_REQUEST, 61)
+"""Packets that carry a password; 61 is SSH_MSG_USERAUTH_INFO_RESPONSE (RFC 4256 section 5)."""
 REKEY_BYTES: Final = 1 << 30
 REKEY_SECONDS: Final = 3600
 
@@ -73,6 +77,16 @@ class TargetConnection(ClientConnection):
     def _validate_host_key(self, host: str, addr: str, port: int, key_data: bytes) -> Any:
         self.shown_key = key_data
         return super()._validate_host_key(host, addr, port, key_data)
+
+    def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
+        super().send_packet(pkttype, *args, handler=handler)
+        if pkttype in _CREDENTIALS and not self._deferred_packets:
+            wipe(*args)
+
+    async def send_userauth_request(self, method: bytes, *args: bytes, key: Any = None, trivial: bool = True) -> None:
+        await super().send_userauth_request(method, *args, key=key, trivial=trivial)
+        if method == b"password":
+            wipe(*args)
 
     def open_received(self, kind: bytes, sender: int, window: int, max_packet: int, rest: bytes) -> None:
         if self.on_open is None:
@@ -115,6 +129,8 @@ async def dial(
     except TimeoutError:
         raise await _unreachable(policy, grant, f"it did not answer within {settings.dial:g} seconds") from None
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise PeerError("the bastion has no room for one more connection", "try again later") from None
         raise await _unreachable(policy, grant, _why(error)) from None
     except asyncssh.HostKeyNotVerifiable:
         raise await _wrong_key(policy, grant, _shown.pop(id(options), b"")) from None
@@ -131,6 +147,7 @@ async def dial(
         # asyncssh keeps its options for as long as the connection lives; the password is for this handshake alone.
         options.password = None
         options.kwargs.pop("password", None)
+        wipe(login.get("password"))
         login.clear()
 
 
@@ -163,6 +180,7 @@ def _login(policy: Policy, grant: Grant, key: Any, credential: Any) -> dict[str,
             # Also answers keyboard-interactive prompts; asyncssh checks the host key before it sends either.
             try:
                 text = password.decode()
+                wipe(password)
             except UnicodeDecodeError:
                 raise PeerError(
                     f"the password in the vault for `{grant.account}` is no text",

@@ -22,7 +22,7 @@ from bastion import config
 from bastion.config import ConfigError, Settings
 from bastion.errors import BastionError, RecorderLost
 from bastion.ssh import algorithms, recording, scan, transport
-from bastion.ssh.door import Gateway
+from bastion.ssh.door import GOING_DOWN, Gateway
 from bastion.ssh.entrance import Entrance
 from bastion.ssh.jump import HostCertificates
 from bastion.ssh.links import POLICY_SOCKET, PolicyLink, PolicyLost
@@ -38,7 +38,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between tries to reach policyd: it may be starting again."""
 MAX_SCANS: Final = 4
 """At once; policyd sends one per `--pin scan`."""
-GOING_DOWN: Final = "the bastion is going down: log in again in a moment"
 
 log = structlog.get_logger()
 

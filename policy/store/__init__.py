@@ -158,7 +158,7 @@ def _engine(url: str, base: Path, *, make: bool) -> Engine:
     elif not path.exists():
         raise StoreError(f"database `{path}` does not exist", "run `bastion-policyd init`")
     if not stat.S_ISREG(path.stat().st_mode):
-        raise StoreError(f"database `{path}` is not a regular file")
+        raise StoreError(f"database `{path}` is not a regular file", "restore it from a backup")
     engine = create_engine(
         f"sqlite:///{path}",
         poolclass=QueuePool,

@@ -13,6 +13,8 @@ class Person:
     phc: str = field(default="", repr=False)  # argon2id hash; "" without a password
     totp: tuple["Authenticator", ...] = ()
     created: int = 0
+    origin: str = "local"  # or directory
+    owns: tuple[str, ...] = ()  # scopes: a target, `label=value`, or `*`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,7 @@ class Authenticator:
     kind: str
     sealed: bytes = field(repr=False)
     created: int
+    confirmed: int | None = 0  # when its first code came; None: it is not asked for yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,7 @@ class Session:
     via: str
     rule: str
     granted: int
+    access_grant: str = ""
     expires: int | None = None
     started: int | None = None
     recording: str = ""
@@ -85,3 +89,70 @@ class AuditRow:
     event: str
     body: str
     hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessRequest:
+    id: str
+    person: str
+    account: str
+    target: str
+    kinds: frozenset[str]  # ChannelKinds
+    starts: int
+    seconds: int
+    uses: int  # sessions; 0: any number
+    ticket: str
+    reason: str
+    rule: str
+    source: str
+    asked: int
+    expires: int
+    state: str = "pending"  # pending | approved | denied | cancelled | expired
+    closed: int | None = None
+    closed_by: str = ""
+    votes: tuple["Vote", ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    approver: str
+    roles: frozenset[str]  # at the time of the vote
+    approve: bool
+    comment: str
+    source: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessGrant:
+    """Leave given to one person for one account, for a time. It fulfils what a rule requires, and widens no rule."""
+
+    id: str
+    request: str | None
+    person: str
+    account: str
+    target: str
+    kinds: frozenset[str]
+    starts: int
+    ends: int
+    uses: int  # 0: any number
+    used: int = 0
+    ticket: str = ""
+    reason: str = ""
+    made: int
+    made_by: str
+    break_glass: bool = False
+    token: bytes | None = field(default=None, repr=False)  # SHA-256
+    revoked: int | None = None
+    revoked_by: str = ""
+    revoked_why: str = ""
+    votes: tuple[Vote, ...] = ()  # of its request, or the one of who gave it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    grant: AccessGrant
+    opened: int
+    written: int | None = None
+    author: str = ""
+    text: str = ""

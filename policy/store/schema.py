@@ -43,6 +43,7 @@ person = Table(
     Column("disabled", Boolean, nullable=False, default=False),
     Column("offboarded", BigInteger),  # when; a name is never given to another person
     Column("created", BigInteger, nullable=False),
+    Column("origin", String(16), nullable=False, server_default="local"),  # local | directory
 )
 
 role = Table(
@@ -73,9 +74,10 @@ authenticator = Table(
     metadata,
     Column("id", String(32), primary_key=True),
     _person(),
-    Column("kind", String(16), nullable=False),
+    Column("kind", String(16), nullable=False),  # totp
     Column("sealed", LargeBinary, nullable=False),
     Column("created", BigInteger, nullable=False),
+    Column("confirmed", BigInteger, server_default="0"),  # None: not before its first code
     Index("ix_authenticator_person", "person"),
 )
 
@@ -161,6 +163,7 @@ session = Table(
     Column("source", String(64), nullable=False),
     Column("via", String(8), nullable=False),
     Column("rule", Text, nullable=False),
+    Column("access_grant", String(16), nullable=False, server_default=""),  # that it rests on, if on any
     Column("granted", BigInteger, nullable=False),
     Column("expires", BigInteger),
     Column("started", BigInteger),
@@ -171,6 +174,115 @@ session = Table(
     Column("bytes_in", BigInteger, nullable=False, default=0),
     Column("bytes_out", BigInteger, nullable=False, default=0),
     Index("ix_session_ended", "ended"),
+)
+
+# --- just in time -------------------------------------------------------------------------------------
+# Names, not foreign keys, for persons, accounts and targets: who was given what outlives all three.
+
+request = Table(
+    "request",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("person", String(64), nullable=False),
+    Column("account", String(64), nullable=False),
+    Column("target", String(253), nullable=False),
+    Column("kinds", Text, nullable=False),  # ChannelKinds with blanks between
+    Column("starts", BigInteger, nullable=False),
+    Column("seconds", Integer, nullable=False),  # how long, from its start
+    Column("uses", Integer, nullable=False),  # sessions; 0: any number
+    Column("ticket", String(128), nullable=False, default=""),
+    Column("reason", Text, nullable=False, default=""),
+    Column("rule", Text, nullable=False),  # by which it may be granted
+    Column("source", String(64), nullable=False),
+    Column("asked", BigInteger, nullable=False),
+    Column("expires", BigInteger, nullable=False),  # undecided until then, it is void
+    Column("state", String(16), nullable=False),  # pending | approved | denied | cancelled | expired
+    Column("closed", BigInteger),
+    Column("closed_by", String(64), nullable=False, default=""),
+    Index("ix_request_state", "state"),
+)
+
+vote = Table(
+    "vote",
+    metadata,
+    Column("request", String(16), ForeignKey("request.id", ondelete="CASCADE"), nullable=False),
+    Column("approver", String(64), nullable=False),
+    Column("roles", Text, nullable=False),  # those of the approver at that time
+    Column("approve", Boolean, nullable=False),
+    Column("comment", Text, nullable=False, default=""),
+    Column("source", String(64), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    UniqueConstraint("request", "approver"),  # nobody counts twice
+)
+
+access_grant = Table(
+    "access_grant",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("request", String(16)),  # None: given without one
+    Column("person", String(64), nullable=False),
+    Column("account", String(64), nullable=False),
+    Column("target", String(253), nullable=False),
+    Column("kinds", Text, nullable=False),
+    Column("starts", BigInteger, nullable=False),
+    Column("ends", BigInteger, nullable=False),
+    Column("uses", Integer, nullable=False),  # sessions it allows; 0: any number
+    Column("used", Integer, nullable=False, default=0),
+    Column("ticket", String(128), nullable=False, default=""),
+    Column("reason", Text, nullable=False, default=""),
+    Column("made", BigInteger, nullable=False),
+    Column("made_by", String(64), nullable=False),
+    Column("break_glass", Boolean, nullable=False, default=False),
+    Column("token", LargeBinary, unique=True),  # SHA-256 of the secret that logs in by itself
+    Column("revoked", BigInteger),
+    Column("revoked_by", String(64), nullable=False, default=""),
+    Column("revoked_why", Text, nullable=False, default=""),
+    Index("ix_access_grant_person", "person", "ends"),
+)
+
+review = Table(
+    "review",
+    metadata,
+    Column("grant", String(16), ForeignKey("access_grant.id"), primary_key=True),
+    Column("opened", BigInteger, nullable=False),
+    Column("written", BigInteger),  # None: still owed
+    Column("author", String(64), nullable=False, default=""),
+    Column("text", Text, nullable=False, default=""),
+)
+
+# --- ways to prove and to join ------------------------------------------------------------------------
+
+code = Table(
+    "code",
+    metadata,
+    # Codes that count once: recovery codes, and those that an administrator issues.
+    Column("id", String(32), primary_key=True),
+    _person(),
+    Column("kind", String(16), nullable=False),  # recovery | issued
+    Column("mac", LargeBinary, nullable=False),  # keyed by the vault: 50 bits are too few for a plain hash
+    Column("created", BigInteger, nullable=False),
+    Column("expires", BigInteger),
+    Column("used", BigInteger),
+    Index("ix_code_person", "person"),
+)
+
+invitation = Table(
+    "invitation",
+    metadata,
+    Column("token", LargeBinary, primary_key=True),  # SHA-256 of the secret
+    _person(),
+    Column("made", BigInteger, nullable=False),
+    Column("made_by", String(64), nullable=False),
+    Column("expires", BigInteger, nullable=False),
+    Column("used", BigInteger),
+)
+
+owner = Table(
+    "owner",
+    metadata,
+    _person(),
+    Column("scope", String(400), nullable=False),  # a target, `label=value`, or `*`
+    UniqueConstraint("person", "scope"),
 )
 
 audit = Table(

@@ -57,7 +57,12 @@ class Tables:
         for row in self._of(s.key, only):
             keys[row.person].append(PersonKey(fingerprint=row.fingerprint, line=row.line))
         for row in self._of(s.authenticator, only):
-            totp[row.person].append(Authenticator(id=row.id, kind=row.kind, sealed=row.sealed, created=row.created))
+            totp[row.person].append(
+                Authenticator(id=row.id, kind=row.kind, sealed=row.sealed, created=row.created, confirmed=row.confirmed)
+            )
+        owns: dict[str, list[str]] = defaultdict(list)
+        for row in self._of(s.owner, only):
+            owns[row.person].append(row.scope)
         phc = {row.person: row.phc for row in self._of(s.password, only)}
         query = select(s.person).order_by(s.person.c.name)
         if only is not None:
@@ -72,6 +77,8 @@ class Tables:
                 phc=phc.get(row.name, ""),
                 totp=tuple(totp[row.name]),
                 created=row.created,
+                origin=row.origin,
+                owns=tuple(sorted(owns[row.name])),
             )
             for row in self._db.execute(query)
         ]
@@ -265,6 +272,11 @@ class Tables:
             query = query.where(s.session.c.ended.is_(None))
         return [Session(**row._mapping) for row in self._db.execute(query)]
 
+    def session(self, ident: str) -> Session | None:
+        """One, ended or not."""
+        row = self._db.execute(select(s.session).where(s.session.c.id == ident)).first()
+        return None if row is None else Session(**row._mapping)
+
     # --- audit --------------------------------------------------------------------------------------
 
     def audit_tail(self) -> AuditRow | None:
@@ -280,12 +292,19 @@ class Tables:
         """Rows from `seq` on, in order."""
         return self._audit_rows(select(s.audit).where(s.audit.c.seq >= seq).order_by(s.audit.c.seq).limit(limit))
 
-    def audit_newest(self, *, since: int = 0, event: str = "", limit: int = 100) -> list[AuditRow]:
-        """The newest rows that fit, oldest of them first."""
+    def audit_before(self, seq: int | None, *, since: int = 0, event: str = "", limit: int = 100) -> list[AuditRow]:
+        """Rows before `seq`, or the newest, newest first."""
         query = select(s.audit).where(s.audit.c.at >= since).order_by(s.audit.c.seq.desc()).limit(limit)
+        if seq is not None:
+            query = query.where(s.audit.c.seq < seq)
         if event:
             query = query.where(s.audit.c.event == event)
-        return self._audit_rows(query)[::-1]
+        return self._audit_rows(query)
+
+    def audit_ref(self, ref: str) -> AuditRow | None:
+        """The newest row with this ref, of eight hexadecimal digits."""
+        query = select(s.audit).where(func.instr(s.audit.c.body, f'"ref":"{ref}"') > 0)
+        return next(iter(self._audit_rows(query.order_by(s.audit.c.seq.desc()).limit(1))), None)
 
     # --- how ----------------------------------------------------------------------------------------
 

@@ -46,7 +46,10 @@ def replay() -> None:
 
     A recording is named by its id, by the first characters of it, or by its file.
 
-    Exit codes: 0 done, 64 usage, 69 no such recording or not readable, 78 misconfigured; `verify` has its own.
+    Before anything of a recording is shown, the bastion writes down who looks; where it cannot, nothing is shown.
+
+    Exit codes: 0 done, 64 usage, 69 no such recording or not readable, 77 denied, 78 misconfigured; `verify` has its
+    own.
     """
 
 

@@ -12,7 +12,10 @@ from replay.errors import MisuseError, ReplayError
 from replay.text import neutral
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from recorder.reader import Recording
+    from replay.views import Verb, View
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -22,6 +25,7 @@ MAX_PROBLEMS: Final = 10
 """Lines about damage; `replay verify` has them all."""
 
 JSON: Final = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+REASON: Final = click.option("--reason", default="", metavar="TEXT", help="Why you look, for the audit trail.")
 CHANNEL: Final = click.option("--channel", type=click.IntRange(0, 0xFFFF), metavar="N", help="This channel alone.")
 SINCE: Final = click.option(
     "--since", metavar="TIME", help="Started at or after: 2026-11-25, 2026-11-25T16:00, 3d, 2h."
@@ -98,6 +102,17 @@ def readable(recording: "Recording") -> "Recording":
             f"recording {recording.session} is encrypted and no key opens it", "give an auditor's key: --key FILE"
         )
     return recording
+
+
+def told(
+    path: Path, config: Path | None, verb: "Verb", recording: "Recording", *, words: Sequence[str] = (),
+    form: str = "", reason: str = "",
+) -> "AbstractContextManager[View]":  # fmt: skip
+    """The view of one recording, from when it may begin: see `replay.views`."""
+    from replay import views
+
+    home = place.home_of(path, config)
+    return views.told(home, verb, [recording.session], words=words, form=form, reason=reason)
 
 
 def warn(recording: "Recording") -> None:

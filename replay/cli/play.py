@@ -2,15 +2,28 @@
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from recorder.reader import Recording
-from replay.cli.common import CHANNEL, key_option, located, opened, place_options, private_keys, readable, warn
+from replay.cli.common import (
+    CHANNEL,
+    REASON,
+    key_option,
+    located,
+    opened,
+    place_options,
+    private_keys,
+    readable,
+    told,
+    warn,
+)
 from replay.errors import MisuseError
 from replay.facts import Channel, Facts, gather
 from replay.text import moment, neutral
+from replay.views import Verb
 
 
 @click.command("play")
@@ -22,9 +35,10 @@ from replay.text import moment, neutral
 @CHANNEL
 @place_options
 @key_option
+@REASON
 def command(
     recording: str, speed: float | None, no_skip_idle: bool, start: str | None, typed: bool, channel: int | None,
-    config: Path | None, directory: Path | None, keys: tuple[Path, ...],
+    config: Path | None, directory: Path | None, keys: tuple[Path, ...], reason: str,
 ) -> int:  # fmt: skip
     """Watch a session as it went. A live one is played up to now.
 
@@ -38,20 +52,34 @@ def command(
 
     Into a pipe or file, everything is printed at once, in order; --speed makes it take its time.
     """
-    found = readable(opened(located(recording, config, directory), private_keys(keys)))
+    path = located(recording, config, directory)
+    found = readable(opened(path, private_keys(keys)))
     begin = _place(start)
     facts = gather(found.events())
     if channel is not None and channel not in facts.channels:
         raise MisuseError(f"there is no channel {channel}", f"see which there are: replay show {found.session}")
-    if sys.stdout.isatty():
-        return _watch(found, facts, channel, speed or 1.0, not no_skip_idle, begin, typed)
-    _print(found, channel, speed, not no_skip_idle, begin, typed)
+    words = [f"from {start}"] * bool(begin) + [f"channel {channel}"] * (channel is not None) + ["input"] * typed
+    with told(path, config, Verb.PLAY, found, words=words, reason=reason) as view:
+        seen = Seen(begin)
+        try:
+            if sys.stdout.isatty():
+                return _watch(found, facts, channel, speed or 1.0, not no_skip_idle, seen, typed)
+            _print(found, channel, speed, not no_skip_idle, seen, typed)
+        finally:  # whatever ended it: a key, a pipe that was closed, a signal
+            view.over(until_ms=seen.ms)
     warn(found)
     return 0
 
 
+@dataclass(slots=True)
+class Seen:
+    """How far it was watched, in milliseconds of the recording; at first where it begins."""
+
+    ms: int
+
+
 def _watch(
-    found: Recording, facts: Facts, channel: int | None, speed: float, skip_idle: bool, begin: int, typed: bool
+    found: Recording, facts: Facts, channel: int | None, speed: float, skip_idle: bool, seen: Seen, typed: bool
 ) -> int:
     import trio
 
@@ -61,8 +89,11 @@ def _watch(
 
     terminal = ours()
     assert terminal is not None
-    player = Player(found, terminal, _choice(facts, channel), Pace(speed=speed, skip_idle=skip_idle), typed, begin)
-    number = trio.run(player.play)
+    player = Player(found, terminal, _choice(facts, channel), Pace(speed=speed, skip_idle=skip_idle), typed, seen.ms)
+    try:
+        number = trio.run(player.play)
+    finally:
+        seen.ms = player.furthest
     if number:
         return 128 + number
     print(_closing(found, facts))
@@ -84,12 +115,13 @@ def _closing(found: Recording, facts: Facts) -> str:
 
 
 def _print(
-    found: Recording, channel: int | None, speed: float | None, skip_idle: bool, begin: int, typed: bool
+    found: Recording, channel: int | None, speed: float | None, skip_idle: bool, seen: Seen, typed: bool
 ) -> None:
     from replay.chronicle import Chronicle
     from replay.timeline import Pace
 
     chronicle = Chronicle(channel=channel, typed=typed)
+    begin = seen.ms
     pace = Pace(speed=speed or 1.0, skip_idle=skip_idle, shown_ms=begin)
     for event in found.events():
         text = chronicle.show(event)
@@ -101,6 +133,7 @@ def _print(
                 sys.stdout.flush()
                 time.sleep(wait)
             pace.show(event.ms, time.monotonic())
+        seen.ms = max(seen.ms, event.ms)
         sys.stdout.buffer.write(text.encode("utf-8", "replace"))
     sys.stdout.flush()
 

@@ -8,10 +8,23 @@ import click
 
 from recorder.reader import Recording
 from replay import notes
-from replay.cli.common import JSON, key_option, located, opened, place_options, private_keys, readable, table, warn
+from replay.cli.common import (
+    JSON,
+    REASON,
+    key_option,
+    located,
+    opened,
+    place_options,
+    private_keys,
+    readable,
+    table,
+    told,
+    warn,
+)
 from replay.export import plain
 from replay.facts import Channel, Facts, gather
 from replay.text import clock, iso, neutral, size, span, wall
+from replay.views import Verb
 
 ROWS: Final = 500
 """Operations shown as a table; all are in `--json`."""
@@ -21,20 +34,24 @@ ROWS: Final = 500
 @click.argument("recording")
 @place_options
 @key_option
+@REASON
 @JSON
-def command(recording: str, config: Path | None, directory: Path | None, keys: tuple[Path, ...], as_json: bool) -> None:
+def command(
+    recording: str, config: Path | None, directory: Path | None, keys: tuple[Path, ...], reason: str, as_json: bool
+) -> None:
     """Show who did what in a session: its channels, file operations, forwards, decisions, and how it ended."""
     path = located(recording, config, directory)
     found = readable(opened(path, private_keys(keys)))
     facts = gather(found.events())
-    warn(found)
-    if as_json:
-        print(json.dumps(_plain(found, facts, path)))
-        return
-    _header(found, facts, path)
-    _channels(facts)
-    _operations(facts)
-    _lines(facts)
+    with told(path, config, Verb.SHOW, found, reason=reason):
+        warn(found)
+        if as_json:
+            print(json.dumps(_plain(found, facts, path)))
+            return
+        _header(found, facts, path)
+        _channels(facts)
+        _operations(facts)
+        _lines(facts)
 
 
 def about(found: Recording) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from struct import pack
 import pytest
 from asyncssh.packet import SSHPacket
 
+from bastion.errors import PeerError
 from bastion.session import Session
 from bastion.ssh.channels import CLOSE, DATA, EOF, EXTENDED_DATA, REQUEST, SUCCESS, WINDOW_ADJUST, End, Events, Flow
 from recorder.model import Kind
@@ -110,7 +111,7 @@ def test_the_same_messages_arrive_when_asyncssh_opens_the_packets() -> None:
 def test_data_that_does_not_fill_its_message_is_an_error(payload: bytes) -> None:
     """Attack: bytes behind the data would pass unseen by the tap."""
     pair = Pair()
-    with pytest.raises(ValueError, match="fill"):
+    with pytest.raises(PeerError, match="fill"):
         pair.near.process_packet(DATA, 0, SSHPacket(payload))
     assert pair.target.sent == []
 
@@ -130,7 +131,7 @@ def test_a_window_adjust_carries_nothing_else() -> None:
     pair = Pair()
     pair.near.message(WINDOW_ADJUST, pack(">I", 1000) + b"covert")
     assert pair.target.take() == [(WINDOW_ADJUST, pack(">I", 1000))]
-    with pytest.raises(ValueError, match="window"):
+    with pytest.raises(PeerError, match="window"):
         pair.near.message(WINDOW_ADJUST, b"\0\0\1")
 
 
@@ -243,13 +244,13 @@ def test_a_confirmation_opens_once() -> None:
         lambda: end.process_open_confirmation(6, 100, 32768, SSHPacket(b"")),
         lambda: end.process_open_failure(1, "no", ""),
     ):
-        with pytest.raises(ValueError, match="not waiting"):
+        with pytest.raises(PeerError, match="not waiting"):
             again()
     assert end.remote == 5
     assert len(owner.heard) == 1
 
     theirs = Pair().near
-    with pytest.raises(ValueError, match="not waiting"):
+    with pytest.raises(PeerError, match="not waiting"):
         theirs.process_open_confirmation(6, 100, 32768, SSHPacket(b""))
 
 

@@ -22,6 +22,7 @@ from tests.bastion.aio import asynchronous, quiet, until
 from tests.bastion.leg import PaperLeg, PaperOwner
 from tests.bastion.recorderd import Recorderd, Tape
 
+STALL = 30.0
 OPENING = Open(session="0" * 32, t0_us=1, public={"protocol": "ssh"}, private={"person": "alice"})
 
 
@@ -256,15 +257,15 @@ async def test_a_recorder_that_is_stopped_ends_the_session_in_the_end(
     async with live(tmp_path, hold=True) as one:
         clock = Jumping(monkeypatch)
         clock.ahead += 1000
-        one.recording.check()
+        one.recording.check(STALL)
         assert one.lost == [], "it owes nothing"
         one.output(b"held")
         await until("one message", lambda: one.tape.seq == 1)
-        clock.ahead += module.STALLED - 2
-        one.recording.check()
+        clock.ahead += STALL - 2
+        one.recording.check(STALL)
         assert one.lost == []
         clock.ahead += 3
-        one.recording.check()
+        one.recording.check(STALL)
         assert "30 seconds" in one.lost[0].cause
 
 
@@ -279,8 +280,8 @@ async def test_even_an_event_without_data_is_owed(data: bytes, tmp_path: Path, m
         await until("two messages", lambda: one.tape.seq == 2)
         one.tape.acknowledge(1)
         await until("the first is written", lambda: one.session.acknowledged == 1)
-        clock.ahead += module.STALLED + 1
-        one.recording.check()
+        clock.ahead += STALL + 1
+        one.recording.check(STALL)
         assert one.lost
 
 
@@ -294,12 +295,12 @@ async def test_a_recorder_that_answers_slowly_but_answers_is_not_lost(
             one.output(b"%d" % number)
         await until("four messages", lambda: one.tape.seq == 4)
         for seq in (1, 2, 3, 4):
-            clock.ahead += module.STALLED - 5
-            one.recording.check()
+            clock.ahead += STALL - 5
+            one.recording.check(STALL)
             one.tape.acknowledge(seq)
             await until("it counts", lambda seq=seq: one.session.acknowledged == seq)  # type: ignore[misc]
         clock.ahead += 1000
-        one.recording.check()
+        one.recording.check(STALL)
         assert one.lost == []
 
 
@@ -324,7 +325,7 @@ async def test_no_recorder_no_session(tmp_path: Path) -> None:
 async def test_a_recorder_that_does_not_answer_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    monkeypatch.setattr(module, "FIRST_WORD", 0.05)
     with pytest.raises(RecorderLost, match="did not answer"):
         async with live(tmp_path, mute=True):
             pass

@@ -18,7 +18,6 @@ import msgspec
 import pytest
 
 from bastion.ssh import door as door_module
-from bastion.ssh import recording as recording_module
 from bastion.ssh import relay as relay_module
 from policy.messages import (
     Allowed,
@@ -343,7 +342,8 @@ async def opened_by(target: Target, kind: bytes) -> list[bytes]:
         return True
 
     there.process_packet = heard  # type: ignore[method-assign]
-    rest = (pack(">I", 1) + b"h" + pack(">I", 22)) * 2
+    one = pack(">I", 1) + b"h" + pack(">I", 22)
+    rest = {b"x11": one, b"auth-agent@openssh.com": b""}.get(kind, one * 2)
     there.send_packet(90, pack(">I", len(kind)) + kind + pack(">III", 77, 1 << 20, 32768) + rest)
     await until("it is answered", lambda: answers)
     assert answers[0][:4] == pack(">I", 77)
@@ -466,12 +466,9 @@ async def test_a_lost_recorder_ends_it_at_once(via: str, tmp_path: Path) -> None
 
 
 @asynchronous
-async def test_a_stalled_recorder_ends_it_even_when_the_command_is_long_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stalled_recorder_ends_it_even_when_the_command_is_long_done(tmp_path: Path) -> None:
     """The target has closed, its last words wait for a recorder that is stopped: the person must hear of it."""
-    monkeypatch.setattr(recording_module, "STALLED", 0.3)
-    async with world(tmp_path) as (site, _):
+    async with world(tmp_path, stall=0.3) as (site, _):
         process = await waiting(site)
         site.recorder.hold = True
         assert process.stdin is not None

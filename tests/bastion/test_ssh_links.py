@@ -13,13 +13,16 @@ from bastion.ssh.links import MAX_WAITING, PolicyLink, PolicyLost
 from policy.messages import (
     MAX_MESSAGE,
     Acceptable,
+    Authorize,
     Done,
     EndSession,
+    Grant,
     Hello,
     OfferKey,
     Reply,
     Request,
     Scanned,
+    SessionEnded,
     TryPassword,
     Whoami,
     decode_request,
@@ -160,13 +163,41 @@ def test_who_closes_is_not_told_that_it_was_lost(tmp_path: Path) -> None:
     played(tmp_path, play)
 
 
-def test_a_policyd_that_says_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_policyd_that_says_nothing_means_no_and_what_it_granted_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(links, "REPLY_SECONDS", 0.05)
 
     async def play(link: PolicyLink, policyd: Policyd, owner: Owner) -> None:
         with pytest.raises(PolicyLost):
             await link.ask(OFFER)
-        assert owner.lost == 1
+        assert owner.lost == 0
+        number, _ = await policyd.hear()
+        await policyd.say(encode(number, Acceptable(ok=True)))  # too late, and of no use
+        monkeypatch.setattr(links, "REPLY_SECONDS", 10.0)
+        asked = asyncio.ensure_future(link.ask(OFFER))
+        number, _ = await policyd.hear()
+        await policyd.say(encode(number, Acceptable(ok=True)))
+        assert await asked == Acceptable(ok=True)
+
+    played(tmp_path, play)
+
+
+def test_a_grant_that_comes_too_late_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The person was told no: policyd must not count a session that nobody has."""
+    monkeypatch.setattr(links, "REPLY_SECONDS", 0.05)
+    grant = Grant(session="5e55", person="sam", account="root", target="web1", address="10.0.0.1", port=22,
+                  host_keys=[], kinds=[], rule="", expires_in=None, idle=None, record_sync=False, keep_content=False,
+                  commitment_key=b"", source="")  # fmt: skip
+
+    async def play(link: PolicyLink, policyd: Policyd, owner: Owner) -> None:
+        with pytest.raises(PolicyLost):
+            await link.ask(Authorize(account="root", target="web1"))
+        number, _ = await policyd.hear()
+        await policyd.say(encode(number, grant))
+        said = (await policyd.hear())[1]
+        assert isinstance(said, SessionEnded)
+        assert said.session == "5e55"
 
     played(tmp_path, play)
 

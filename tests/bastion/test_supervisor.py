@@ -210,7 +210,7 @@ def test_two_supervisors_do_not_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_the_roles_follow_the_settings(settings: Settings) -> None:
-    assert [role.name for role in supervisor.roles(settings)] == ["recorderd", "policyd", "ssh-0"]
+    assert [role.name for role in supervisor.roles(settings)] == ["recorderd", "policyd", "courier", "ssh-0"]
 
 
 def test_log_lines_are_harmless_on_a_terminal() -> None:

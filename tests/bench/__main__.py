@@ -21,6 +21,7 @@ from tests.bench.bulk import Bulk, DefaultCipher, Unhashed
 from tests.bench.figures import Benchmark, Figure, Samples, fire_all
 from tests.bench.keystrokes import Idle, UnderBulk
 from tests.bench.logins import Refused, SetUp
+from tests.bench.policy import Decisions, Dialogues
 from tests.bench.report import markdown, show, write_json
 from tests.bench.sessions import Silent, Stalled
 from tests.bench.site import Site, versions
@@ -40,6 +41,8 @@ class Plan:
 
 # cheap and sensitive ones first: what comes later warms the machine and leaves recordings behind
 PLANS = {
+    "decisions": Plan(lambda site, quick: Decisions(site.folder / "decisions", 100 if quick else 500), 3, 1),
+    "dialogues": Plan(lambda site, quick: Dialogues(site.folder / "dialogues", 50 if quick else 150, 3), 3, 1),
     "set-up": Plan(lambda site, quick: SetUp(site, 4 if quick else 10), 5, 2),
     "refused": Plan(lambda site, quick: Refused(site, 5 if quick else 10), 3, 1),
     "keystrokes": Plan(lambda site, quick: Idle(site, 100 if quick else 300), 5, 2),

@@ -18,7 +18,7 @@ import zstandard
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from rich.console import Console
 
-from recorder.chain import Chain, Type
+from recorder.chain import FRAME, Chain, Type
 from recorder.model import Event, KeyClasses, Kind, SessionId
 from recorder.reader import open_recording, verify
 from recorder.walk import open_file, read_front, size_of, walk
@@ -86,8 +86,9 @@ def sizes(shelf: Shelf, quick: bool) -> Iterator[Figure]:
                  measured={"asciicast": theirs / minutes / 1000, "recording": ours / minutes / 1000},
                  value=ours / minutes / 1024, value_unit="KiB/min", goal=Goal("<=", 2.4))  # fmt: skip
     yield Figure(what="the same against asciicast", value=ours / theirs, goal=Goal("<=", 0.5))
-    yield Figure(what="crypto, index and seals of one of them", value=_overhead(files[0]) * 100, value_unit="%",
-                 measured={"recording": files[0].stat().st_size / 1000}, unit="kB", goal=Goal("<=", 8.0))  # fmt: skip
+    yield Figure(what="header, seals and index of such a recording", value=sum(map(_overhead, files)) / ours * 100,
+                 value_unit="%", measured={"recording": ours / len(files) / 1000}, unit="kB", note="mean of them",
+                 goal=Goal("<=", 8.0))  # fmt: skip
     screens = list(corpus.screens(dice, 2.0 if quick else 10.0))
     bulk = list(corpus.heavy((1 if quick else 8) << 20))
     paced = [(name, _paced(moments)) for name, moments in bulk]
@@ -159,16 +160,13 @@ def _written(sessions: list[list[Moment]]) -> int:
     return sum(len(moment.data) for moments in sessions for moment in moments if moment.kind == Kind.OUTPUT)
 
 
-def _overhead(path: Path) -> float:
-    """What is not a segment, against the segments."""
+def _overhead(path: Path) -> int:
+    """Bytes that are in no segment. The goal was set as their share of the file: 1,095 of 14,954 bytes, 7.3 %, were
+    reached with a seal each 300 s; here there is one each 150 s, and the file is smaller."""
     with open_file(path) as file:
         front, size = read_front(file), size_of(file)
-        segments = sum(
-            len(record.body)
-            for record in walk(file, len(front.raw), size, Chain(front.raw))
-            if record.kind == Type.SEGMENT
-        )
-    return (size - segments) / segments
+        records = walk(file, len(front.raw), size, Chain(front.raw))
+        return size - sum(FRAME + len(record.body) for record in records if record.kind == Type.SEGMENT)
 
 
 def main() -> int:

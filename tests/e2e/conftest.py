@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.chaos import FaultSite
+from tests.support.chaos import STALL, FaultSite
 from tests.support.evidence import Evidence, watch
 from tests.support.net import tail
 from tests.support.site import ENTRIES, Site
@@ -45,7 +45,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def fault_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultSite]:
     """One that tests may hurt: each leaves it working. Limits before login are the shipped ones."""
-    made = FaultSite(tmp_path_factory.mktemp("faults"), {"ssh": [f"dial = {DIAL}"]})
+    made = FaultSite(tmp_path_factory.mktemp("faults"), {"ssh": [f"dial = {DIAL}", f"stall = {STALL}"]})
     try:
         yield made.start()
     finally:

@@ -746,9 +746,9 @@ def test_one_source_cannot_shut_others_out(tmp_path: Path) -> None:
         greeted = []
         for sock in held:
             sock.settimeout(5)
-            greeted.append(sock.recv(64))
-        assert sum(line.startswith(b"SSH-2.0") for line in greeted) == 10
-        assert sum(line.startswith(b"bastion: too many") for line in greeted) == 50
+            greeted.append(sock.recv(4096))
+        assert sum(b"bastion: too many" not in said for said in greeted) == 10
+        assert all(said.startswith(b"SSH-2.0-Bastion\r\n") for said in greeted), "a client must be able to show it"
         assert gateway.ssh("whoami").returncode == 0
     finally:
         for sock in held:
@@ -772,7 +772,7 @@ def test_a_source_that_fails_again_and_again_is_refused_for_a_while(tmp_path: Pa
             return False
 
         assert sum(asyncio.run(guess()) for _ in range(10)) in range(1, 5)
-        assert talk_in_the_clear(gateway.port, b"").startswith(b"bastion: too many")
+        assert b"bastion: too many" in talk_in_the_clear(gateway.port, b"")
         with socket.create_connection((LOOPBACK, gateway.port), timeout=5, source_address=("127.0.0.2", 0)) as other:
             assert other.recv(64).startswith(b"SSH-2.0")
     finally:

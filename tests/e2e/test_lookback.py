@@ -2,8 +2,10 @@
 
 import json
 import os
+import select
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from tests.support.evidence import Evidence
 from tests.support.net import wait_until
 from tests.support.person import Person
-from tests.support.site import THROUGH, Site
+from tests.support.site import THROUGH, Site, stopped
 from tests.support.sshd import SSHD
 
 pytestmark = [
@@ -64,6 +66,25 @@ def test_a_terminal_session_and_its_exports(site: Site, entry: str, evidence: Ev
     header = json.loads((tmp_path / "asciicast").read_text().splitlines()[0])
     assert header["version"] in (2, 3)
     assert header.get("width", header.get("term", {}).get("cols")) == 100
+
+
+def test_who_looks_is_on_record_beside_the_session(site: Site, entry: str, evidence: Evidence) -> None:
+    site.ssh(entry, "echo seen")
+    session = session_of(evidence)
+    site.replay("play", session, "--reason", "a routine check")
+    rows = json.loads(site.bastion("audit", "list", "--json", "--what", session).stdout)
+    view = next(row for row in rows if row["event"] == "view")
+    place = f"{site.target.account}@web1"
+    assert (view["what"], view["why"]) == (place, "a routine check")
+    assert "person=alice" in view["detail"]
+    assert [row["event"] for row in rows].index("view") < [row["event"] for row in rows].index("viewed")
+    policyd = site.pid("policy")
+    with stopped(policyd):
+        words = [sys.executable, "-m", "replay", "show", session, "-c", str(site.config)]
+        looking = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert looking.stdout is not None
+        assert not select.select([looking.stdout], [], [], 2.0)[0], "it shows something that nobody noted"
+    assert b"alice" in looking.communicate(timeout=30)[0]
 
 
 def test_files(site: Site, entry: str, evidence: Evidence, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ EXPOSURE = {  # what systemd-analyze gives at most: the gateway needs a network,
     "bastion-ssh.service": 1.2,
     "bastion-policyd.service": 0.5,
     "bastion-recorderd.service": 0.5,
+    "bastion-courier.service": 1.2,
 }
 
 needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
@@ -23,7 +24,7 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
         # the program is installed by the package; here only its place is taken
         (tmp_path / unit.name).write_text(unit.read_text().replace("/usr/lib/bastion/bin/python", "/bin/true"))
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert len(names) == 8
+    assert len(names) == 11
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *(f"./{name}" for name in names)],
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
@@ -52,3 +53,24 @@ def test_every_user_exists_and_no_secret_is_in_the_environment(unit: str) -> Non
     assert len(named) >= 2
     assert set(named) <= known
     assert "Environment=" not in text
+
+
+def test_policyd_sees_who_connects() -> None:
+    """The attack: with PrivateUsers= every auditor is `nobody` to policyd, and the trail names nobody."""
+    assert "\nPrivateUsers=no\n" in (UNITS / "bastion-policyd.service").read_text()
+
+
+def test_each_socket_of_policyd_has_its_own_group() -> None:
+    groups = {}
+    for unit in UNITS.glob("bastion-policyd*.socket"):
+        fields = dict(re.findall(r"^(\w+)=(.*)$", unit.read_text(), flags=re.MULTILINE))
+        assert fields["SocketMode"] == "0660"
+        groups[fields["FileDescriptorName"]] = fields["SocketGroup"]
+    assert groups == {
+        "policyd": "bastion",
+        "policyd-admin": "bastion-admin",
+        "policyd-audit": "bastion-audit",
+        "policyd-courier": "bastion-courier",
+    }
+    known = re.findall(r"^[ug] (\S+)", (UNITS / "bastion.sysusers").read_text(), flags=re.MULTILINE)
+    assert set(groups.values()) <= set(known)

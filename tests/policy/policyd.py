@@ -159,6 +159,10 @@ class Policyd:
     def make(self) -> Self:
         """A new state, as `bastion init` has it made."""
         self.write()
+        return self.initialise()
+
+    def initialise(self) -> Self:
+        """The same beside a bastion.toml that is there."""
         done = self.run("init")
         assert done.returncode == 0, done.stderr
         return self
@@ -224,8 +228,15 @@ class Policyd:
         """One that has said hello for a client."""
         return self.gateway(hello(source))
 
+    def courier(self, first: m.Request | None = None) -> Peer:
+        return Peer(self.home / "run" / "policyd-courier.sock", first)
+
     def operator(self) -> Peer:
         return Peer(self.home / "run" / "policyd-admin.sock", m.Admin(command="test"))
+
+    def auditor(self, first: m.Request | None = None) -> Peer:
+        """A connection to the auditors' socket."""
+        return Peer(self.home / "run" / "policyd-audit.sock", first)
 
     def command(self, body: m.Command) -> Any:
         with self.operator() as operator:

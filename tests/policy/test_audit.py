@@ -89,6 +89,7 @@ def test_recovery_takes_nothing_else():
     assert recover(kept, ROWS[7:]) is None, "the kept row itself is gone"
     assert recover(kept, [ROWS[6], *ROWS[8:]]) is None, "a gap"
     assert recover(replace(kept, hash=bytes(32)), ROWS[6:]) is None
+    assert recover(replace(kept, hash=bytes(32)), ROWS[6:7]) is None, "the kept row is another"
     assert recover(kept, [ROWS[6], replace(ROWS[7], body="{}")]) is None
 
 
@@ -127,6 +128,13 @@ def test_a_forged_head(file, tmp_path):
 def test_a_head_file_is_not_made_twice(file):
     with pytest.raises(FileExistsError):
         file.make()
+
+
+def test_the_head_is_not_written_through_a_link(file, tmp_path):
+    (tmp_path / "audit.head").rename(tmp_path / "elsewhere")
+    (tmp_path / "audit.head").symlink_to("elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        file.save(HEAD)
 
 
 def test_missing_and_empty(tmp_path):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,36 @@ def test_without_a_policyd(tmp_path):
     said = made.no("person", "list", code=69)
     assert "policyd is not running" in said
     assert "start it with: bastion run -c " in said
+
+
+def test_the_trail_is_filtered_and_one_event_shown(bastion):
+    bastion.ok("person", "add", "tilda", "--role", "engineer")
+    (row,) = json.loads(bastion.ok("audit", "list", "--what", "tilda", "--event", "person-add", "--json"))
+    assert row["who"].startswith("operator ")
+    assert json.loads(bastion.ok("audit", "list", "--what", "tilda", "--until", "2001-01-01", "--json")) == []
+    shown = bastion.ok("audit", "show", row["seq"])
+    assert "person-add" in shown
+    fields = {field["field"]: field["value"] for field in json.loads(bastion.ok("audit", "show", row["seq"], "--json"))}
+    assert (fields["what"], fields["seq"]) == ("tilda", row["seq"])
+    assert "no event `none`" in bastion.no("audit", "show", "none")
+    assert "want RFC 3339" in bastion.no("audit", "export", "--until", "noon")
+
+
+def test_the_trail_is_exported_so_that_others_can_check_it(bastion, tmp_path):
+    """`sha256(hash before + line without its hash)`, with nothing of ours."""
+    for _ in range(3):
+        bastion.ok("audit", "list")
+    copy = tmp_path / "trail.jsonl"
+    assert "written" in bastion.run("audit", "export", "--output", str(copy)).stderr
+    state = bytes(32)
+    for number, line in enumerate(copy.read_text().splitlines(), 1):
+        event = json.loads(line)
+        digest = event.pop("hash")
+        text = json.dumps(event, sort_keys=True, separators=(",", ":"))
+        state = sha256(state + text.encode()).digest()
+        assert (event["seq"], digest) == (number, state.hex())
+    assert number > 10
+    assert copy.stat().st_mode & 0o777 == 0o600
+    assert "file exists" in bastion.no("audit", "export", "--output", str(copy))
+    words = ("audit", "export", "--what", "tilda", "--event", "person-add")
+    assert [json.loads(line)["what"] for line in bastion.ok(*words).splitlines()] == ["tilda"]

@@ -120,6 +120,7 @@ HOSTILE = {
     "verify-required for a key that cannot": (certificate(critical=[(b"verify-required", b"")]), Flaw.OPTIONS),
     "an extension with a value": (certificate(extensions=[(b"permit-pty", string("yes"))]), Flaw.OPTIONS),
     "an option without a name": (certificate(critical=[(b"", b"")]), Flaw.OPTIONS),
+    "an extension without a name": (certificate(extensions=[(b"", b"")]), Flaw.OPTIONS),
     "70 extensions": (certificate(extensions=[(b"e%02d" % number, b"") for number in range(70)]), Flaw.MALFORMED),
     # form
     "a plain algorithm name": (certificate(name=b"ssh-ed25519"), Flaw.MALFORMED),
@@ -168,6 +169,37 @@ def test_for_another_person():
     both = judge(certificate(principals=[b"alice", b"bob"]), claim="bob")
     assert isinstance(both, Speaker)
     assert both.person == "bob"
+
+
+def test_a_principal_that_stands_twice_is_refused_to_everybody():
+    found = judge(certificate(principals=[b"alice", b"alice"]), claim="alice")
+    assert isinstance(found, Rejected)
+    assert "twice" in found.detail
+
+
+@pytest.mark.parametrize("value", ["", "10.0.0.1,,192.0.2.10", ",", "192.0.2.10,"])
+def test_a_source_address_with_an_empty_word_is_empty(value):
+    """x/crypto b9229ec: an empty list meant everywhere."""
+    found = judge(certificate(critical=[(b"source-address", string(value))]))
+    assert isinstance(found, Rejected)
+    assert found.detail == "option `source-address` is empty"
+
+
+def test_lists_have_an_end():
+    many = [b"p%d" % number for number in range(certificates.MAX_PRINCIPALS + 1)]
+    with pytest.raises(BadKey, match="more than 256 principals"):
+        certificates.parse_certificate(certificate(principals=many))
+    assert len(certificates.parse_certificate(certificate(principals=many[1:])).principals) == 256
+    options = [(b"e%03d" % number, b"") for number in range(certificates.MAX_OPTIONS + 1)]
+    with pytest.raises(BadKey, match="more than 64"):
+        certificates.parse_certificate(certificate(extensions=options))
+    with pytest.raises(BadKey, match="want at most"):
+        certificates.parse_certificate(certificate(key_id=b"x" * 17000))
+
+
+def test_a_plain_key_is_no_certificate():
+    with pytest.raises(BadKey, match="a plain key stands where a certificate is wanted"):
+        certificates.parse_certificate(KEY.public.blob)
 
 
 def test_revoked():
@@ -235,6 +267,30 @@ def test_ssh_keygen_reads_what_we_mint(tmp_path: Path):
         assert wanted in said
     for unwanted in ("permit-agent", "permit-X11", "permit-user-rc"):
         assert unwanted not in said
+
+
+def test_a_minted_certificate_permits_what_was_granted():
+    def mint(*kinds):
+        blob = certificates.mint_user_certificate(
+            CA, KEY.public, account="root", person="alice", session="0" * 32, serial=9, now=NOW, minutes=5, kinds=kinds
+        )
+        return certificates.parse_certificate(blob)
+
+    bare = mint(ChannelKind.SFTP)
+    assert bare.extensions == ()
+    assert (bare.valid_after, bare.valid_before) == (NOW - certificates.BACKDATE, NOW + 300)
+    assert [name for name, _ in mint(ChannelKind.FORWARD_SOCKET).extensions] == ["permit-port-forwarding"]
+    assert [name for name, _ in mint(ChannelKind.X11, ChannelKind.AGENT).extensions] == [
+        "permit-X11-forwarding", "permit-agent-forwarding",
+    ]  # fmt: skip
+
+
+def test_nothing_is_minted_for_a_security_key():
+    """It signs with somebody's finger, so it is not the gateway's own."""
+    raw = KEY.public.blob[len(string("ssh-ed25519")) :]
+    key = parse_public_key(string("sk-ssh-ed25519@openssh.com") + raw + string("ssh:"))
+    with pytest.raises(BadKey, match="own keys only"):
+        certificates.mint_host_certificate(CA, key, target="web1", serial=1, now=NOW, hours=1)
 
 
 def test_a_minted_host_certificate_is_none_for_a_user():

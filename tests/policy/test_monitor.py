@@ -1,12 +1,17 @@
 """Every message in every state over the real sockets: what the table has is answered, all else closes that socket."""
 
+import socket
+
 import msgspec
 import pytest
+import trio
+from msgspec.structs import replace
 
 from policy import messages as m
-from policy.conversation import State
-from policy.model import Outcome
-from policy.monitor import TABLE
+from policy.conversation import Conversation, State, Violation
+from policy.model import Outcome, ViewVerb
+from policy.monitor import FIRST_WORD_SECONDS, PROVING_SECONDS, TABLE, admit, converse
+from policy.peers import peer_of
 from tests.policy.policyd import SOURCE, Gone, Peer, Policyd, hello, proof
 
 REQUESTS: dict[str, m.Request] = {
@@ -27,6 +32,8 @@ REQUESTS: dict[str, m.Request] = {
     "SessionEnded": m.SessionEnded(session="x", reason="x"),
     "Report": m.Report(session="x", event="protocol-error"),
     "Scanned": m.Scanned(task=9, keys=[]),
+    "Viewing": m.Viewing(verb=ViewVerb.SHOW, recordings=["0" * 32]),
+    "Viewed": m.Viewed(event=1),
     "Whoami": m.Whoami(),
     "Reachable": m.Reachable(),
     "CaLines": m.CaLines(),
@@ -51,11 +58,41 @@ REQUESTS: dict[str, m.Request] = {
     "SessionsList": m.SessionsList(),
     "SessionKill": m.SessionKill(session="x", reason="x"),
     "AuditList": m.AuditList(),
+    "AuditShow": m.AuditShow(ident="1"),
+    "AuditExport": m.AuditExport(),
     "AuditVerify": m.AuditVerify(),
     "Reload": m.Reload(),
+    "Courier": m.Courier(pid=1),
+    "TryToken": m.TryToken(token="x"),
+    "Called": m.Called(task=9),
+    "MfaConfirm": m.MfaConfirm(code="1"),
+    "MfaRemove": m.MfaRemove(ident="x"),
+    "MfaRecovery": m.MfaRecovery(person="nobody"),
+    "MfaIssue": m.MfaIssue(person="nobody"),
+    "RequestAccess": m.RequestAccess(account="x", target="nowhere"),
+    "RequestAwait": m.RequestAwait(request="x"),
+    "RequestList": m.RequestList(),
+    "RequestShow": m.RequestShow(request="x"),
+    "RequestCancel": m.RequestCancel(request="x"),
+    "Decide": m.Decide(request="x", approve=True),
+    "Notices": m.Notices(),
+    "GrantAdd": m.GrantAdd(person="nobody", account="x", target="nowhere"),
+    "GrantList": m.GrantList(),
+    "GrantRevoke": m.GrantRevoke(grant="x"),
+    "TokenAdd": m.TokenAdd(account="x", target="nowhere"),
+    "ReviewList": m.ReviewList(),
+    "ReviewWrite": m.ReviewWrite(grant="x", text="x"),
+    "WatchBegin": m.WatchBegin(session="x"),
+    "WatchEnd": m.WatchEnd(session="x"),
+    "Invite": m.Invite(name="X"),
+    "OwnerAdd": m.OwnerAdd(person="nobody", scope="*"),
+    "OwnerRemove": m.OwnerRemove(person="nobody", scope="*"),
+    "OwnerList": m.OwnerList(),
+    "WhoCan": m.WhoCan(target="nowhere"),
+    "WhatCan": m.WhatCan(person="nobody"),
 }
-SILENT = {"Scanned"}  # answered with nothing
-STATES = [State.GATEWAY_NEW, State.ADMIN_NEW, State.PROVING, State.PERSON, State.WORKER, State.OPERATOR, State.OVER]
+SILENT = {"Scanned", "Called"}  # answered with nothing
+STATES = list(State)
 
 
 def peer_in(policyd: Policyd, state: State) -> Peer:
@@ -72,6 +109,17 @@ def peer_in(policyd: Policyd, state: State) -> Peer:
             return policyd.gateway(m.Worker(pid=1))
         case State.OPERATOR:
             return policyd.operator()
+        case State.COURIER_NEW:
+            return policyd.courier()
+        case State.COURIER:
+            return policyd.courier(m.Courier(pid=1))
+        case State.AUDITOR_NEW:
+            return policyd.auditor()
+        case State.AUDITOR:
+            peer = policyd.auditor()
+            noted = peer.ask(m.Viewing(verb=ViewVerb.PLAY, recordings=["0" * 32]))
+            REQUESTS["Viewed"] = m.Viewed(event=noted.event)
+            return peer
         case State.OVER:
             peer = policyd.connection("198.51.100.7")
             for _ in range(5):
@@ -86,8 +134,9 @@ def test_the_list_is_whole():
 
 @pytest.mark.parametrize("state", STATES)
 def test_every_message_in_every_state(policyd, state):
-    for name, request in REQUESTS.items():
+    for name in REQUESTS:
         peer = peer_in(policyd, state)
+        request = REQUESTS[name]
         expected = any(kind.__name__ == name for kind in TABLE[state])
         try:
             if name in SILENT and expected:
@@ -104,6 +153,8 @@ def test_every_message_in_every_state(policyd, state):
 
 
 GOOD = m.encode(1, hello())
+LONG = m.encode(1, replace(hello(), client="x" * (m.MAX_MESSAGE + 1 - len(GOOD) + len(hello().client) - 2)))
+assert len(LONG) == m.MAX_MESSAGE + 1
 HOSTILE = {
     "nothing but a nil": b"\xc0",
     "a byte that msgpack never uses": b"\xc1",
@@ -131,6 +182,7 @@ HOSTILE = {
     "an exchange hash of no bytes": m.encode(1, hello(session=b"")),
     "an exchange hash of 1000 bytes": m.encode(1, hello(session=b"x" * 1000)),
     "one byte too long": b"\0" * (m.MAX_MESSAGE + 1),
+    "a good message but for its length": LONG,
     "much too long": b"\0" * 180_000,
 }
 
@@ -158,6 +210,58 @@ def test_hello_a_second_time(policyd):
         peer.ask(hello())
 
 
+@pytest.fixture
+async def wire():
+    """A conversation with nobody behind it, and its far end."""
+    ours, theirs = trio.socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    talk = Conversation(ident=1, connection=ours, peer=peer_of(ours), state=State.GATEWAY_NEW)
+    yield talk, theirs
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.trio
+async def test_what_counts_once_counts_once(wire):
+    """Also where the state has not changed, because the first one failed half way."""
+    talk, _ = wire
+    assert admit(talk, GOOD)
+    with pytest.raises(Violation, match="a second time"):
+        admit(talk, GOOD)
+
+
+class Quiet:
+    """The two things that the end of a conversation asks of an authority; nothing is decided here."""
+
+    class Sessions:
+        async def end_conversation(self, talk):
+            """It had none."""
+
+    class Workers:
+        def leave(self, talk):
+            """It was none."""
+
+    sessions, workers = Sessions(), Workers()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("state", "patience"),
+    [
+        (State.GATEWAY_NEW, FIRST_WORD_SECONDS),
+        (State.ADMIN_NEW, FIRST_WORD_SECONDS),
+        (State.PROVING, PROVING_SECONDS),
+    ],
+)
+async def test_who_says_nothing_is_cut_off(wire, state, patience, autojump_clock):
+    talk, theirs = wire
+    talk.state = state
+    began = trio.current_time()
+    with trio.fail_after(2 * patience):
+        await converse(Quiet(), talk)
+    assert trio.current_time() - began == pytest.approx(patience)
+    assert await theirs.recv(1) == b""
+
+
 def test_a_violation_says_nothing_and_is_logged(policyd):
     peer = policyd.connection()
     peer.send(m.encode(5, m.Whoami()))
@@ -183,6 +287,14 @@ def test_a_peer_that_does_not_read_holds_up_nobody(policyd):
     peer = policyd.login("alice", source=SOURCE)
     assert isinstance(peer.ask(m.Authorize(account="root", target="web1")), m.Grant)
     slow.close()
+
+
+def test_a_disabled_administrator_has_lost_the_commands(policyd):
+    policyd.person("dora", "admin")
+    with policyd.login("dora") as peer:
+        assert isinstance(peer.ask(m.PersonList()), m.Rows)
+        policyd.done(m.PersonSet(name="dora", disabled=True))
+        assert isinstance(peer.ask(m.PersonList()), m.Refused)
 
 
 def test_a_person_who_lost_the_role_has_lost_the_command(policyd):

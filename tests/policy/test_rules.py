@@ -17,6 +17,10 @@ require = { mfa = "15m", ticket = "jira", reason = true, approval = { by = ["lea
 when    = { days = "mon-fri", hours = "08:00-18:00", zone = "Europe/Berlin" }
 from    = ["10.0.0.0/8"]
 limits  = { session = "4h", idle = "15m" }
+[tickets.jira]
+kind   = "file"
+file   = "tickets.toml"
+status = ["approved"]
 """
 
 

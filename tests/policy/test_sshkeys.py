@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +15,7 @@ from policy import signatures, sshkeys
 from policy.sshkeys import PrivateKey, parse_authorized_key, parse_host_key, parse_private_key, parse_public_key
 from policy.sshwire import BadKey, mpint, string
 from tests.policy.policyd import SESSION, login_data
-from tests.policy.sshbits import certificate, ecdsa_blob, rsa_blob
+from tests.policy.sshbits import Token, certificate, ecdsa_blob, rsa_blob
 
 ED = sshkeys.generate_private_key()
 OTHER = sshkeys.generate_private_key()
@@ -32,52 +32,90 @@ def rsa_key() -> PrivateKey:
 
 
 N = (1 << 3071) | 1
-HOSTILE_KEYS = {
-    "an RSA key of a million bits": rsa_blob(b"\1\0\1", b"\x7f" * 131072),
-    "an RSA key of 16384 bits": string("ssh-rsa") + mpint(65537) + mpint((1 << 16383) | 1),
-    "an RSA key of 2048 bits": string("ssh-rsa") + mpint(65537) + mpint((1 << 2047) | 1),
-    "an RSA exponent of 8000 bits": string("ssh-rsa") + mpint((1 << 7999) | 1) + mpint(N),
-    "an RSA exponent of one": string("ssh-rsa") + mpint(1) + mpint(N),
-    "an even RSA exponent": string("ssh-rsa") + mpint(65536) + mpint(N),
-    "an even RSA modulus": string("ssh-rsa") + mpint(65537) + mpint(1 << 3071),
-    "an RSA modulus of zero": rsa_blob(b"\1\0\1", b""),
-    "a negative RSA modulus": rsa_blob(b"\1\0\1", b"\xff" * 384),
-    "an RSA modulus not in its shortest form": rsa_blob(b"\1\0\1", b"\0\0" + N.to_bytes(384)),
-    "a negative RSA exponent": rsa_blob(b"\xff\xff", b"\0" + N.to_bytes(384)),
-    "DSA": string("ssh-dss") + mpint(3) * 4,
-    "DSA with a huge q": string("ssh-dss") + mpint(3) + string(b"\x7f" * 100_000) + mpint(3) * 2,
-    "ed25519 of no bytes": string("ssh-ed25519") + string(b""),
-    "ed25519 of 31 bytes": string("ssh-ed25519") + string(b"\x09" * 31),
-    "ed25519 of 33 bytes": string("ssh-ed25519") + string(b"\x09" * 33),
-    "ed25519 of 100 kB": string("ssh-ed25519") + string(b"\x09" * 100_000),
-    "ed25519 of small order": string("ssh-ed25519") + string(b"\1" + bytes(31)),
-    "ed25519 of order two": string("ssh-ed25519") + string((2**255 - 20).to_bytes(32, "little")),
-    "ed25519 of order eight": string("ssh-ed25519")
-    + string(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05")),
-    "ed25519 beyond its field": string("ssh-ed25519") + string((2**255 - 19 + 1).to_bytes(32, "little")),
-    "ed25519 off its curve": string("ssh-ed25519") + string((2).to_bytes(32, "little")),
-    "ECDSA off its curve": ecdsa_blob("nistp256", b"\x04" + b"\x01" * 64),
-    "ECDSA at infinity": ecdsa_blob("nistp256", b"\0"),
-    "ECDSA compressed": ecdsa_blob("nistp256", b"\x02" + b"\x01" * 32),
-    "ECDSA with another curve inside": ecdsa_blob("nistp384", b"\x04" + b"\x01" * 64, name="ecdsa-sha2-nistp256"),
-    "ECDSA on a curve of no name": ecdsa_blob("nistk163", b"\x04" + b"\x01" * 42),
-    "a web site's security key": string("sk-ssh-ed25519@openssh.com")
-    + ED.public.blob[len(string("ssh-ed25519")) :] + string("https://example.org"),
-    "a certificate": certificate(),
-    "bytes behind": ED.public.blob + b"\0",
-    "cut short": ED.public.blob[:-1],
-    "an escape in its name": string("ssh-\x1b[2J") + string(b""),
-    "no name": string(""),
-    "nothing": b"",
-    "a length beyond": b"\xff\xff\xff\xff",
-}  # fmt: skip
+HOSTILE_KEYS: dict[str, dict[str, bytes]] = {  # what is wrong with it -> case
+    "key has .* bytes, want at most 16384": {
+        "an RSA key of a million bits": rsa_blob(b"\1\0\1", b"\x7f" * 131072),
+        "DSA with a huge q": string("ssh-dss") + mpint(3) + string(b"\x7f" * 100_000) + mpint(3) * 2,
+        "ed25519 of 100 kB": string("ssh-ed25519") + string(b"\x09" * 100_000),
+    },
+    "want at most 8192 bits": {
+        "an RSA key of 16384 bits": string("ssh-rsa") + mpint(65537) + mpint((1 << 16383) | 1),
+    },
+    "bits, want 3072 to 8192": {
+        "an RSA key of 2048 bits": string("ssh-rsa") + mpint(65537) + mpint((1 << 2047) | 1),
+        "an RSA key of 8193 bits": string("ssh-rsa") + mpint(65537) + mpint((1 << 8192) | 1),
+    },
+    "not one that a key generator makes": {
+        "an RSA exponent of 8000 bits": string("ssh-rsa") + mpint((1 << 7999) | 1) + mpint(N),
+        "an exponent of one": string("ssh-rsa") + mpint(1) + mpint(N),
+        "an even RSA exponent": string("ssh-rsa") + mpint(65536) + mpint(N),
+        "an even RSA modulus": string("ssh-rsa") + mpint(65537) + mpint(1 << 3071),
+    },
+    "is not above zero": {
+        "an RSA modulus of zero": rsa_blob(b"\1\0\1", b""),
+        "a negative RSA modulus": rsa_blob(b"\1\0\1", b"\xff" * 384),
+        "a negative RSA exponent": rsa_blob(b"\xff\xff", b"\0" + N.to_bytes(384)),
+    },
+    "is not in its shortest form": {
+        "an RSA modulus not in its shortest form": rsa_blob(b"\1\0\1", b"\0\0" + N.to_bytes(384)),
+    },
+    "is not supported": {
+        "DSA": string("ssh-dss") + mpint(3) * 4,
+        "ECDSA on a curve of no name": ecdsa_blob("nistk163", b"\x04" + b"\x01" * 42),
+        "no name": string(""),
+    },
+    "bytes, want 32": {
+        "ed25519 of no bytes": string("ssh-ed25519") + string(b""),
+        "ed25519 of 31 bytes": string("ssh-ed25519") + string(b"\x09" * 31),
+        "ed25519 of 33 bytes": string("ssh-ed25519") + string(b"\x09" * 33),
+    },
+    "no point of its curve, or one of small order": {
+        "ed25519 of small order": string("ssh-ed25519") + string(b"\1" + bytes(31)),
+        "ed25519 of order two": string("ssh-ed25519") + string((2**255 - 20).to_bytes(32, "little")),
+        "ed25519 of order eight": string("ssh-ed25519")
+        + string(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05")),
+        "ed25519 beyond its field": string("ssh-ed25519") + string((2**255 - 19 + 3).to_bytes(32, "little")),
+        "ed25519 off its curve": string("ssh-ed25519") + string((2).to_bytes(32, "little")),
+    },
+    "is not on its curve": {
+        "ECDSA off its curve": ecdsa_blob("nistp256", b"\x04" + b"\x01" * 64),
+    },
+    "is not in uncompressed form": {
+        "ECDSA at infinity": ecdsa_blob("nistp256", b"\0"),
+        "ECDSA compressed": ecdsa_blob("nistp256", b"\x02" + b"\x01" * 32),
+    },
+    "curve is `nistp384`, want `nistp256`": {
+        "ECDSA with another curve inside": ecdsa_blob("nistp384", b"\x04" + b"\x01" * 64, name="ecdsa-sha2-nistp256"),
+    },
+    "was not made for ssh": {
+        "a web site's security key": string("sk-ssh-ed25519@openssh.com")
+        + ED.public.blob[len(string("ssh-ed25519")) :]
+        + string("https://example.org"),
+    },
+    "a certificate stands where a plain key is wanted": {
+        "a certificate": certificate(),
+    },
+    "bytes after the end of the key": {
+        "bytes behind": ED.public.blob + b"\0",
+    },
+    "is cut short": {
+        "cut short": ED.public.blob[:-1],
+        "nothing": b"",
+        "a length beyond": b"\xff\xff\xff\xff",
+    },
+    "holds a control character": {
+        "an escape in its name": string("ssh-\x1b[2J") + string(b""),
+    },
+}
 
 
-@pytest.mark.parametrize("case", HOSTILE_KEYS)
-def test_hostile_keys(case):
+@pytest.mark.parametrize(
+    ("problem", "case"), [(problem, case) for problem, cases in HOSTILE_KEYS.items() for case in cases]
+)
+def test_hostile_keys(problem, case):
     began = time.process_time()
-    with pytest.raises(BadKey) as caught:
-        parse_public_key(HOSTILE_KEYS[case])
+    with pytest.raises(BadKey, match=problem) as caught:
+        parse_public_key(HOSTILE_KEYS[problem][case])
     assert time.process_time() - began < 0.5
     assert str(caught.value).isprintable()
 
@@ -125,6 +163,31 @@ def test_an_option_that_would_not_be_enforced(option):
 def test_lines_that_are_none(line):
     with pytest.raises(BadKey):
         parse_authorized_key(line)
+
+
+def test_verify_required_needs_a_key_that_can():
+    with pytest.raises(BadKey, match="needs a security key"):
+        parse_authorized_key(f"verify-required {ED.public.line()}")
+    assert parse_authorized_key(f"verify-required {Token().public.line()}").verify_required
+
+
+def test_an_escape_in_a_comment():
+    for comment in ("\x1b[2J", "a\x00b", "\u202e"):
+        with pytest.raises(BadKey, match="control character"):
+            parse_authorized_key(ED.public.line(comment) + "!")
+
+
+def test_lines_and_files_have_an_end():
+    line = ED.public.line()
+    with pytest.raises(BadKey, match="want at most"):
+        parse_authorized_key(f"{line} {'x' * sshkeys.MAX_LINE}")
+    with pytest.raises(BadKey, match="file is too long"):
+        sshkeys.parse_authorized_keys("#" * (sshkeys.MAX_KEYS * sshkeys.MAX_LINE + 1))
+    with pytest.raises(BadKey, match="more than 64 keys"):
+        sshkeys.parse_authorized_keys(f"{line}\n" * 65)
+    assert len(sshkeys.parse_authorized_keys(f"# ours\n\n{line}\n" * 64)) == 64
+    with pytest.raises(BadKey, match="private key has"):
+        parse_private_key(b"x" * (sshkeys.MAX_PEM + 1))
 
 
 def test_host_key_lines():
@@ -250,6 +313,28 @@ def test_signatures_that_are_none(signature):
         signatures.verify(ED.public, signature, b"data")
 
 
+def test_a_signature_has_an_end():
+    long = string("ssh-ed25519") + string(b"\0" * 20_000)
+    with pytest.raises(BadKey, match=r"signature has .* bytes, want at most"):
+        signatures.verify(ED.public, long, b"data")
+    with pytest.raises(BadKey, match="signed data is too long"):
+        signatures.parse_userauth(login_data(ED) + b"\0" * 40_000)
+
+
+def test_a_good_signature_with_more_behind():
+    with pytest.raises(BadKey, match="after the end of the signature"):
+        signatures.verify(ED.public, ed_signature(b"data") + b"\0", b"data")
+
+
+def test_an_ecdsa_signature_ends():
+    key = parse_private_key(pem(ec.generate_private_key(ec.SECP256R1())))
+    good = signatures.sign(key, "ecdsa-sha2-nistp256", b"data")
+    body = good[len(string("ecdsa-sha2-nistp256")) + 4 :]
+    assert signatures.verify(key.public, string("ecdsa-sha2-nistp256") + string(body), b"data")
+    with pytest.raises(BadKey, match="after the end of the ecdsa signature"):
+        signatures.verify(key.public, string("ecdsa-sha2-nistp256") + string(body + b"\0"), b"data")
+
+
 @given(st.binary(max_size=200))
 def test_any_signature_and_any_data(data):
     with pytest.raises(BadKey):
@@ -259,24 +344,6 @@ def test_any_signature_and_any_data(data):
 
 
 # --- security keys ---------------------------------------------------------------------------------------------
-
-
-class Token:
-    """A security key: what an authenticator signs, with flags that can be wrong."""
-
-    def __init__(self, application: str = "ssh:") -> None:
-        self.key = ed25519.Ed25519PrivateKey.generate()
-        raw = self.key.public_key().public_bytes_raw()
-        self.public = parse_public_key(string("sk-ssh-ed25519@openssh.com") + string(raw) + string(application))
-
-    def sign(self, data: bytes, flags: int, *, application: str = "ssh:") -> bytes:
-        import hashlib
-
-        signed = (
-            hashlib.sha256(application.encode()).digest() + bytes([flags]) + (5).to_bytes(4)
-            + hashlib.sha256(data).digest()
-        )  # fmt: skip
-        return string("sk-ssh-ed25519@openssh.com") + string(self.key.sign(signed)) + bytes([flags]) + (5).to_bytes(4)
 
 
 def test_security_keys():
@@ -303,6 +370,12 @@ def test_flags_are_signed():
         signatures.verify(token.public, token.sign(b"data", 1, application="ssh:other"), b"data")
     with pytest.raises(BadKey, match="cut short"):
         signatures.verify(token.public, token.sign(b"data", 1)[:-2], b"data")
+
+
+def test_a_security_keys_signature_ends():
+    token = Token()
+    with pytest.raises(BadKey, match="after the end of the signature"):
+        signatures.verify(token.public, token.sign(b"data", 1) + b"\0", b"data")
 
 
 def test_base64_is_strict():

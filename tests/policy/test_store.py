@@ -130,12 +130,15 @@ def test_an_offboarded_name_stays_taken(made):
     with made.write() as tables:
         tables.add_person("alice", NOW)
         tables.add_role("alice", "admin")
+        tables.add_key("alice", "SHA256:x", "line", NOW)
+        tables.put_password("alice", "$argon2id$x", NOW)
+        tables.add_authenticator("alice", "a1", "totp", b"x", NOW)
         tables.offboard("alice", NOW)
     with pytest.raises(Conflict), made.write() as tables:
         tables.add_person("alice", NOW)
     with made.read() as tables:
         (alice,) = tables.persons()
-        assert (alice.disabled, alice.roles, alice.keys, alice.phc) == (True, frozenset(), (), "")
+        assert (alice.disabled, alice.roles, alice.keys, alice.phc, alice.totp) == (True, frozenset(), (), "", ())
 
 
 def test_an_account_takes_its_secret_along(made):
@@ -213,21 +216,41 @@ async def test_a_change_and_its_event_or_neither(made, head_file, nursery):
 
 
 @pytest.mark.trio
+async def test_a_failed_change_alone_leaves_nothing_behind(made, head_file, nursery):
+    """A part of a change that failed must not be there with the event that says it was made."""
+    ledger = Ledger(made, head_file, START)
+    nursery.start_soon(ledger.run)
+
+    def change(tables: store.Tables) -> None:
+        tables.add_person("alice", NOW)
+        raise Conflict("halfway")
+
+    with pytest.raises(Conflict):
+        await ledger.write(change, Event(event="person-add", what="alice"), durable=True)
+    assert await ledger.read(lambda t: t.persons()) == []
+    assert await ledger.read(lambda t: t.audit_from(0, 10)) == []
+
+
+@pytest.mark.trio
 async def test_a_failed_change_in_a_batch_undoes_itself_alone(made, head_file):
     ledger = Ledger(made, head_file, START)
     outcomes: dict[str, object] = {}
 
-    async def add(name: str) -> None:
+    async def add(number: int, name: str) -> None:
+        def change(tables: store.Tables) -> None:
+            tables.put_setting(f"part {number}", b"made")
+            tables.add_person(name, NOW)
+
         try:
-            await ledger.write(lambda t: t.add_person(name, NOW), Event(event="person-add", what=name))
+            await ledger.write(change, Event(event="person-add", what=name))
             outcomes.setdefault(name, "ok")
         except Conflict:
             outcomes[f"{name} again"] = "conflict"
 
     async with trio.open_nursery() as nursery:
         async with trio.open_nursery() as adding:
-            for name in ("alice", "alice", "bob", "carol"):
-                adding.start_soon(add, name)
+            for number, name in enumerate(("alice", "alice", "bob", "carol")):
+                adding.start_soon(add, number, name)
             await trio.testing.wait_all_tasks_blocked()
             nursery.start_soon(ledger.run)
         nursery.cancel_scope.cancel()
@@ -236,6 +259,8 @@ async def test_a_failed_change_in_a_batch_undoes_itself_alone(made, head_file):
         rows = list(store.in_batches(tables))
         assert audit.verify(rows, head_file.load()).ok
         assert len(rows) == 3
+        parts = [tables.setting(f"part {number}") for number in range(4)]
+        assert parts.count(None) == 1, "what the failed one had done before it failed is undone"
 
 
 @pytest.mark.trio

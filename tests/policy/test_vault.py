@@ -30,6 +30,11 @@ def test_a_ciphertext_that_was_moved_does_not_open(purpose, record, version):
         VAULT.open(purpose, record, version, SEALED)
 
 
+def test_another_format_is_not_read():
+    with pytest.raises(VaultError, match="is damaged"):
+        VAULT.open("account", "a1", 1, b"\x02" + SEALED[1:])
+
+
 def test_two_ciphertexts_swapped():
     other = VAULT.seal("account", "a2", 1, Secret(b"other"))
     for record, sealed in (("a1", other), ("a2", SEALED)):
@@ -128,6 +133,25 @@ def test_what_is_no_key_file(tmp_path):
     for name in ("link.key", "short.key", "long.key", "folder", "fifo.key", "missing.key"):
         with pytest.raises(VaultError):
             read_master_key(f"file:{name}", tmp_path, {})
+
+
+def test_only_a_regular_file_is_a_key(tmp_path):
+    (tmp_path / "folder").mkdir(mode=0o600)
+    os.mkfifo(tmp_path / "fifo.key", 0o600)
+    for name in ("folder", "fifo.key"):
+        with pytest.raises(VaultError, match="not a regular file"):
+            read_master_key(f"file:{name}", tmp_path, {})
+
+
+def test_a_key_of_somebody_else(tmp_path, monkeypatch):
+    """Whoever owns the file can put another key there."""
+    make_master_key(tmp_path / "master.key")
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "master.key", 65534, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    with pytest.raises(VaultError, match="belongs to uid"):
+        read_master_key("file:master.key", tmp_path, {})
 
 
 def test_a_credential_of_systemd(tmp_path):

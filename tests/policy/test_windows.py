@@ -5,6 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from policy import windows
 from policy.windows import When, format_duration, parse_days, parse_duration, parse_hours, parse_zone
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -116,6 +117,16 @@ def test_durations(text, seconds):
 def test_durations_that_are_none(text):
     with pytest.raises(ValueError, match="got"):
         parse_duration(text)
+
+
+def test_a_zone_is_no_path(monkeypatch):
+    """Where the system has no such file, zoneinfo imports a module by that name."""
+    asked = []
+    monkeypatch.setattr(windows, "ZoneInfo", lambda text: asked.append(text))
+    for text in ("../../etc/passwd", "/etc/localtime", "a" * 100, "os.path", "A/B/C/D"):
+        with pytest.raises(ValueError, match="want a time zone"):
+            parse_zone(text)
+    assert not asked
 
 
 def test_zones():

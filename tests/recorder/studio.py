@@ -79,7 +79,9 @@ class Desk:
         return Instant(T0 + round(self.seconds * 1e6), self.seconds)
 
     def append(self, *events: Event) -> None:
-        self.carry_out(self.journal.append(list(events), self.now))
+        now = self.now
+        self.files.write_tail(self.journal.append(list(events), now))
+        self.carry_out(self.journal.appended(now))
 
     def end(self) -> None:
         self.carry_out(self.journal.end("closed", "", "", self.now))

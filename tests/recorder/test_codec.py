@@ -7,14 +7,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorder.codec import (
-    MAX_BATCH,
-    FormatError,
-    compress,
-    decode_events,
-    decompress,
-    encode_events,
-)
+from recorder.codec import MAX_BATCH, FormatError, compress, decompress
+from recorder.columns import decode_columns, decode_events, encode_events
 from recorder.model import MAX_CHANNEL, MAX_EVENT_DATA, Event, Kind
 
 batches = st.lists(
@@ -50,6 +44,13 @@ def test_one_keystroke_by_hand() -> None:
     event = Event(Kind.INPUT, 0, 1005, b"l")
     assert encode_events([event], 1000) == columns
     assert decode_events(columns, 1000) == [event]
+
+
+@given(batches, st.integers(0, 40), st.integers(0, 40))
+def test_some_of_the_events_are_those_of_all(batch: list[tuple[int, int, int, bytes]], start: int, more: int) -> None:
+    events = events_of(batch)
+    start = min(start, len(events))
+    assert decode_columns(encode_events(events, 0), 0).events(start, start + more) == events[start : start + more]
 
 
 @given(batches, st.data())

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from recorder.messages import MAX_MESSAGE, Append, End, Ended, Open, Refused, Request, Status, encode
+from recorder.messages import MAX_MESSAGE, Ack, Append, End, Ended, Open, Refused, Request, Status, encode
 from recorder.model import AccessNote, Event, Kind
 from recorder.reader import open_recording, verify, verify_content
 from recorder.store import Store
@@ -78,6 +78,25 @@ def test_one_answer_stands_for_many_appends(daemon: Daemon) -> None:
         client.acked()
         client.end()
     assert len(list(open_recording(path).events())) == 501
+
+
+def test_what_piled_up_is_written_and_acknowledged_together(daemon: Daemon) -> None:
+    """A keystroke is not made to wait for company; but where there is some, it goes in one chunk."""
+    with daemon.client() as client:
+        client.open()
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            for ms in range(50):
+                client.append(Event(Kind.OUTPUT, 1, ms, b"line\r\n"))
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        acks = []
+        while not acks or acks[-1] < 50:
+            reply = client.receive()
+            assert isinstance(reply, Ack)
+            acks.append(reply.seq)
+        assert len(acks) <= 3  # the first alone, perhaps one that came before it was stopped, and the rest
+        client.end()
 
 
 def test_a_lost_gateway_ends_its_recording_as_interrupted(daemon: Daemon) -> None:

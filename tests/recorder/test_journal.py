@@ -4,11 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recorder.chain import FRAME, Type
 from recorder.codec import FormatError
-from recorder.journal import SEAL_SECONDS, Effect, Instant, Limits
-from recorder.model import Event, Kind
-from recorder.parts import in_order, split
-from tests.recorder.studio import T0, journal
+from recorder.journal import SEAL_SECONDS, AppendMain, Effect, Instant, Limits
+from recorder.keys import Keys, content_link, content_start
+from recorder.model import Event, KeyClass, Kind
+from recorder.parts import Gathered, Place, close_parts, open_parts, plain_chunk, split
+from recorder.records import decode_seal
+from tests.recorder.studio import SESSION, T0, entropy, journal
 
 KEY = Event(Kind.INPUT, 1, 5, b"l")
 ECHO = Event(Kind.OUTPUT, 1, 6, b"l")
@@ -22,15 +25,31 @@ def names(effects: list[Effect]) -> list[str]:
     return [type(effect).__name__ for effect in effects]
 
 
-def test_a_batch_is_one_write() -> None:
+def test_a_batch_asks_for_nothing_but_its_write() -> None:
     core = journal()
-    assert names(core.append([KEY, ECHO], at(0))) == ["WriteTail"]
+    assert core.append([KEY, ECHO], at(0))
+    assert core.appended(at(0)) == []
 
 
 def test_a_keystroke_costs_fifty_bytes_in_the_tail() -> None:
-    core = journal()
-    [written] = core.append([KEY], at(0))
-    assert len(written[0]) <= 60
+    assert len(journal().append([KEY], at(0))) <= 60
+
+
+def test_the_content_chain_may_lag_but_nobody_sees_it() -> None:
+    """Each keystroke in a batch of its own, with seals and segments at different points: the chain is the same."""
+    for seals in ([], [1], [5, 6, 70], range(100)):
+        core, state = journal(limits=Limits(segment_seconds=1e9)), content_start(SESSION)
+        keys = Keys.of_root(entropy(1)(32))
+        assert keys.content is not None
+        for number in range(100):
+            event = Event(Kind.INPUT, 1, number, b"%d" % number)
+            core.append([event], at(0))
+            core.appended(at(0))
+            state = content_link(keys.content, state, number, [(KeyClass.KEYS, plain_chunk([event]))])
+            if number in seals:
+                [seal] = core.due(at((number + 1) * (SEAL_SECONDS + 1)))
+                assert isinstance(seal, AppendMain)
+                assert decode_seal(seal.data[FRAME:], SESSION, b"")[0].content == state
 
 
 def test_age_makes_a_segment_and_a_new_tail_in_the_other_slot() -> None:
@@ -52,7 +71,7 @@ def test_age_counts_from_the_first_event_not_from_idleness() -> None:
     assert "Compact" not in names(core.due(at(1001)))
 
 
-def test_a_seal_each_minute_in_which_something_came() -> None:
+def test_a_seal_now_and_then_if_something_came() -> None:
     core = journal()
     assert core.due(at(SEAL_SECONDS + 1)) == []  # nothing came
     core.append([KEY], at(61))
@@ -63,13 +82,15 @@ def test_a_seal_each_minute_in_which_something_came() -> None:
 def test_one_segment_is_made_at_a_time_and_memory_is_bounded() -> None:
     core = journal(limits=Limits(segment_bytes=1000))
     block = bytes(range(256)) * 2
-    first = core.append([Event(Kind.OUTPUT, 1, 0, block * 2)], at(0))
-    assert names(first) == ["WriteTail", "NewTail", "Compact"]
+    core.append([Event(Kind.OUTPUT, 1, 0, block * 2)], at(0))
+    first = core.appended(at(0))
+    assert names(first) == ["NewTail", "Compact"]
     assert not core.full
     for ms in range(1, 5):
-        assert names(core.append([Event(Kind.OUTPUT, 1, ms, block)], at(0))) == ["WriteTail"]
+        core.append([Event(Kind.OUTPUT, 1, ms, block)], at(0))
+        assert core.appended(at(0)) == []
     assert core.full
-    core.compacted(first[2].job(), at(0))  # type: ignore[union-attr]
+    core.compacted(first[1].job(), at(0))  # type: ignore[union-attr]
     assert names(core.settled(at(0))) == ["NewTail", "Compact"]
     assert not core.full
 
@@ -116,13 +137,33 @@ def test_what_cannot_be_stored_is_refused_and_changes_nothing(wrong: list[Event]
     assert core.append([KEY], at(0)) == other.append([KEY], at(0))
 
 
-@given(st.lists(st.tuples(st.sampled_from([0, 1, 6, 7, 9, 12]), st.integers(0, 2)), min_size=1, max_size=30))
-def test_the_order_of_acknowledgement_survives_the_classes(steps: list[tuple[int, int]]) -> None:
-    events, ms = [], 0
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 1, 6, 7, 9, 12]), st.integers(0, 2)), min_size=1, max_size=30),
+    st.sets(st.integers(0, 29)),
+    st.integers(-1, 70),
+)
+def test_the_order_of_acknowledgement_survives_the_classes(
+    steps: list[tuple[int, int]], cuts: set[int], since: int
+) -> None:
+    """From the beginning and from any time on, whatever stands in one batch."""
+    batches: list[list[Event]] = [[]]
+    ms = 0
     for number, (kind, step) in enumerate(steps):
         ms += step
-        events.append(Event(kind, 0, ms, b"%d" % number))
-    assert list(in_order(split(events, 0))) == events
+        if number in cuts and batches[-1]:
+            batches.append([])
+        batches[-1].append(Event(kind, 0, ms, b"%d" % number))
+    chunks, last = [], 0
+    for batch in batches:
+        chunks += split(batch, last)
+        last = batch[-1].ms
+    keys, place = Keys.of_root(bytes(32)), Place(Type.SEGMENT, 0, 0, len(chunks))
+    plain = Gathered(chunks).plain()
+    parts = open_parts(SESSION, place, close_parts(bytes.fromhex(SESSION), place, keys.of_segment(0), plain, 3), keys)
+    assert parts.chunks() == chunks
+    events = [event for batch in batches for event in batch]
+    assert list(parts.events()) == events
+    assert list(parts.events(since)) == [event for event in events if event.ms >= since]
 
 
 def test_the_journal_of_the_same_session_is_the_same_bytes() -> None:

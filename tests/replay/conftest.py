@@ -1,22 +1,34 @@
-"""One recorderd for all tests of the auditor's tool; what it has recorded, made once."""
+"""One recorderd and one policyd for all tests of the auditor's tool; what was recorded, made once."""
 
 import io
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from replay.cli import main
+from tests.policy.policyd import Policyd
 from tests.recorder.daemon import running
 from tests.replay.recordings import MIXED, SHELL, Made, Studio
 
 
 @pytest.fixture(scope="session")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    with running(tmp_path_factory.mktemp("studio")) as daemon:
+    with running(tmp_path_factory.mktemp("studio")) as daemon, noting(daemon.folder):
         yield Studio(daemon)
+
+
+@contextmanager
+def noting(folder: Path) -> Iterator[Policyd]:
+    """A policyd beside the recorderd of `folder`, which keeps who looks."""
+    (folder / "policy.toml").write_text("")
+    policyd = Policyd(folder).initialise().start()
+    try:
+        yield policyd
+    finally:
+        policyd.stop()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.recorder.daemon import running
-from tests.replay.conftest import Replay
+from tests.replay.conftest import Replay, noting
 from tests.replay.recordings import SHELL, Made, Studio
 
 
@@ -24,7 +24,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Studio, M
         [sys.executable, "-m", "replay", "keygen", "--passphrase-stdin", str(folder / "auditor")],
         input=b"correct horse\n", check=True, capture_output=True,
     )  # fmt: skip
-    with running(folder, auditors=[str(folder / "auditor.pub")]) as daemon:
+    with running(folder, auditors=[str(folder / "auditor.pub")]) as daemon, noting(folder):
         studio = Studio(daemon)
         yield studio, studio.record(SHELL)
 

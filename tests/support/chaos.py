@@ -28,6 +28,9 @@ N = TypeVar("N", bound=Note)
 RECOVERY: Final = 10.0
 """Seconds from the end of a process to the first login that works again: what people are promised."""
 
+STALL: Final = 6
+"""Seconds that recorderd may owe an acknowledgement, instead of 30: tests wait for it."""
+
 DISK: Final = 96
 """MiB of the disk that recordings are written to."""
 
@@ -184,6 +187,12 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

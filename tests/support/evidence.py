@@ -53,7 +53,15 @@ class Tape:
 
     @property
     def starts(self) -> list[Start]:
-        return self._notes(Kind.START, Start)
+        """Each with its whole command."""
+        joined: list[Start] = []
+        for start in self._notes(Kind.START, Start):
+            if joined and joined[-1].more:
+                joined[-1].command += start.command
+                joined[-1].more = start.more
+            else:
+                joined.append(start)
+        return joined
 
     @property
     def exits(self) -> list[Exit]:

@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from recorder import keys
-from recorder.chain import FIXED, SIGNATURE, Chain, Type
+from recorder.chain import FIXED, FRAME, SIGNATURE, Chain, Type
 from recorder.codec import compress
 from recorder.model import Event, KeyClass, KeyClasses, Kind
-from recorder.parts import Place, plain_segment
+from recorder.parts import Gathered, Place
 from recorder.reader import open_recording
-from recorder.records import MARK, Foot, Seal, Why, encode_index
+from recorder.records import FOOT_BODY, MARK, Foot, Seal, Why, encode_index
 from recorder.recovery import recover
 from recorder.verdict import verify
 from tests.recorder.studio import NODE_KEY, NODE_PUBLIC, SESSION, T0, Desk, entropy, folder, journal, small_session
@@ -117,7 +117,7 @@ def cut_and_flipped(main: bytes, tail: bytes, live: bytes, whole: Path) -> list[
         bad("seal-flip", "a byte of the final seal's signature", at(final + 100), follow, reading=follow),
         bad("cut-header", "within the header", main[: start - 1], "header", "truncated", "header"),
         bad("cut-segment", "within a segment", main[: segments[1] + 50], "cut short", "truncated", "cut short"),
-        bad("cut-foot", "the last record is missing", main[:-24], "last record", "truncated"),
+        bad("cut-foot", "the last record is missing", main[: -FRAME - FOOT_BODY], "last record", "truncated"),
         bad("cut-at-seal", "behind the first seal", main[: found[2].offset], "no end and no tail", "truncated"),
         bad("zeros", "blocks that never reached the disk", main[: segments[2]] + bytes(4096), "zeros", "truncated",
             "zeros"),
@@ -146,12 +146,14 @@ def forged(whole: Path) -> list[Vector]:
         edited[first], edited[second] = edited[second], edited[first]
 
     def foot(edited: list[tuple[int, bytes]]) -> None:
-        edited[-1] = (Type.FOOT, Foot(99, 99).encode())
+        edited[-1] = (Type.FOOT, Foot(99).encode())
 
     def resealed(edited: list[tuple[int, bytes]]) -> None:
         kind, body = edited[first + 1]
         wrong = Ed25519PrivateKey.from_private_bytes(b"thief..." * 4)
-        edited[first + 1] = (kind, body[:-SIGNATURE] + wrong.sign(b"brec1 seal" + bytes.fromhex(SESSION) + body[:-64]))
+        before = found[first + 1].before
+        said = b"brec1 seal" + bytes.fromhex(SESSION) + before + body[:-SIGNATURE]
+        edited[first + 1] = (kind, body[:-SIGNATURE] + wrong.sign(said))
 
     def marked(edited: list[tuple[int, bytes]]) -> None:
         edited[first + 1] = (Type.SEAL, MARK + bytes(100))
@@ -161,15 +163,15 @@ def forged(whole: Path) -> list[Vector]:
         edited[first] = (kind, body + body[16:])
 
     return [
-        change("segment-dropped", "a segment is missing", "wrong chain", lambda e: e.pop(first), "missing"),
+        change("segment-dropped", "a segment is missing", "signature of seal 0", lambda e: e.pop(first), "missing"),
         change("segment-swapped", "two segments change places", "expected", swap, "missing"),
         change("segment-twice", "a segment stands twice", "expected", lambda e: e.insert(first, bodies[first])),
         change("part-twice", "a class stands twice in a segment", "a part of class", doubled, "a part of class"),
         change("seal-dropped", "a seal is missing", "does not hold", lambda e: e.pop(first + 1)),
         change("seal-foreign", "a seal by a key that nobody named", "signature of seal 0", resealed),
         change("seal-short", "a seal that is none", "no seal", marked),
-        change("index-dropped", "no index before the end", "wrong chain, end", lambda e: e.pop(-3)),
-        change("foot-elsewhere", "the foot names other offsets", "other places", foot),
+        change("index-dropped", "no index before the end", "signature of seal", lambda e: e.pop(-3)),
+        change("foot-elsewhere", "the foot names other offsets", "another place", foot),
         change("foot-twice", "something behind the last record", "follows the last", lambda e: e.append(e[-1])),
         change("unknown-type", "a record of type 0x20", "unknown type", lambda e: e.insert(first, (0x20, b"?"))),
         change("note-early", "a note by nobody", "a note", lambda e: e.insert(first, (Type.NOTE, b"\x80" + bytes(64)))),
@@ -179,7 +181,7 @@ def forged(whole: Path) -> list[Vector]:
 def crafted() -> list[Vector]:
     """Sealed as it should be, by a recorder that writes nonsense: what only a reader with the key can find."""
     event = [Event(Kind.OUTPUT, 1, 5, b"a" * 400)]
-    plain = plain_segment([{KeyClass.VIEW: event}], KeyClass.VIEW)
+    plain = Gathered([{KeyClass.VIEW: event}]).plain()[KeyClass.VIEW]
     columns = plain[7:]
 
     def one(name: str, about: str, reading: str, framed: bytes) -> Vector:
@@ -213,10 +215,9 @@ def craft(framed: bytes) -> bytes:
     index_at = len(data)
     index = keys.close(opened.index, Type.INDEX, 0, 0, compress(encode_index([])), bound)
     data += chain.frame(Type.INDEX, index)
-    seal = Seal(number=0, why=Why.END, seq=1, wall_us=T0, ms=5, previous=0, chain=chain.state, content=bytes(32),
-                next_key=bytes(32))  # fmt: skip
-    foot = Foot(index_at, len(data))
-    data += chain.frame(Type.SEAL, seal.encode(SESSION, keys.signing_key(seed).sign))
+    seal = Seal(why=Why.END, seq=1, wall_us=T0, ms=5, content=bytes(32), next_key=bytes(32))
+    foot = Foot(index_at)
+    data += chain.frame(Type.SEAL, seal.encode(SESSION, chain.state, keys.signing_key(seed).sign))
     return data + chain.frame(Type.FOOT, foot.encode())
 
 

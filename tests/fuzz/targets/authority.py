@@ -5,6 +5,7 @@ import msgspec
 from policy import messages
 from policy.certificates import parse_certificate
 from policy.mfa.totp import check
+from policy.model import ViewVerb
 from policy.naming import CommandRefused, address, labels, person_name, target_name
 from policy.rules import BadRules, parse_rules
 from policy.signatures import verify
@@ -29,6 +30,7 @@ REQUESTS = tuple(
         messages.TargetAdd(name="web1", address="host:22", labels={"env": "prod"}),
         messages.Scanned(task=1, keys=[b"k"]),
         messages.AuditList(limit=5),
+        messages.Viewing(verb=ViewVerb.PLAY, recordings=["0" * 32], range="from 1:30"),
     )
 )
 REPLIES = tuple(
@@ -99,6 +101,15 @@ name = "nobody"
 effect = "forbid"
 who = { persons = ["bob"] }
 where = { targets = ["db*"] }
+[tickets.jira]
+kind = "jira"
+url = "https://jira.example.org"
+token = "file:token"
+status = ["Approved"]
+assignee = "email"
+email = "{person}@example.org"
+target = { at = "/fields/labels/*", is = "{label.service}" }
+window = { start = "customfield_1", end = "customfield_2", zone = "Europe/Berlin" }
 """
 
 

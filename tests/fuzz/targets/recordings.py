@@ -3,7 +3,8 @@
 import msgspec
 
 from recorder import messages
-from recorder.codec import FormatError, compress, decode_events, decompress, encode_events
+from recorder.codec import FormatError, compress, decompress
+from recorder.columns import decode_events, encode_events
 from recorder.model import Event, Kind
 from tests.fuzz.registry import target
 

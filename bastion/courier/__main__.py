@@ -1,0 +1,49 @@
+"""`python -m bastion.courier --config FILE`: the process that makes policyd's calls to the outside."""
+
+import argparse
+import ctypes
+import logging
+import sys
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from bastion import config
+from bastion.errors import BastionError
+
+_PR_SET_DUMPABLE: Final = 4
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until SIGTERM; the exit status."""
+    # No core dump and no ptrace by others of our user: tokens and passwords pass through this memory.
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    parser = argparse.ArgumentParser(prog="bastion-courier", description="Makes policyd's calls to the outside.")
+    parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="bastion.toml")
+    arguments = parser.parse_args(argv)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(ensure_ascii=True),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    import trio
+
+    from bastion.courier.service import Service, reach_of
+
+    try:
+        settings = config.load(arguments.config)
+        trio.run(Service(settings, reach_of(settings)).run)
+    except BastionError as error:
+        print("\n".join(error.lines()), file=sys.stderr)
+        return int(error.code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Messages to and from policyd: AF_UNIX SOCK_SEQPACKET, one message = one msgpack array `[id, body]`.
+
+A request carries an id above 0 and its reply the same id; id 0 marks a push from policyd. One connection is
+one *conversation*, of one of five sorts, fixed by its first request:
+
+* `Hello`: one person's network connection at a gateway. Authentication, then decisions, for as long as
+  that connection lives. When the conversation ends, policyd considers its sessions ended.
+* `Worker`: a gateway worker offering to carry out tasks (pinning scans).
+* `Admin`: an operator on this machine, known by SO_PEERCRED.
+* `Courier`: the process that makes calls to the outside for policyd.
+* `Viewing`: an auditor's tool on this machine, known by SO_PEERCRED, about to show recordings.
+
+The table state -> request -> handler is in `policy.monitor`; anything outside it closes the socket.
+"""
+
+import msgspec
+
+from policy.messages.access import *
+from policy.messages.base import MAX_MESSAGE as MAX_MESSAGE
+from policy.messages.commands import *
+from policy.messages.doors import *
+from policy.messages.outside import *
+from policy.messages.views import *
+
+Command = (
+    Whoami | Reachable | CaLines | PersonAdd | PersonSet | PersonOffboard | PersonList | PersonShow
+    | TargetAdd | TargetRemove | TargetList | TargetShow | TargetHostkey
+    | AccountAdd | AccountRemove | AccountList | AccountShow
+    | MfaEnrol | MfaConfirm | MfaList | MfaRemove | MfaReset | MfaRecovery | MfaIssue
+    | RequestAccess | RequestAwait | RequestList | RequestShow | RequestCancel | Decide | Notices
+    | GrantAdd | GrantList | GrantRevoke | TokenAdd | ReviewList | ReviewWrite | WatchBegin | WatchEnd
+    | Invite | OwnerAdd | OwnerRemove | OwnerList | WhoCan | WhatCan
+    | Explain | SessionsList | SessionKill | AuditList | AuditShow | AuditExport | AuditVerify | Reload
+)  # fmt: skip
+Request = (
+    Hello | Worker | Admin | Courier | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
+    | Authorize | OpenChannel | Credential | Sign | HostCertificate
+    | SessionStarted | SessionEnded | Report | Scanned | Called | Viewing | Viewed | Command
+)  # fmt: skip
+Reply = (
+    Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
+    | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
+    | HttpCall | MailCall | RadiusCall | LdapCall
+)  # fmt: skip
+
+_encoder = msgspec.msgpack.Encoder()
+_requests: msgspec.msgpack.Decoder[tuple[int, Request]] = msgspec.msgpack.Decoder(tuple[int, Request])
+_replies: msgspec.msgpack.Decoder[tuple[int, Reply]] = msgspec.msgpack.Decoder(tuple[int, Reply])
+
+
+def encode(ident: int, body: Request | Reply) -> bytes:
+    """Bytes of one message; the caller checks MAX_MESSAGE."""
+    return _encoder.encode((ident, body))
+
+
+def decode_request(data: bytes) -> tuple[int, Request]:
+    """Id and body of a request; msgspec.MsgspecError if it is none."""
+    try:
+        return _requests.decode(data)
+    except (UnicodeDecodeError, RecursionError) as exc:  # msgspec lets these through: not UTF-8, nested too deep
+        raise msgspec.DecodeError(str(exc)) from None
+
+
+def decode_reply(data: bytes) -> tuple[int, Reply]:
+    """Id and body of a reply or push; msgspec.MsgspecError if it is none."""
+    try:
+        return _replies.decode(data)
+    except (UnicodeDecodeError, RecursionError) as exc:  # msgspec lets these through: not UTF-8, nested too deep
+        raise msgspec.DecodeError(str(exc)) from None

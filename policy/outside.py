@@ -1,0 +1,61 @@
+"""What calls to the outside bring along: secrets and CAs, read where they are kept each time they are needed.
+
+So a token may be renewed without a word to policyd, and is in memory only while it is used.
+"""
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+MAX_SECRET: Final = 4 * 1024
+"""Bytes of a token or password; the longest real ones, signed web tokens, take some 2 KiB."""
+MAX_TRUST: Final = 32 * 1024
+"""Bytes of PEM, some 15 certificates; it travels in one message."""
+
+
+class OutsideError(Exception):
+    """Why it cannot be read, with its path, for the log: people are told less."""
+
+
+def read_secret(where: str, base: Path, environ: Mapping[str, str]) -> str:
+    """The text at `file:PATH` (relative to `base`) or `credential:NAME`; "" for ""."""
+    if not where:
+        return ""
+    kind, _, name = where.partition(":")
+    if kind == "file":
+        path = base / name
+    elif folder := environ.get("CREDENTIALS_DIRECTORY"):
+        path = Path(folder) / name
+    else:
+        raise OutsideError(f"`{where}`: $CREDENTIALS_DIRECTORY is not set")
+    text = _read(path, MAX_SECRET, private=kind == "file").strip()
+    if not text or not text.isascii() or not text.isprintable():
+        raise OutsideError(f"`{path}` holds no secret of one line")
+    return text
+
+
+def read_trust(name: str, base: Path) -> str:
+    """A file of CAs in PEM; "" for ""."""
+    return _read(base / name, MAX_TRUST, private=False) if name else ""
+
+
+def _read(path: Path, limit: int, *, private: bool) -> str:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise OutsideError(f"`{path}`: {(error.strerror or '').lower()}") from None
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OutsideError(f"`{path}` is not a regular file")
+        if private and status.st_mode & 0o007:
+            raise OutsideError(f"others may use `{path}`: chmod o= {path}")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OutsideError(f"`{path}` is longer than {limit} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise OutsideError(f"`{path}` is not UTF-8") from None
