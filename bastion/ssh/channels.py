@@ -148,8 +148,7 @@ class End:
 
     def _beyond(self) -> None:
         # Attack: the other side would cut us off for it, and look as if it had failed.
-        if not self.close_sent:
-            raise PeerError("more data came on a channel than its window allows")
+        raise PeerError("more data came on a channel than its window allows")
 
     # asyncssh calls these of what it finds in `_channels` when it opens packets itself.
 
