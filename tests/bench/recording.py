@@ -26,8 +26,10 @@ from recorder.walk import open_file, read_front, size_of, walk
 from tests.bench import corpus
 from tests.bench.corpus import Moment
 from tests.bench.figures import Figure, Goal, quantile
+from tests.bench.keystrokes import PAUSE
 from tests.bench.report import markdown, show, write_json
 from tests.bench.site import versions
+from tests.recorder.daemon import running
 from tests.recorder.studio import NODE_PUBLIC, Desk, folder, journal
 
 COLUMNS = ("asciicast", "recording")
@@ -164,6 +166,33 @@ def seeks(paths: list[Path]) -> Iterator[Figure]:
                  note=f"{SEEKS} times in {len(paths)} recordings, p50 {quantile(took, 0.5):.1f} ms")  # fmt: skip
 
 
+def keystrokes(shelf: Shelf, quick: bool) -> Iterator[Figure]:
+    """From `Append` to `Ack` of the real recorderd, keys as far apart as in `bench`: the caches are cold by then."""
+    place = shelf.folder.path / "daemon"
+    place.mkdir()
+    took, count = [], 200 if quick else 1000
+    with running(place) as daemon, daemon.client() as client:
+        client.open()
+        for number in range(2 * count):
+            if number == count:
+                before = _spent(daemon.process.pid)
+            time.sleep(PAUSE)
+            began = time.perf_counter()
+            client.append(Event(Kind.INPUT, 1, number, b"k"))
+            client.acked()
+            took.append((time.perf_counter() - began) * 1000)
+        spent = (_spent(daemon.process.pid) - before) / count
+        client.end()
+    took = took[count:]
+    yield Figure(what="a keystroke through recorderd, p50", value=quantile(took, 0.5), value_unit="ms",
+                 note=f"p99 {quantile(took, 0.99):.2f} ms; {spent / 1000:.0f} us of CPU")  # fmt: skip
+
+
+def _spent(pid: int) -> int:
+    """Nanoseconds on a processor so far."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+
+
 def _written(sessions: list[list[Moment]]) -> int:
     return sum(len(moment.data) for moments in sessions for moment in moments if moment.kind == Kind.OUTPUT)
 
@@ -187,7 +216,7 @@ def main() -> int:
     console, began, figures = Console(stderr=True), time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="bastion-bench-") as place, console.status("") as status:
         shelf = Shelf(Path(place))
-        for part in (sizes, costs):
+        for part in (sizes, costs, keystrokes):
             for figure in part(shelf, options.quick):
                 figures.append(figure)
                 status.update(figure.what)
