@@ -93,6 +93,7 @@ class PersonConnection(ServerConnection):
         self._methods = list(_FIRST)
         self._failures = 0
         self._requests = 0
+        self._is_cut = False
         self.person = ""
         self.source = ""
         self.client = ""
@@ -302,6 +303,7 @@ class PersonConnection(ServerConnection):
         self._send_methods(partial=False)
 
     def _cut(self) -> None:
+        self._is_cut = True
         self._failures += 1
         raise DisconnectError(DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures")
 
@@ -333,14 +335,15 @@ class PersonConnection(ServerConnection):
             self._turn_away(PeerError("this login was ended", "ask who ended it before you log in again"))
 
     def _policy_gone(self) -> None:
-        if self.person:
-            self.policy_lost()
-        else:
-            self._turn_away(PolicyLost())
+        # Its last word, that this person is in or out, may have come in the same breath and is carried out first.
+        self._loop.call_soon(self._without_policy)
+
+    def _without_policy(self) -> None:
+        self.policy_lost() if self.person else self._turn_away(PolicyLost())
 
     def _turn_away(self, error: BastionError) -> None:
         """In words that clients show before login (RFC 4252 section 5.4): the reason of a disconnect many do not."""
-        if self.is_closed():
+        if self.is_closed() or self._is_cut:
             return
         if not self.person:
             structlog.get_logger().warning("turned-away", source=self.source, why=error.cause)

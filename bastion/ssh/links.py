@@ -15,6 +15,7 @@ from typing import Final, Self
 import msgspec
 
 from bastion.errors import BastionError, ExitCode, MisuseError
+from bastion.ssh.wipe import wipe
 from policy.messages import (
     MAX_MESSAGE,
     Grant,
@@ -24,6 +25,7 @@ from policy.messages import (
     RequestAwait,
     Scanned,
     SessionEnded,
+    UsePassword,
     Worker,
     decode_reply,
     encode,
@@ -180,6 +182,8 @@ class PolicyLink:
             number, reply = decode_reply(data)
         except (msgspec.MsgspecError, RecursionError, ValueError):
             return False
+        if isinstance(reply, UsePassword):
+            wipe(data)  # the message it came in
         if number == 0:
             self._on_push(reply)
             return True

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from bastion.answers import Malformed
 from bastion.errors import BastionError, Denied, ExitCode
 from bastion.requests import (
     Answer,
     Ask,
     Effect,
     Forward,
-    Malformed,
     Refuse,
     Requests,
     Resize,

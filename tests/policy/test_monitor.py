@@ -1,12 +1,17 @@
 """Every message in every state over the real sockets: what the table has is answered, all else closes that socket."""
 
+import socket
+
 import msgspec
 import pytest
+import trio
+from msgspec.structs import replace
 
 from policy import messages as m
-from policy.conversation import State
+from policy.conversation import Conversation, State, Violation
 from policy.model import Outcome, ViewVerb
-from policy.monitor import COMMANDS, TABLE
+from policy.monitor import COMMANDS, FIRST_WORD_SECONDS, PROVING_SECONDS, TABLE, admit, converse
+from policy.peers import peer_of
 from policy.rights import Right
 from tests.policy.policyd import SOURCE, Gone, Peer, Policyd, hello, proof
 
@@ -149,6 +154,8 @@ def test_every_message_in_every_state(policyd, state):
 
 
 GOOD = m.encode(1, hello())
+LONG = m.encode(1, replace(hello(), client="x" * (m.MAX_MESSAGE + 1 - len(GOOD) + len(hello().client) - 2)))
+assert len(LONG) == m.MAX_MESSAGE + 1
 HOSTILE = {
     "nothing but a nil": b"\xc0",
     "a byte that msgpack never uses": b"\xc1",
@@ -176,6 +183,7 @@ HOSTILE = {
     "an exchange hash of no bytes": m.encode(1, hello(session=b"")),
     "an exchange hash of 1000 bytes": m.encode(1, hello(session=b"x" * 1000)),
     "one byte too long": b"\0" * (m.MAX_MESSAGE + 1),
+    "a good message but for its length": LONG,
     "much too long": b"\0" * 180_000,
 }
 
@@ -203,6 +211,58 @@ def test_hello_a_second_time(policyd):
         peer.ask(hello())
 
 
+@pytest.fixture
+async def wire():
+    """A conversation with nobody behind it, and its far end."""
+    ours, theirs = trio.socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    talk = Conversation(ident=1, connection=ours, peer=peer_of(ours), state=State.GATEWAY_NEW)
+    yield talk, theirs
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.trio
+async def test_what_counts_once_counts_once(wire):
+    """Also where the state has not changed, because the first one failed half way."""
+    talk, _ = wire
+    assert admit(talk, GOOD)
+    with pytest.raises(Violation, match="a second time"):
+        admit(talk, GOOD)
+
+
+class Quiet:
+    """The two things that the end of a conversation asks of an authority; nothing is decided here."""
+
+    class Sessions:
+        async def end_conversation(self, talk):
+            """It had none."""
+
+    class Workers:
+        def leave(self, talk):
+            """It was none."""
+
+    sessions, workers = Sessions(), Workers()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("state", "patience"),
+    [
+        (State.GATEWAY_NEW, FIRST_WORD_SECONDS),
+        (State.ADMIN_NEW, FIRST_WORD_SECONDS),
+        (State.PROVING, PROVING_SECONDS),
+    ],
+)
+async def test_who_says_nothing_is_cut_off(wire, state, patience, autojump_clock):
+    talk, theirs = wire
+    talk.state = state
+    began = trio.current_time()
+    with trio.fail_after(2 * patience):
+        await converse(Quiet(), talk)
+    assert trio.current_time() - began == pytest.approx(patience)
+    assert await theirs.recv(1) == b""
+
+
 def test_a_violation_says_nothing_and_is_logged(policyd):
     peer = policyd.connection()
     peer.send(m.encode(5, m.Whoami()))
@@ -228,6 +288,14 @@ def test_a_peer_that_does_not_read_holds_up_nobody(policyd):
     peer = policyd.login("alice", source=SOURCE)
     assert isinstance(peer.ask(m.Authorize(account="root", target="web1")), m.Grant)
     slow.close()
+
+
+def test_a_disabled_administrator_has_lost_the_commands(policyd):
+    policyd.person("dora", "admin")
+    with policyd.login("dora") as peer:
+        assert isinstance(peer.ask(m.PersonList()), m.Rows)
+        policyd.done(m.PersonSet(name="dora", disabled=True))
+        assert isinstance(peer.ask(m.PersonList()), m.Refused)
 
 
 def test_a_person_who_lost_the_role_has_lost_the_command(policyd):
