@@ -19,7 +19,24 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from policy import access, authenticate, dial, directory, estate, factors, inquiries, trail, views, watch
+from policy import (
+    access,
+    asking,
+    authenticate,
+    dial,
+    directory,
+    estate,
+    factors,
+    four_eyes,
+    glass,
+    grants,
+    inquiries,
+    reach,
+    tokens,
+    trail,
+    views,
+    watch,
+)
 from policy import messages as m
 from policy.authority import Authority
 from policy.conversation import Conversation, State, Violation
@@ -55,10 +72,25 @@ def _command(handler: Handler, right: Right | None = Right.ADMINISTER) -> Entry:
 
 COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
     {
-        m.Whoami: _command(access.whoami, None),
-        m.Reachable: _command(access.reachable, None),
+        m.Whoami: _command(reach.whoami, None),
+        m.Reachable: _command(reach.reachable, None),
         m.CaLines: _command(watch.ca_lines, None),
         m.MfaList: _command(factors.mfa_list, None),  # another person's: the handler asks for the right
+        m.RequestAccess: _command(asking.request_access, None),  # from here on the handlers look at who is who
+        m.RequestAwait: _command(asking.request_await, None),
+        m.RequestList: _command(asking.request_list, None),
+        m.RequestShow: _command(asking.request_show, None),
+        m.RequestCancel: _command(asking.request_cancel, None),
+        m.Decide: _command(asking.decide_request, Right.APPROVE),
+        m.Notices: _command(grants.notices, None),
+        m.GrantAdd: _command(grants.grant_add, None),
+        m.GrantList: _command(grants.grant_list, None),
+        m.GrantRevoke: _command(grants.grant_revoke, None),
+        m.TokenAdd: _command(tokens.token_add, None),
+        m.ReviewList: _command(glass.review_list, Right.AUDIT),
+        m.ReviewWrite: _command(glass.review_write, Right.AUDIT),
+        m.WatchBegin: _command(four_eyes.watch_begin, Right.WATCH),
+        m.WatchEnd: _command(four_eyes.watch_end, Right.WATCH),
         m.PersonAdd: _command(directory.person_add),
         m.PersonSet: _command(directory.person_set),
         m.PersonOffboard: _command(directory.person_offboard),
@@ -75,7 +107,7 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.AccountShow: _command(estate.account_show),
         m.MfaEnrol: _command(factors.mfa_enrol),
         m.MfaReset: _command(factors.mfa_reset),
-        m.Explain: _command(access.explain_access),
+        m.Explain: _command(reach.explain_access),
         m.WhoCan: _command(inquiries.who_can, Right.AUDIT),
         m.WhatCan: _command(inquiries.what_can, Right.AUDIT),
         m.SessionsList: _command(watch.sessions_list, Right.AUDIT),
@@ -87,6 +119,9 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.Reload: _command(watch.reload),
     }
 )
+
+BY_TOKEN: Final = frozenset({m.Whoami, m.Reachable, m.CaLines})
+"""Commands for who logged in with an access token."""
 
 TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
     {
@@ -100,6 +135,7 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.OfferKey: Entry(handler=authenticate.offer_key, decides=True),
             m.ProveKey: Entry(handler=authenticate.prove_key, decides=True),
             m.TryPassword: Entry(handler=authenticate.try_password, decides=True),
+            m.TryToken: Entry(handler=authenticate.try_token, decides=True),
             m.AskCode: Entry(handler=authenticate.ask_code, decides=True),
             m.AnswerCode: Entry(handler=authenticate.answer_code, decides=True),
         },
@@ -155,6 +191,8 @@ async def _hang_up(desk: Authority, talk: Conversation) -> None:
     talk.state = State.OVER
     talk.close()
     desk.workers.leave(talk)
+    for live in desk.sessions.watched_by(talk):
+        await desk.sessions.unwatch(live, talk)
     desk.couriers.leave(talk)
     with trio.CancelScope(shield=True), trio.move_on_after(HANG_UP_SECONDS):
         try:
@@ -246,10 +284,16 @@ async def _check_right(desk: Authority, talk: Conversation, request: m.Request, 
     """Roles as they are now, not as they were at login. An operator on this machine may do everything."""
     if talk.state is State.OPERATOR:
         return None
+    name = type(request).__name__
+    if talk.token and type(request) not in BY_TOKEN:
+        # Attack: a token of an administrator for one session on one machine, used to make more persons like its finder.
+        return await desk.refuse(
+            talk, "command-refused", "logged in with a token", "a token leads to one account, and to nothing else",
+            "log in with your key", what=name,
+        )  # fmt: skip
     person = desk.roster.person(talk.person)
     if person is not None and not person.disabled and (entry.right is None or desk.has_right(talk, entry.right)):
         return None
-    name = type(request).__name__
     return await desk.refuse(
         talk, "command-refused", f"needs the right `{entry.right}`", "you may not do this",
         "ask an administrator of this bastion", what=name,

@@ -17,6 +17,7 @@ MODE: Final = 0o660
 BUFFER: Final = 1 << 20
 """Bytes the kernel may hold for one recording: what a gateway has sent while we were busy for some milliseconds."""
 
+_SEND: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _taken: Final = memoryview(bytearray(MAX_MESSAGE + 1))
 _UCRED: Final = struct.Struct("iII")
 _SO_PEERGROUPS: Final = 59  # <asm-generic/socket.h>; Python has no name for it
@@ -126,7 +127,7 @@ def take(connection: socket.socket) -> memoryview | None:
 def give(connection: socket.socket, data: bytes) -> bool:
     """Send if the peer has room; whether it had. OSError if it has gone."""
     try:
-        connection.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        connection.send(data, _SEND)
     except BlockingIOError:
         return False
     return True

@@ -31,6 +31,9 @@ class Pictures:
         self._source = source
         self._channel = channel
         self._kept: list[tuple[int, Screen]] = [(-1, Screen(columns, rows))]  # state after all events up to that time
+        self._newest = (*self._kept[0], 0)  # drawn last, and bytes since the last copy: a key goes on some seconds
+        self._sizes = [(-1, (columns, rows))]  # from that time on
+        self._sized = -1  # time of the last event that they count
 
     def at(self, ms: int, clip: int) -> str:
         """What draws the picture as it was after all events up to `ms`; in `clip` rows (see Filter), 0: all."""
@@ -39,20 +42,21 @@ class Pictures:
 
     def size(self, ms: int) -> tuple[int, int]:
         """Columns and rows at that time."""
-        columns, rows = self._kept[0][1].columns, self._kept[0][1].rows
-        for event in self._source(0):
-            if event.ms > ms:
-                break
-            if event.channel == self._channel and event.kind == Kind.RESIZE:
-                columns, rows = geometry(event.data) or (columns, rows)
-        return columns, rows
+        if ms > self._sized:
+            for event in self._source(self._sized + 1):
+                if event.ms > ms:
+                    break
+                self._sized = event.ms
+                if event.channel == self._channel and event.kind == Kind.RESIZE and (size := geometry(event.data)):
+                    self._sizes.append((event.ms, size))
+        return self._sizes[bisect_right(self._sizes, ms, key=_time) - 1][1]
 
     def screen(self, ms: int) -> Screen:
-        """The text on the screen after all events up to `ms`."""
-        at = bisect_right(self._kept, ms, key=lambda kept: kept[0]) - 1
-        since, screen = self._kept[at][0], copy.deepcopy(self._kept[at][1])
-        fed, last = 0, since
-        for event in self._source(max(since, 0)):
+        """The text on the screen after all events up to `ms`. It stays ours: do not draw on it."""
+        at = bisect_right(self._kept, ms, key=_time) - 1
+        since, screen, fed = self._newest if self._kept[at][0] < self._newest[0] <= ms else (*self._kept[at], 0)
+        screen, last = copy.deepcopy(screen), since
+        for event in self._source(since + 1):
             if event.ms <= since or event.channel != self._channel:
                 continue
             if event.ms > ms:
@@ -66,6 +70,7 @@ class Pictures:
                 fed += len(event.data)
             elif event.kind == Kind.RESIZE and (size := geometry(event.data)):
                 screen.resize(*size)
+        self._newest = last, screen, fed
         return screen
 
     def _exact(self, ms: int, clip: int) -> str | None:
@@ -81,6 +86,10 @@ class Pictures:
                     return None
                 out.append(passed.feed(event.data))
         return "".join(out)
+
+
+def _time(kept: tuple[int, object]) -> int:
+    return kept[0]
 
 
 def paint(screen: Screen, clip: int) -> str:

@@ -87,8 +87,8 @@ class Journal(Protocol):
 class End:
     """One channel number on one leg, ours and the peer's. Born when the number is taken, gone after both CLOSEs."""
 
-    __slots__ = ("close_received", "close_sent", "flow", "granted", "leg", "logger", "max_packet", "number", "owner",
-                 "received", "remote")  # fmt: skip
+    __slots__ = ("close_received", "close_sent", "flow", "granted", "hold", "leg", "logger", "max_packet",
+                 "number", "owner", "received", "remote")  # fmt: skip
 
     def __init__(self, leg: Leg, owner: Owner) -> None:
         self.leg = leg
@@ -99,7 +99,15 @@ class End:
         self.granted = 0  # bytes that the peer was told it may send, ever; whoever opens or confirms sets it
         self.received = 0  # bytes that it has sent
         self.flow: Flow | None = None
+        self.hold: Any = None  # bastion.ssh.hold.Hold, while the session is frozen
         self.close_sent = self.close_received = False
+
+    def link(self, flow: "Flow") -> None:
+        """What data goes through from now on; in a frozen session, once it goes on."""
+        if self.hold is None:
+            self.flow = flow
+        else:
+            self.hold.flow = flow
 
     # --- what arrives -------------------------------------------------------------------------------
 
@@ -231,7 +239,7 @@ class End:
 class Flow:
     """One direction from one end to the other: recorded, acknowledged, then sent."""
 
-    __slots__ = ("bytes", "channel", "ended", "held", "journal", "stopped", "tap", "to")
+    __slots__ = ("bytes", "channel", "debt", "ended", "held", "journal", "stopped", "tap", "to")
 
     def __init__(self, to: End, journal: Journal, channel: int, tap: Tap) -> None:
         self.to = to
@@ -240,6 +248,7 @@ class Flow:
         self.tap = tap
         self.held: deque[tuple[int, int, bytes]] = deque()  # ticket, message, payload
         self.bytes = 0
+        self.debt = 0  # bytes of ours that went the way back: they used up window that `to` knows nothing of
         self.ended = False  # nothing is taken any more; what is held still leaves
         self.stopped = False
 
@@ -258,6 +267,13 @@ class Flow:
 
     def adjust(self, payload: bytes) -> None:
         """WINDOW_ADJUST of four bytes has come; it is about the way back, so it waits for nothing here."""
+        if self.debt:
+            room = _U32.unpack(payload)[0]
+            paid = min(room, self.debt)
+            self.debt -= paid
+            if room == paid:
+                return
+            payload = _U32.pack(room - paid)
         self.to.send(WINDOW_ADJUST, payload)
 
     def put(self, events: Events, kind: int, payload: bytes) -> None:

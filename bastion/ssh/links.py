@@ -15,14 +15,17 @@ from typing import Final, Self
 import msgspec
 
 from bastion.errors import BastionError, ExitCode, MisuseError
+from bastion.ssh.wipe import wipe
 from policy.messages import (
     MAX_MESSAGE,
     Grant,
     Hello,
     Reply,
     Request,
+    RequestAwait,
     Scanned,
     SessionEnded,
+    UsePassword,
     Worker,
     decode_reply,
     encode,
@@ -103,7 +106,7 @@ class PolicyLink:
         """
         answer: asyncio.Future[Reply] = self._loop.create_future()
         number = self._send(request, answer)
-        late = self._loop.call_later(REPLY_SECONDS, _give_up, answer)  # cheaper than a task's time-out
+        late = self._loop.call_later(_patience(request), _give_up, answer)  # cheaper than a task's time-out
         try:
             return await answer
         finally:
@@ -179,6 +182,8 @@ class PolicyLink:
             number, reply = decode_reply(data)
         except (msgspec.MsgspecError, RecursionError, ValueError):
             return False
+        if isinstance(reply, UsePassword):
+            wipe(data)  # the message it came in
         if number == 0:
             self._on_push(reply)
             return True
@@ -214,3 +219,7 @@ class PolicyLink:
 def _give_up(answer: "asyncio.Future[Reply]") -> None:
     if not answer.done():
         answer.set_exception(PolicyLost())
+
+
+def _patience(request: Request) -> float:
+    return REPLY_SECONDS + (min(30.0, request.seconds) if isinstance(request, RequestAwait) else 0.0)

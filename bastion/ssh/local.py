@@ -24,6 +24,11 @@ def last_words(error: BastionError, *, on_terminal: bool, at_prompt: bool) -> by
     return ((end if on_terminal and at_prompt else "") + said).encode()
 
 
+def in_between(text: str, *, on_terminal: bool) -> bytes:
+    """A line of ours for a person's standard error, while something runs."""
+    return f"\r\nbastion: {neutral(text)}\r\n".encode() if on_terminal else f"bastion: {neutral(text)}\n".encode()
+
+
 @dataclass(slots=True)
 class Terminal:
     term: bytes

@@ -28,7 +28,7 @@ from bastion.requests import (
 from bastion.ssh.burst import burst
 from bastion.ssh.channels import CLOSE, DATA, EOF, EXTENDED_DATA, FAILURE, REQUEST, SUCCESS, WINDOW_ADJUST, End, Flow
 from bastion.ssh.inbox import Inbox
-from bastion.ssh.local import LocalChannel, Terminal, last_words
+from bastion.ssh.local import LocalChannel, Terminal, in_between, last_words
 from bastion.taps import ChannelTap, early_input, early_output, exit_events, start_events, tap_for
 from policy.model import ChannelKind
 from recorder.model import Kind
@@ -105,7 +105,7 @@ class SessionChannel:
         assert self.relay is not None
         self._up = Flow(end, self.relay.recording, self.channel, early_input)
         self._down = Flow(self.user, self.relay.recording, self.channel, early_output)
-        end.flow = self._down
+        end.link(self._down)
         if self.window > self._offered:  # it grew while the target was asked
             end.send(WINDOW_ADJUST, _U32.pack(self.window - self._offered))
         self._invited = max(0, window - (self.local.granted if self.local is not None else 0))
@@ -166,7 +166,7 @@ class SessionChannel:
             while self._inbox and not self._must_wait:
                 self._from_user(*self._inbox.take())
             if not self._inbox and self.requests.state is State.STARTED and self._up is not None:
-                self.user.flow = self._up  # from here on data takes the short way
+                self.user.link(self._up)  # from here on data takes the short way
                 if self._invited:
                     self.user.send(WINDOW_ADJUST, _U32.pack(self._invited))
                     self._invited = 0
@@ -357,6 +357,22 @@ class SessionChannel:
         if self.target is not None:
             self.target.send(CLOSE)
         self._gone()
+
+    def ends(self) -> list[End]:
+        if self.requests.state in (State.GATHERING, State.ASKING):
+            return []  # nothing but requests passes, and the start waits in `Relay.ask`
+        return [end for end in (self.user, self.target) if end is not None and end.number >= 0]
+
+    def tell(self, text: str, *, terminals_only: bool = False) -> bool:
+        """Between what the target says, if the person's window has room for it."""
+        if self._up is None or self.target is None or (terminals_only and not self.requests.term):
+            return False
+        said = in_between(text, on_terminal=bool(self.requests.term))
+        if self.target.granted - self.target.received < len(said) + self._up.debt:
+            return False
+        self._up.debt += len(said)
+        self.user.send(EXTENDED_DATA, _STDERR + strings(said))
+        return True
 
     def _stop(self) -> None:
         for flow in filter(None, (self._up, self._down)):
