@@ -191,11 +191,11 @@ async def _hang_up(desk: Authority, talk: Conversation) -> None:
     talk.state = State.OVER
     talk.close()
     desk.workers.leave(talk)
-    for live in desk.sessions.watched_by(talk):
-        await desk.sessions.unwatch(live, talk)
     desk.couriers.leave(talk)
     with trio.CancelScope(shield=True), trio.move_on_after(HANG_UP_SECONDS):
         try:
+            for live in desk.sessions.watched_by(talk):
+                await desk.sessions.unwatch(live, talk)
             await desk.sessions.end_conversation(talk)
             await views.cut_off(desk, talk)
         except LedgerError as error:

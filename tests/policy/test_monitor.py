@@ -240,11 +240,11 @@ class Quiet:
         async def end_conversation(self, talk):
             """It had none."""
 
-    class Workers:
+    class Helpers:
         def leave(self, talk):
             """It was none."""
 
-    sessions, workers = Sessions(), Workers()
+    sessions, workers, couriers = Sessions(), Helpers(), Helpers()
 
 
 @pytest.mark.trio
