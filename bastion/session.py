@@ -53,6 +53,7 @@ class Session:
         self.ticket = 0
         self.acknowledged = 0
         self.owed = 0  # bytes recorded and not acknowledged, with their overhead
+        self._held = 0  # bytes that wait behind those, and are not recorded
 
     def record(self, kind: int, channel: int, data: bytes) -> None:
         """Number an event; longer data becomes several."""
@@ -124,13 +125,17 @@ class Session:
         if flow not in self._waiting:
             self._waiting.append(flow)
 
+    def hold(self, size: int) -> None:
+        """Messages that are no events wait as well, or (negative) do so no longer."""
+        self._held += size
+
     @property
     def is_behind(self) -> bool:
-        return self.owed > WINDOW
+        return self.owed + self._held > WINDOW
 
     @property
     def has_caught_up(self) -> bool:
-        return self.owed <= WINDOW // 2
+        return self.owed + self._held <= WINDOW // 2
 
     # --- standing still -----------------------------------------------------------------------------
 

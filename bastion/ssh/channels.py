@@ -13,6 +13,7 @@ from struct import Struct
 from typing import Any, Final, Protocol
 
 from bastion.errors import PeerError
+from bastion.session import OVERHEAD
 
 WINDOW_ADJUST: Final = 93
 DATA: Final = 94
@@ -82,6 +83,9 @@ class Journal(Protocol):
 
     def wait(self, flow: "Flow") -> None:
         """Tell this flow (`release`) when more is acknowledged."""
+
+    def hold(self, size: int) -> None:
+        """So many bytes, of messages that are no events, wait for an acknowledgement; negative: no longer."""
 
 
 class End:
@@ -289,6 +293,9 @@ class Flow:
         if not events and not self.held:
             self.to.send(kind, payload)
             return
+        if not events:
+            # Attack: a recorder that stands still, and requests without end that we have to answer.
+            journal.hold(len(payload) + OVERHEAD)
         self.held.append((journal.ticket if events else 0, kind, payload))
         journal.wait(self)
 
@@ -296,11 +303,14 @@ class Flow:
         """Send what needs no longer wait; True if something still does."""
         acknowledged, held = self.journal.acknowledged, self.held
         while held and held[0][0] <= acknowledged:
-            _, kind, payload = held.popleft()
+            ticket, kind, payload = held.popleft()
+            if not ticket:
+                self.journal.hold(-len(payload) - OVERHEAD)
             self.to.send(kind, payload)
         return bool(held)
 
     def stop(self) -> None:
         """Drop what is held and whatever comes."""
         self.stopped = self.ended = True
+        self.journal.hold(-sum(len(payload) + OVERHEAD for ticket, _, payload in self.held if not ticket))
         self.held.clear()

@@ -96,6 +96,12 @@ class Recording:
         self._session.wait(flow)  # type: ignore[arg-type]
         settle()
 
+    def hold(self, size: int) -> None:
+        self._session.hold(size)
+        if size > 0 and not self._dirty:
+            self._dirty = True
+            gathered(self)  # to see whether that is too much
+
     def flush(self) -> None:
         self._dirty = False
         if self._closed or self._ended is not None:

@@ -6,7 +6,7 @@ import pytest
 from asyncssh.packet import SSHPacket
 
 from bastion.errors import PeerError
-from bastion.session import Session
+from bastion.session import OVERHEAD, WINDOW, Session
 from bastion.ssh.channels import (
     CLOSE,
     DATA,
@@ -352,3 +352,21 @@ def test_packets_are_never_larger_than_what_is_read() -> None:
     end = End(PaperLeg(), PaperOwner())
     end.process_open_confirmation(1, 1 << 20, 0xFFFFFFFF, SSHPacket(b""))
     assert end.max_packet == MAX_PACKET
+
+
+def test_what_waits_without_being_recorded_is_counted_until_it_leaves() -> None:
+    """Attack: a recorder that stands still, and a flood of requests whose answers wait behind one recorded byte."""
+    pair = Pair(whole)
+    pair.far.data(memoryview(b"x"))
+    down = pair.down
+    for _ in range(WINDOW // OVERHEAD + 1):
+        down.put((), SUCCESS, b"")
+    assert pair.journal.is_behind
+    pair.acknowledge()
+    assert pair.journal.has_caught_up
+    pair.far.data(memoryview(b"x"))
+    for _ in range(WINDOW // OVERHEAD + 1):
+        down.put((), SUCCESS, b"")
+    assert pair.journal.is_behind
+    down.stop()
+    assert pair.journal.has_caught_up
