@@ -70,15 +70,8 @@ class Owner(Protocol):
 class Journal(Protocol):
     """Where events go before bytes do: `bastion.session.Session`."""
 
-    def record(self, kind: int, channel: int, data: bytes) -> None: ...
-
-    @property
-    def ticket(self) -> int:
-        """Number of events recorded so far."""
-
-    @property
-    def acknowledged(self) -> int:
-        """Number of events known to be written."""
+    def write(self, channel: int, events: Events) -> int:
+        """Record `events`: the ticket of the last of them."""
 
     def wait(self, flow: "Flow") -> None:
         """Tell this flow (`release`) when more is acknowledged."""
@@ -268,18 +261,16 @@ class Flow:
             return  # RFC 4254 section 5.3: no data follows an EOF
         if kind == EOF:
             self.ended = True
-        journal = self.journal
-        for event, what in events:
-            journal.record(event, self.channel, what)
         if not events and not self.held:
             self.to.send(kind, payload)
             return
-        self.held.append((journal.ticket if events else 0, kind, payload))
-        journal.wait(self)
+        ticket = self.journal.write(self.channel, events) if events else 0
+        self.held.append((ticket, kind, payload))
+        self.journal.wait(self)
 
-    def release(self) -> bool:
+    def release(self, acknowledged: int) -> bool:
         """Send what needs no longer wait; True if something still does."""
-        acknowledged, held = self.journal.acknowledged, self.held
+        held = self.held
         while held and held[0][0] <= acknowledged:
             _, kind, payload = held.popleft()
             self.to.send(kind, payload)
