@@ -71,15 +71,8 @@ class Owner(Protocol):
 class Journal(Protocol):
     """Where events go before bytes do: `bastion.session.Session`."""
 
-    def record(self, kind: int, channel: int, data: bytes) -> None: ...
-
-    @property
-    def ticket(self) -> int:
-        """Number of events recorded so far."""
-
-    @property
-    def acknowledged(self) -> int:
-        """Number of events known to be written."""
+    def write(self, channel: int, events: Events) -> int:
+        """Record `events`: the ticket of the last of them."""
 
     def wait(self, flow: "Flow") -> None:
         """Tell this flow (`release`) when more is acknowledged."""
@@ -287,21 +280,20 @@ class Flow:
             return  # RFC 4254 section 5.3: no data follows an EOF
         if kind == EOF:
             self.ended = True
-        journal = self.journal
-        for event, what in events:
-            journal.record(event, self.channel, what)
         if not events and not self.held:
             self.to.send(kind, payload)
             return
+        journal = self.journal
         if not events:
             # Attack: a recorder that stands still, and requests without end that we have to answer.
             journal.hold(len(payload) + OVERHEAD)
-        self.held.append((journal.ticket if events else 0, kind, payload))
+        ticket = journal.write(self.channel, events) if events else 0
+        self.held.append((ticket, kind, payload))
         journal.wait(self)
 
-    def release(self) -> bool:
+    def release(self, acknowledged: int) -> bool:
         """Send what needs no longer wait; True if something still does."""
-        acknowledged, held = self.journal.acknowledged, self.held
+        held = self.held
         while held and held[0][0] <= acknowledged:
             ticket, kind, payload = held.popleft()
             if not ticket:

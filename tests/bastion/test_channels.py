@@ -241,7 +241,7 @@ def test_stop_drops_what_is_held_and_what_comes_and_records_no_more() -> None:
     assert [event[3] for append in appends for event in append.events] == [b"held"]
     pair.journal.acknowledge(appends[-1].seq)
     assert pair.user.sent == []
-    assert not pair.down.release()
+    assert not pair.down.release(0)
 
 
 # --- opening --------------------------------------------------------------------------------------------
