@@ -102,6 +102,7 @@ async def person_set(desk: Authority, talk: Conversation, request: PersonSet) ->
         desk.lockouts.clear(CODE, person.name)
     if request.disabled:
         ended = await desk.end_person(person.name, talk.who, "disabled")
+        ended += await recheck(desk, by=talk.who)  # what they approved for others rests on nobody any more
     else:
         ended = await recheck(desk, by=talk.who, person=person.name) if remove else 0
     said = "; ".join(f"{key} {value}" for key, value in changes.items())
@@ -118,7 +119,7 @@ async def person_offboard(desk: Authority, talk: Conversation, request: PersonOf
 
     event = talk.event("person-offboard", person.name)
     await desk.change_person(person.name, lambda t: t.offboard(person.name, now), event)
-    ended = await desk.end_person(person.name, talk.who, "offboarded")
+    ended = await desk.end_person(person.name, talk.who, "offboarded") + await recheck(desk, by=talk.who)
     text = f"offboarded person `{person.name}`: roles, keys, password and second factors are gone{ended_note(ended)}"
     return Done(text=text, data={"person": person.name, "sessions_ended": str(ended)})
 

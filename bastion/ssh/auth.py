@@ -335,11 +335,11 @@ class PersonConnection(ServerConnection):
             self._turn_away(PeerError("this login was ended", "ask who ended it before you log in again"))
 
     def _policy_gone(self) -> None:
-        if self.person:
-            self.policy_lost()
-        else:
-            # Its last word, that nobody is let in any more, may have come in the same breath and is carried out first.
-            self._loop.call_soon(self._turn_away, PolicyLost())
+        # Its last word, that this person is in or out, may have come in the same breath and is carried out first.
+        self._loop.call_soon(self._without_policy)
+
+    def _without_policy(self) -> None:
+        self.policy_lost() if self.person else self._turn_away(PolicyLost())
 
     def _turn_away(self, error: BastionError) -> None:
         """In words that clients show before login (RFC 4252 section 5.4): the reason of a disconnect many do not."""

@@ -12,7 +12,7 @@ import msgspec
 from bastion.errors import RecorderLost
 from bastion.session import WINDOW, Session
 from bastion.ssh.burst import burst, gathered, settle
-from bastion.ssh.pace import SMALL, pace
+from bastion.ssh.pace import KEYS, pace
 from recorder.messages import (
     MAX_MESSAGE,
     Ack,
@@ -27,6 +27,7 @@ from recorder.messages import (
     decode_reply,
     encode,
 )
+from recorder.model import Kind
 
 SOCKET: Final = "recorderd.sock"
 FIRST_WORD: Final = 5.0
@@ -35,6 +36,7 @@ PATIENCE: Final = 10.0
 """Seconds for an answer to End, which may have a segment to compact and three files to sync."""
 _BEHIND: Final = 1024
 """Acknowledgements that may stand before recorderd's last word; more fit into no socket."""
+_TYPED: Final = frozenset((Kind.INPUT, Kind.SEALED_INPUT))
 _reply = memoryview(bytearray(MAX_MESSAGE + 1))  # the one being looked at: to make room for each would cost more
 _AGAIN = "start it again: systemctl restart bastion-recorderd"
 
@@ -76,6 +78,8 @@ class Recording:
     def record(self, kind: int, channel: int, data: bytes) -> None:
         """As `Session.record`, and to recorderd at the end of the burst."""
         self._session.record(kind, channel, data)
+        if kind in _TYPED and len(data) <= KEYS:
+            pace.typed(self._loop.time())
         if not self._dirty:
             self._dirty = True
             gathered(self)
@@ -100,11 +104,8 @@ class Recording:
         for append in session.take():
             self._send(encode(append))
         if session.owed:
-            now = self._loop.time()
-            self._owes_since = self._owes_since or now
-            if session.owed <= SMALL:
-                pace.typed(now)
-            elif session.owed > WINDOW:
+            self._owes_since = self._owes_since or self._loop.time()
+            if session.owed > WINDOW:
                 self._press()
 
     def _send(self, message: bytes) -> None:

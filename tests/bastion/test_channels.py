@@ -84,6 +84,16 @@ def test_recorded_data_waits_and_leaves_in_order_with_what_came_between() -> Non
     ]  # fmt: skip
 
 
+def test_what_needs_no_record_does_not_overtake_what_waits() -> None:
+    pair = Pair(whole)
+    assert pair.far.data(memoryview(b"one"))
+    pair.down.tap = silent
+    assert pair.far.data(memoryview(b"two")) is True, "the short way is for those who wait for nobody"
+    assert pair.user.sent == []
+    pair.acknowledge()
+    assert pair.user.data() == b"onetwo"
+
+
 def test_each_direction_waits_for_itself_alone() -> None:
     pair = Pair(whole)
     pair.far.data(memoryview(b"output"))

@@ -16,6 +16,7 @@ from typing import Any
 import asyncssh
 import msgspec
 import pytest
+from asyncssh.packet import String
 
 from bastion.ssh import door as door_module
 from bastion.ssh import relay as relay_module
@@ -769,6 +770,26 @@ async def test_an_unknown_channel_and_an_unknown_global_request_are_refused(tmp_
             assert answer == 82
             answer, _ = await client._make_global_request(b"keepalive@openssh.com")
             assert answer == 81
+
+
+@asynchronous
+async def test_a_target_asks_for_nothing_but_exits(tmp_path: Path) -> None:
+    """A channel request from the target is a way to say something to the client that no recording has."""
+    async with world(tmp_path) as (site, target):
+        answers: list[bool] = []
+
+        async def ask(process: Any) -> None:
+            answers.append(await process.channel._make_request(b"what", String(b"unrecorded")))
+            process.exit(0)
+
+        target.handler = ask
+        async with await site.client() as client:
+            process = await client.create_process("x")
+            heard: list[bool] = []
+            process.channel._process_what_request = lambda packet: bool(heard.append(True)) or True
+            await process.wait()
+            assert answers == [False]
+            assert heard == []
 
 
 # --- people and targets that break the rules ------------------------------------------------------------
