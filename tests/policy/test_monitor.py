@@ -240,11 +240,14 @@ class Quiet:
         async def end_conversation(self, talk):
             """It had none."""
 
-    class Helpers:
+        def watched_by(self, talk):
+            return []
+
+    class Workers:
         def leave(self, talk):
             """It was none."""
 
-    sessions, workers, couriers = Sessions(), Helpers(), Helpers()
+    sessions, workers, couriers = Sessions(), Workers(), Workers()
 
 
 @pytest.mark.trio
