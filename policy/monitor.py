@@ -54,7 +54,7 @@ HANG_UP_SECONDS: Final = 5.0
 COMMANDS_AT_ONCE: Final = 4
 """Commands under way in one conversation; some wait 10 s for a scan."""
 LOOKUPS_AT_ONCE: Final = 16
-"""Sessions asked for at once in one conversation, where each may wait for a ticket system; a gateway has 20 channels."""
+"""Sessions asked for at once in one conversation, each of which may wait for a ticket system."""
 
 Handler = Callable[[Authority, Conversation, Any], Awaitable[m.Reply | None]]
 
