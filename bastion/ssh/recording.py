@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from bastion.errors import RecorderLost
-from bastion.session import WINDOW, Session
+from bastion.session import Session
 from bastion.ssh.burst import burst, gathered, settle
 from bastion.ssh.pace import SMALL, pace
 from recorder.messages import (
@@ -110,7 +110,7 @@ class Recording:
             self._owes_since = self._owes_since or now
             if session.owed <= SMALL:
                 pace.typed(now)
-            elif session.owed > WINDOW:
+            if session.is_behind:
                 self._press()
 
     def _send(self, message: bytes) -> None:
