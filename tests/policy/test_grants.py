@@ -310,7 +310,8 @@ def test_a_lead_gives_leave(policyd):
     name = dba(policyd)
     with policyd.login("lena") as lena, policyd.login(name) as peer, policyd.login("bob") as bob:
         word = m.GrantAdd(person=name, account="root", target="db1", seconds=60, reason="night shift")
-        no(bob.ask(word))
+        nobody = m.GrantAdd(person="nobody-here", account="root", target="db1", reason="x")
+        assert {no(bob.ask(one)).cause for one in (word, nobody)} == {"you may not give this"}
         no(peer.ask(word))
         assert lena.ask(word).data["state"] == "approved"
         assert isinstance(authorize(peer), m.Grant)
