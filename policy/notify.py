@@ -42,6 +42,7 @@ TIMESTAMP: Final = "X-Bastion-Timestamp"
 MAX_QUOTE: Final = 200
 """Characters of what a person wrote; the whole of it is in the audit trail."""
 MAX_DESTINATIONS: Final = 20
+SOON_SECONDS: Final = 1800
 
 
 class Topic(StrEnum):
@@ -119,6 +120,11 @@ def notice(event: Event, to: Destination) -> Notice | None:
         return None
     subject, lines = _words(topic, event, to)
     return Notice(topic=topic, subject=subject, text="\n".join([subject, *(line for line in lines if line)]))
+
+
+def void_soon(asked: int, expires: int, now: int) -> bool:
+    """Whether to tell again of a request that nobody decided; nanoseconds. Half an hour before, or the last quarter."""
+    return 0 < expires - now <= min(SOON_SECONDS * 1_000_000_000, (expires - asked) // 4)
 
 
 def webhook_body(told: Notice) -> bytes:

@@ -15,7 +15,7 @@ import trio
 from policy.audit import Event
 from policy.ledger import LedgerError
 from policy.messages import Called, HttpCall, MailCall
-from policy.notify import TOPICS, Destination, Notice, notice, signed, webhook_body
+from policy.notify import TOPICS, Destination, Notice, notice, signed, void_soon, webhook_body
 from policy.outside import OutsideError, read_secret, read_trust
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ WEBHOOK_SECONDS: Final = 10.0
 MAIL_SECONDS: Final = 20.0
 EACH_MINUTE: Final = 30
 """Notices for one destination; chats refuse more (Slack: one a second), and people do not read them."""
+
+LOOK_SECONDS: Final = 60.0
+"""Between looks at the requests that are void soon."""
 
 FAILED: Final = "notify-failed"
 
@@ -56,6 +59,7 @@ class Notifier:
     )
     _health: dict[str, _Health] = field(default_factory=dict)
     _under_way: int = 0
+    _soon: set[str] = field(default_factory=set)  # requests that were told of again
 
     def hear(self, event: Event) -> None:
         """An event that is kept. Returns at once, whatever there is to tell."""
@@ -69,12 +73,30 @@ class Notifier:
     async def run(self) -> None:
         """Send until cancelled; what is under way then is given up."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look)
             async for event in self._heard[1]:
                 for to in self.desk.rules.notify:
                     told = notice(event, to)
                     if told is not None and (told := self._room_for(to, told)) is not None:
                         self._under_way += 1
                         nursery.start_soon(self._tell, to, told)
+
+    async def _look(self) -> None:
+        """Requests that nobody has decided, each once."""
+        while True:
+            waiting, now = self.desk.standing.requests, time.time_ns()
+            for one in list(waiting.values()):
+                if one.id not in self._soon and void_soon(one.asked, one.expires, now):
+                    self._soon.add(one.id)
+                    detail = {"person": one.person, "place": f"{one.account}@{one.target}"}
+                    try:
+                        await self.desk.ledger.note(
+                            Event(event="request-expiring", who="policyd", what=one.id, detail=detail)
+                        )
+                    except LedgerError as error:
+                        log.error("notice-dropped", about=one.id, why=str(error))
+            self._soon &= waiting.keys()
+            await trio.sleep(LOOK_SECONDS)
 
     def _room_for(self, to: Destination, told: Notice) -> Notice | None:
         """The notice, with a word on those that were left out; None if it is one of them."""

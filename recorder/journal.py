@@ -39,9 +39,10 @@ MANY: Final = MAX_EVENTS // 4
 """Events from which a segment is made whatever its size; four times as many do not fit into one."""
 
 SMALL: Final = 128 * 1024
-LEVELS: Final = ((10.0, 12), (3.0, 8), (0.8, 6), (0.1, 3), (0.0, FAST))
+LEVELS: Final = ((10.0, 12), (0.8, 8), (0.1, 3), (0.0, FAST))
 """A segment below SMALL bytes is worth level 19 (30 ms). Above, the seconds it took to fill choose: compacting 1 MiB
-(25, 13, 9, 3, 2 ms) takes no more than 1 % of a core, 3 % in a flood of 1 to 10 MB/s, and beyond that speed counts."""
+(20, 9, 3, 2 ms) takes about 1 % of a core up to 1 MB/s of output and 3 % up to 10 MB/s; beyond, nothing but speed
+counts."""
 
 BLOCK: Final = 4096
 """Bytes of a chunk from which the tail is compressed: below, it takes longer than it saves, one block of the disk."""
@@ -188,7 +189,7 @@ class Journal:
     @property
     def full(self) -> bool:
         """Whether more should wait for the segment being made: twice its size is as much as memory should hold."""
-        return self._compacting is not None and self._size() >= 2.0
+        return self._compacting is not None and self._holds(2)
 
     @property
     def head(self) -> bytes:
@@ -199,13 +200,14 @@ class Journal:
         """Events in order of time; FormatError, with nothing changed, if they cannot be stored."""
         assert not self._ending, "append after end"
         chunks = [(chunk, hashed(chunk)) for chunk in split(events, self._last_ms)]  # raises before it counts
+        self._last_ms = events[-1][2]
         return b"".join([self._chunk(chunk, plain, now) for chunk, plain in chunks])
 
     def appended(self, now: Instant) -> list[Effect]:
         """What may wait until the batch has been acknowledged; to be asked after each."""
         if len(self._unlinked) >= UNLINKED or self._unlinked_bytes >= UNLINKED_BYTES:
             self._link()
-        return self._rotate(now) if self._size() >= 1.0 else []
+        return self._rotate(now) if self._holds(1) else []
 
     def due(self, now: Instant) -> list[Effect]:
         """What time brings; to be asked each second or so."""
@@ -238,7 +240,7 @@ class Journal:
             return [Done()]
         if self._ending:
             return [Compact(self._job(now))]
-        return self._rotate(now) if self._size() >= 1.0 else []
+        return self._rotate(now) if self._holds(1) else []
 
     def end(self, reason: str, by: str, text: str, now: Instant) -> list[Effect]:
         """Write how it ended and finish. The tail takes it first: if we die here, recovery finds it there."""
@@ -248,6 +250,7 @@ class Journal:
         elapsed = round((now.seconds - self._began.seconds) * 1000)
         ms = max(self._last_ms, min(elapsed, self._last_ms + MAX_STEP))
         event = Event(Kind.ACCESS, 0, ms, msgspec.msgpack.encode(note))
+        self._last_ms = ms
         last: Chunk = {KeyClass.VIEW: [event]}
         effects: list[Effect] = [WriteTail(self._chunk(last, hashed(last), now))]
         return effects if self._compacting else [*effects, Compact(self._job(now))]
@@ -262,7 +265,6 @@ class Journal:
         self._seq += 1
         self._unlinked.append(plain)
         self._unlinked_bytes += size
-        self._last_ms = max([events[-1][2] for events in chunk.values()])
         self._pending.add(chunk)
         self._pending_bytes += size
         return self._tail.frame(Type.CHUNK, body)
@@ -276,9 +278,9 @@ class Journal:
         self._unlinked, self._unlinked_bytes = [], 0
         return self._content
 
-    def _size(self) -> float:
-        """Of what the newest tail holds, in segments."""
-        return max(self._pending_bytes / self._limits.segment_bytes, self._pending.events / MANY)
+    def _holds(self, segments: int) -> bool:
+        """Whether the newest tail has so many segments' worth."""
+        return self._pending_bytes >= segments * self._limits.segment_bytes or self._pending.events >= segments * MANY
 
     def _rotate(self, now: Instant) -> list[Effect]:
         """Begin to make a segment of what the tail holds, and a new tail for what comes; not while one is made."""

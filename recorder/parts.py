@@ -98,7 +98,8 @@ class Gathered:
                 self._classes[key_class] = (Growing(), array("I"))
             growing, counts = self._classes[key_class]
             growing.add(events)
-            counts.extend(repeat(0, self.chunks - len(counts)))
+            if len(counts) < self.chunks:
+                counts.extend(repeat(0, self.chunks - len(counts)))
             counts.append(len(events))
             self.events += len(events)
         self.chunks += 1

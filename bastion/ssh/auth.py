@@ -293,7 +293,7 @@ class PersonConnection(ServerConnection):
         # Nothing is decided between the success that the client sees and the first channel: asyncssh lets both through
         # before it awaits anything (`auth_completed` is no place for a policy).
         await self.send_userauth_success()
-        structlog.get_logger().info("login", person=person, source=self.source, client=self.client)
+        structlog.get_logger().info("login", person=person, source=self.source, client=self.client, **self.agreed)
         self.logged_in()
 
     def _fail(self) -> None:

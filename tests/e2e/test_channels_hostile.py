@@ -40,7 +40,7 @@ from tests.support.rawssh import (
     WINDOW_ADJUST,
     Raw,
 )
-from tests.support.site import DIRECT, JUMP, THROUGH, Site
+from tests.support.site import DIRECT, THROUGH, Site, stopped
 from tests.support.sshd import SSHD
 from tests.support.toxic import Puppet, PuppetConnection, Script
 
@@ -880,8 +880,7 @@ def test_somebody_who_does_not_read_the_answers_costs_little(site: Site, entry: 
 
     async def dialogue(raw: Raw) -> str:
         channel = await raw.started("exec", String("cat"))
-        outer = raw._transport._outer if entry == JUMP else raw  # type: ignore[union-attr]
-        transport = outer._transport
+        transport = outermost(raw)._transport
         transport.pause_reading()
         before = memory(site)
         for _ in range(60):
@@ -896,6 +895,35 @@ def test_somebody_who_does_not_read_the_answers_costs_little(site: Site, entry: 
         return f"{grown // 1024} MiB more" if grown > MOST else ""
 
     assert talk(site, entry, dialogue) == ""
+
+
+def test_answers_that_wait_for_a_recorder_that_stands_still_cost_little(site: Site, entry: str) -> None:
+    """[R3 S7] Behind one byte that is not acknowledged every answer waits, and they are no events."""
+
+    async def dialogue(raw: Raw) -> str:
+        channel = await raw.started("exec", String("cat"))
+        before = memory(site)
+        with stopped(site.pid("recorder")):
+            raw.data(channel, b"x")
+            for _ in range(60):
+                for _ in range(2000):
+                    raw.ask(channel, "hello@example.com")
+                await asyncio.sleep(0.01)
+                if outermost(raw)._transport.get_write_buffer_size() > 1 << 20:
+                    break
+            grown = memory(site) - before
+        answers = 0
+        while (said := await raw.until(DATA, CHANNEL_FAILURE))[0] != DATA:
+            answers += 1
+        assert said[1].endswith(b"x")
+        return f"{grown // 1024} MiB more" if grown > MOST else ""
+
+    assert talk(site, entry, dialogue) == ""
+
+
+def outermost(raw: Raw) -> Any:
+    """The connection that has the socket."""
+    return getattr(raw._transport, "_outer", raw)
 
 
 # --- a target that breaks the rules -------------------------------------------------------------------

@@ -17,6 +17,7 @@ from policy.notify import (
     notice,
     parse_notify,
     signed,
+    void_soon,
     webhook_body,
 )
 from policy.rules import BadRules, parse_rules
@@ -102,6 +103,23 @@ def test_the_signature_is_over_time_and_body() -> None:
     headers = signed("key", 1_764_064_800, b'{"text": "x"}')
     expected = hmac.new(b"key", b'v1:1764064800:{"text": "x"}', hashlib.sha256).hexdigest()
     assert headers == {"X-Bastion-Timestamp": "1764064800", "X-Bastion-Signature": f"v1={expected}"}
+
+
+@pytest.mark.parametrize(
+    ("minutes", "left", "soon"),
+    [
+        (1440, 31, False),
+        (1440, 30, True),
+        (1440, 1, True),
+        (1440, 0, False),
+        (40, 11, False),
+        (40, 10, True),
+        (40, -1, False),
+    ],
+)
+def test_a_request_is_told_of_again_before_it_is_void(minutes: int, left: int, soon: bool) -> None:
+    asked, minute = 1_764_064_800 * 10**9, 60 * 10**9
+    assert void_soon(asked, asked + minutes * minute, asked + (minutes - left) * minute) is soon
 
 
 # --- settings -----------------------------------------------------------------------------------------
@@ -256,3 +274,35 @@ def test_an_address_that_is_secret(policyd: Policyd) -> None:
         assert set(json.loads(courier.calls[0].body)) == {"text"}
         assert "X-Bastion-Signature" not in courier.calls[0].headers
     assert "s3cret" not in policyd.log() + json.dumps(policyd.audit())
+
+
+APPROVED = """
+[[rule]]
+name    = "guests are let in"
+who     = { roles = ["guest"] }
+where   = { targets = ["web1"] }
+as      = ["deploy"]
+allow   = ["shell"]
+require = { approval = { by = ["engineer"] } }
+"""
+
+
+def test_a_request_and_its_decision_are_told(policyd: Policyd) -> None:
+    (policyd.home / "policy.toml").write_text(
+        RULES + APPROVED + '[[notify]]\nname = "chat"\nwebhook = "https://chat.example.org/"\nkey = "file:hook.key"\n'
+    )
+    policyd.done(m.Reload())
+    with courier_of(policyd) as courier:
+        courier.reply = arrived
+        gina = policyd.login("gina")
+        asked = gina.ask(m.RequestAccess(account="deploy", target="web1", seconds=3600, reason="<!channel> demo"))
+        assert isinstance(asked, m.Done), asked.cause
+        wait_until("the request", lambda: len(courier.calls) == 1)
+        text = json.loads(courier.calls[0].body)["text"]
+        assert text.startswith("gina asks for deploy@web1 for 1h\nreason: `&lt;!channel&gt; demo`\n")
+        assert f"decide: ssh bastion approve {asked.data['request']}\n" in text
+        decided = policyd.login("alice").ask(m.Decide(request=asked.data["request"], approve=True, comment="go"))
+        assert isinstance(decided, m.Done), decided.cause
+        wait_until("the decision", lambda: len(courier.calls) == 2)
+        text = json.loads(courier.calls[1].body)["text"]
+        assert text.startswith(f"{asked.data['request']} of gina for deploy@web1 approved by alice\ncomment: `go`")

@@ -277,3 +277,47 @@ def test_a_reload_forgets_what_was_found(policyd: Policyd) -> None:
         assert "wants `done`" in ask(alice).cause
         assert len(courier.calls) == 2
         assert isinstance(alice.ask(m.OpenChannel(session=grant.session, kind="shell")), m.Allowed)
+
+
+def held(courier: Any, go: threading.Event) -> None:
+    def wait(call: m.HttpCall) -> m.Called:
+        assert go.wait(20)
+        return m.Called(task=call.task, status=200, values=pick(json.dumps(issue()).encode(), call.pick))
+
+    courier.reply = wait
+
+
+def test_what_lives_on_the_connection_does_not_wait_for_a_ticket(policyd: Policyd) -> None:
+    with courier_of(policyd) as courier:
+        go = threading.Event()
+        held(courier, go)
+        alice = policyd.login("alice")
+        grant = ask(alice, account="deploy", ticket="")
+        assert isinstance(grant, m.Grant), grant.cause
+        alice.send(m.encode(900, m.Authorize(account="root", target="web1", ticket="OPS-1", reason="x")))
+        wait_until("the call", lambda: courier.calls)
+        assert isinstance(alice.ask(m.OpenChannel(session=grant.session, kind="exec")), m.Allowed)
+        assert [getattr(one, "cause", one) for one in alice.pushes] == []
+        go.set()
+        ident, answer = alice.receive()
+        assert isinstance(answer, m.Grant), answer.cause
+        assert ident == 900
+
+
+def test_who_hangs_up_while_a_ticket_is_looked_up_has_no_session(policyd: Policyd) -> None:
+    with courier_of(policyd) as courier:
+        go = threading.Event()
+        held(courier, go)
+        alice = policyd.login("alice")
+        alice.send(m.encode(900, m.Authorize(account="root", target="web1", ticket="OPS-1", reason="hung up")))
+        wait_until("the call", lambda: courier.calls)
+        alice.close()
+        wait_until("the end of the login", lambda: policyd.done(m.Whoami()))
+        go.set()
+
+        def granted() -> str:
+            return next((one["session"] for one in policyd.audit("access-granted") if "hung up" in one["detail"]), "")
+
+        wait_until("the grant", granted)
+        session = granted()
+        wait_until("its end", lambda: session not in [row[0] for row in policyd.done(m.SessionsList()).rows])
