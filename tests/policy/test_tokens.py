@@ -199,7 +199,11 @@ def test_who_makes_it_shows_the_second_factor(policyd):
 def test_a_token_for_somebody_else(policyd):
     name = dba(policyd)
     with policyd.login("lena") as lena, policyd.login("bob") as bob:
-        no(bob.ask(m.TokenAdd(account="root", target="db1", person=name, reason="x")))
+        said = {
+            no(bob.ask(m.TokenAdd(account="root", target="db1", person=who, reason="x"))).cause
+            for who in (name, "nobody-here")
+        }
+        assert said == {"you may not make tokens for others"}
         no(lena.ask(m.TokenAdd(account="root", target="db1", person="bob", reason="x")))
         done = lena.ask(m.TokenAdd(account="root", target="db1", person=name, reason="from outside"))
         assert isinstance(done, m.Done), done
