@@ -231,17 +231,20 @@ async def test_what_counts_once_counts_once(wire):
 
 
 class Quiet:
-    """The two things that the end of a conversation asks of an authority; nothing is decided here."""
+    """What the end of a conversation asks of an authority; nothing is decided here."""
 
     class Sessions:
         async def end_conversation(self, talk):
             """It had none."""
 
+        def watched_by(self, talk):
+            return []
+
     class Workers:
         def leave(self, talk):
             """It was none."""
 
-    sessions, workers = Sessions(), Workers()
+    sessions, workers, couriers = Sessions(), Workers(), Workers()
 
 
 @pytest.mark.trio
