@@ -5,12 +5,13 @@
     acknowledge   recorderd has written them: the flows that waited send what they held
     is_behind     recorderd owes too much: stop reading from both legs until `has_caught_up`
     over          expired or idle: end it
+    freeze, thaw  nothing passes in between; limits go on
 
 INVARIANT: what is recorded is sent on only when its ticket is acknowledged.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from recorder.messages import MAX_APPEND, Append
@@ -30,8 +31,8 @@ OVERHEAD: Final = 256
 
 
 class Waiting(Protocol):
-    def release(self) -> bool:
-        """Send on what is acknowledged; True if something is still held."""
+    def release(self, acknowledged: int) -> bool:
+        """Send on what has a ticket up to this one; True if something is still held."""
 
 
 class Session:
@@ -44,6 +45,7 @@ class Session:
         self._expires = None if expires_in is None else self._began + int(expires_in * 1e9)
         self._idle = None if idle is None else int(idle * 1e9)
         self._active = self._began
+        self.frozen = ""  # why nothing passes, if nothing does
         self._pending: list[tuple[int, int, int, bytes]] = []
         self._sent: deque[tuple[int, int, int]] = deque()  # seq, ticket after it, bytes
         self._seq = 0
@@ -51,21 +53,29 @@ class Session:
         self.ticket = 0
         self.acknowledged = 0
         self.owed = 0  # bytes recorded and not acknowledged, with their overhead
+        self._held = 0  # bytes that wait behind those, and are not recorded
 
     def record(self, kind: int, channel: int, data: bytes) -> None:
         """Number an event; longer data becomes several."""
+        self.write(channel, ((kind, data),))
+
+    def write(self, channel: int, events: Sequence[tuple[int, bytes]]) -> int:
+        """As `record`, for several events (kind, data) of one channel: the ticket of the last."""
         ms = self._last_ms = max(self._last_ms, (self._clock() - self._began) // 1_000_000)
         pending = self._pending
         before = len(pending)
-        if len(data) <= MAX_EVENT_DATA:
-            pending.append((kind, channel, ms, data))
-        else:
-            pending += (
-                (kind, channel, ms, data[at : at + MAX_EVENT_DATA]) for at in range(0, len(data), MAX_EVENT_DATA)
-            )
+        for kind, data in events:
+            self.owed += len(data)
+            if len(data) <= MAX_EVENT_DATA:
+                pending.append((kind, channel, ms, data))
+            else:
+                pending += (
+                    (kind, channel, ms, data[at : at + MAX_EVENT_DATA]) for at in range(0, len(data), MAX_EVENT_DATA)
+                )
         count = len(pending) - before
+        self.owed += count * OVERHEAD
         self.ticket += count
-        self.owed += len(data) + count * OVERHEAD
+        return self.ticket
 
     @property
     def sent(self) -> int:
@@ -114,7 +124,7 @@ class Session:
         waiting, self._waiting = self._waiting, []
         for flow in waiting:
             # What is sent on may be recorded again at once, by this flow or one that was just emptied.
-            if flow.release():
+            if flow.release(self.acknowledged):
                 self.wait(flow)
         return True
 
@@ -122,13 +132,29 @@ class Session:
         if flow not in self._waiting:
             self._waiting.append(flow)
 
+    def hold(self, size: int) -> None:
+        """Messages that are no events wait as well, or (negative) do so no longer."""
+        self._held += size
+
     @property
     def is_behind(self) -> bool:
-        return self.owed > WINDOW
+        return self.owed + self._held > WINDOW
 
     @property
     def has_caught_up(self) -> bool:
-        return self.owed <= WINDOW // 2
+        return self.owed + self._held <= WINDOW // 2
+
+    # --- standing still -----------------------------------------------------------------------------
+
+    def freeze(self, reason: str) -> bool:
+        """Nothing passes from now on. False if nothing did anyway."""
+        was, self.frozen = self.frozen, reason or "frozen"
+        return not was
+
+    def thaw(self) -> bool:
+        """It goes on. False if it did anyway."""
+        was, self.frozen = self.frozen, ""
+        return bool(was)
 
     # --- limits -------------------------------------------------------------------------------------
 

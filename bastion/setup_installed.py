@@ -51,6 +51,7 @@ def complete(folder: Path, answers: Answers) -> Iterator[str]:
     yield f"  bastion check-config {config}"
     yield "  systemctl enable --now bastion.target"
     yield "  bastion target add web1 --address web1.example.org --label env=test --pin scan"
+    yield "  usermod -aG bastion-record,bastion-audit NAME    # who may view recordings"
 
 
 def _host_keys(paths: list[Path]) -> Iterator[str]:

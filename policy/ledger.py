@@ -58,8 +58,10 @@ class Ledger:
         self._synced = head
         self._written = trio.Event()
         self._syncing = trio.Lock()
+        self.heard: Callable[[Event], None] = lambda _: None  # told of each event once it is kept; returns at once
         self._send, self._receive = trio.open_memory_channel[_Job](QUEUE)
         self._readers = trio.CapacityLimiter(2)
+        self._walkers = trio.CapacityLimiter(1)
         self._writers = trio.CapacityLimiter(1)
 
     async def note(self, *events: Event, durable: bool = False) -> int:
@@ -90,13 +92,19 @@ class Ledger:
 
     async def read(self, query: Callable[[Tables], T]) -> T:
         """Ask the database. LedgerError if it does not answer."""
+        return await self._read(query, self._readers)
 
+    async def walk(self, query: Callable[[Tables], T]) -> T:
+        """The same for what may go through the whole trail: one at a time, and no login or dial waits for it."""
+        return await self._read(query, self._walkers)
+
+    async def _read(self, query: Callable[[Tables], T], turns: trio.CapacityLimiter) -> T:
         def run() -> T:
             with self.store.read() as tables:
                 return query(tables)
 
         try:
-            return await trio.to_thread.run_sync(run, limiter=self._readers)
+            return await trio.to_thread.run_sync(run, limiter=turns)
         except StoreError as error:
             raise LedgerError(str(error)) from None
 
@@ -130,6 +138,8 @@ class Ledger:
                         await self._sync()
                 for job in jobs:
                     job.done.set()
+                    for event in job.events if job.error is None else ():
+                        self.heard(event)
 
     async def _sync_often(self) -> None:
         while True:

@@ -26,7 +26,7 @@ async def audit_list(desk: Authority, talk: Conversation, request: AuditList) ->
     wanted = _wanted(request)
     limit = min(max(request.limit, 1), MAX_ROWS)
     await desk.ledger.note(talk.event("view", "audit", _said(request)))
-    found = await desk.ledger.read(lambda t: list(islice(_newest(t, wanted), limit)))
+    found = await desk.ledger.walk(lambda t: list(islice(_newest(t, wanted), limit)))
     columns = ["seq", "at", "event", "who", "what", "why", "source", "session", "ref", "detail"]
     return Rows(columns=columns, rows=[audit.columns(row) for row in reversed(found)])
 
@@ -35,7 +35,7 @@ async def audit_show(desk: Authority, talk: Conversation, request: AuditShow) ->
     """One event with every field apart, and its place in the chain."""
     ident = request.ident.strip()
     await desk.ledger.note(talk.event("view", f"audit event {ident}"))
-    row = await desk.ledger.read(lambda t: _find(t, ident))
+    row = await desk.ledger.walk(lambda t: _find(t, ident))
     if row is None:
         raise CommandRefused(f"no event `{audit.clean(ident, 64)}` in the audit trail", "see `bastion audit list`")
     return Rows(columns=["field", "value"], rows=audit.fields(row))
@@ -62,7 +62,7 @@ async def audit_export(desk: Authority, talk: Conversation, request: AuditExport
                 break
         return found
 
-    return Rows(columns=["seq", "body", "hash"], rows=await desk.ledger.read(read))
+    return Rows(columns=["seq", "body", "hash"], rows=await desk.ledger.walk(read))
 
 
 async def audit_verify(desk: Authority, talk: Conversation, _: AuditVerify) -> Done:
@@ -73,7 +73,7 @@ async def audit_verify(desk: Authority, talk: Conversation, _: AuditVerify) -> D
     def walk(t: Tables) -> audit.Finding:
         return audit.verify(in_batches(t), kept)
 
-    finding = await desk.ledger.read(walk)
+    finding = await desk.ledger.walk(walk)
     if not finding.ok:
         await desk.ledger.note(talk.event("audit-broken", f"row {finding.seq}", why=finding.problem))
         raise CommandRefused(

@@ -56,7 +56,8 @@ class View:
     def over(self, *, until_ms: int | None = None, length: int | None = None, sha256: bytes = b"") -> None:
         """What came of it: the furthest point that was shown, or what was written. NotNoted."""
         if self._sock is not None:
-            _ask(self._sock, Viewed(event=self.event, until_ms=until_ms, length=length, sha256=sha256))
+            said = Viewed(event=self.event, until_ms=until_ms, length=length, sha256=sha256)
+            _ask(self._sock, said, "how this view ended")
 
 
 @contextmanager
@@ -82,7 +83,8 @@ def told(
         for at in range(0, len(sessions), AT_ONCE):
             some = list(sessions[at : at + AT_ONCE])
             shown = ", ".join(words)[:MAX_WORDS]
-            event = _ask(sock, Viewing(verb=verb, recordings=some, range=shown, format=form, reason=reason)).event
+            said = Viewing(verb=verb, recordings=some, range=shown, format=form, reason=reason)
+            event = _ask(sock, said, "this view").event
         yield View(event, sock)
 
 
@@ -105,19 +107,19 @@ def _connect(sock: socket.socket, home: Home) -> None:
         ) from None
 
 
-def _ask(sock: socket.socket, request: Viewing | Viewed) -> Noted:
+def _ask(sock: socket.socket, request: Viewing | Viewed, what: str) -> Noted:
     """One question, one answer: nobody pushes anything on this socket."""
     try:
         sock.send(encode(1, request))
         data = sock.recv(MAX_MESSAGE + 1)
     except TimeoutError:
-        raise NotNoted(f"policyd did not note this view within {PATIENCE:g} seconds", LOG_HINT) from None
+        raise NotNoted(f"policyd did not note {what} within {PATIENCE:g} seconds", LOG_HINT) from None
     except OSError as error:
         raise NotNoted(
-            f"policyd went away before it noted this view: {(error.strerror or '').lower()}", LOG_HINT
+            f"policyd went away before it noted {what}: {(error.strerror or '').lower()}", LOG_HINT
         ) from None
     if not data:
-        raise NotNoted("policyd closed the connection before it noted this view", LOG_HINT)
+        raise NotNoted(f"policyd closed the connection before it noted {what}", LOG_HINT)
     try:
         _, reply = decode_reply(data)
     except msgspec.MsgspecError:

@@ -43,13 +43,16 @@ from policy.messages import (
     AskCode,
     Challenge,
     EndSession,
+    Freeze,
     Hello,
     OfferKey,
     ProveKey,
     Reply,
     Request,
+    Thaw,
     TryPassword,
     Verdict,
+    Warn,
 )
 from policy.model import Method, Outcome
 
@@ -90,6 +93,7 @@ class PersonConnection(ServerConnection):
         self._methods = list(_FIRST)
         self._failures = 0
         self._requests = 0
+        self._is_cut = False
         self.person = ""
         self.source = ""
         self.client = ""
@@ -102,8 +106,8 @@ class PersonConnection(ServerConnection):
     def logged_in(self) -> None:
         """The person is proven and told so."""
 
-    def pushed(self, message: EndSession) -> None:
-        """policyd ends a session, or everything of this connection."""
+    def pushed(self, message: EndSession | Freeze | Thaw | Warn) -> None:
+        """policyd has something to say about a session, or everything of this connection."""
 
     def policy_lost(self) -> None:
         """policyd is gone: nothing may go on."""
@@ -289,7 +293,7 @@ class PersonConnection(ServerConnection):
         # Nothing is decided between the success that the client sees and the first channel: asyncssh lets both through
         # before it awaits anything (`auth_completed` is no place for a policy).
         await self.send_userauth_success()
-        structlog.get_logger().info("login", person=person, source=self.source, client=self.client)
+        structlog.get_logger().info("login", person=person, source=self.source, client=self.client, **self.agreed)
         self.logged_in()
 
     def _fail(self) -> None:
@@ -299,6 +303,7 @@ class PersonConnection(ServerConnection):
         self._send_methods(partial=False)
 
     def _cut(self) -> None:
+        self._is_cut = True
         self._failures += 1
         raise DisconnectError(DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures")
 
@@ -322,7 +327,7 @@ class PersonConnection(ServerConnection):
     # --- policyd ------------------------------------------------------------------------------------
 
     def _push(self, message: Reply) -> None:
-        if not isinstance(message, EndSession):
+        if not isinstance(message, EndSession | Freeze | Thaw | Warn):
             return self._policy_gone()  # it says what we do not understand: better no policy than another one
         if self.person:
             self.pushed(message)
@@ -330,14 +335,15 @@ class PersonConnection(ServerConnection):
             self._turn_away(PeerError("this login was ended", "ask who ended it before you log in again"))
 
     def _policy_gone(self) -> None:
-        if self.person:
-            self.policy_lost()
-        else:
-            self._turn_away(PolicyLost())
+        # Its last word, that this person is in or out, may have come in the same breath and is carried out first.
+        self._loop.call_soon(self._without_policy)
+
+    def _without_policy(self) -> None:
+        self.policy_lost() if self.person else self._turn_away(PolicyLost())
 
     def _turn_away(self, error: BastionError) -> None:
         """In words that clients show before login (RFC 4252 section 5.4): the reason of a disconnect many do not."""
-        if self.is_closed():
+        if self.is_closed() or self._is_cut:
             return
         if not self.person:
             structlog.get_logger().warning("turned-away", source=self.source, why=error.cause)

@@ -31,6 +31,8 @@ WINDOW: Final = 1024 * 1024
 MAX_PACKET: Final = 32 * 1024
 RENEW: Final = 0.5
 """Part of its life after which a host certificate is made anew."""
+JUMPED: Final = 30.0
+"""Seconds by which the clock was set: policyd makes certificates valid from a minute before."""
 
 _NUMBERS: Final = Struct(">III")
 _U32: Final = Struct(">I")
@@ -45,7 +47,7 @@ class HostCertificates:
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options
         self._key = asyncssh.generate_private_key("ssh-ed25519")
-        self._made: dict[str, tuple[float, Any]] = {}
+        self._made: dict[str, tuple[float, float, Any]] = {}  # until when, by which clock, and what
 
     async def options(self, policy: Any, target: str) -> Any:
         """Denied if the target is not there for this person."""
@@ -53,7 +55,9 @@ class HostCertificates:
         reply = await policy.ask(HostCertificate(target=target, public=self._key.public_data))
         if not isinstance(reply, Certificate):
             raise refused(reply)
-        if made is None or made[0] < time.monotonic():
+        clock = time.time() - time.monotonic()
+        # One made while this machine's clock was wrong is refused by clients long after that was put right.
+        if made is None or made[0] < time.monotonic() or abs(made[1] - clock) > JUMPED:
             certificate = asyncssh.public_key.decode_ssh_certificate(reply.blob)
             options = await asyncssh.SSHServerConnectionOptions.construct(
                 None, config=(), server_factory=asyncssh.SSHServer, server_host_keys=[(self._key, certificate)],
@@ -63,8 +67,8 @@ class HostCertificates:
             # Dropbear guesses by both lists, of key exchanges and of host keys, and asyncssh takes the guess as right
             # by the first alone: the plain key has to stand first. What is used the client's order decides.
             options.server_host_keys.move_to_end(certificate.algorithm)
-            made = self._made[target] = time.monotonic() + reply.expires_in * RENEW, options
-        return copy.copy(made[1])
+            made = self._made[target] = time.monotonic() + reply.expires_in * RENEW, clock, options
+        return copy.copy(made[2])
 
 
 class InnerOwner(asyncssh.SSHServer):

@@ -15,6 +15,7 @@ from bastion.errors import BastionError, Denied, ExitCode, PeerError
 from bastion.settings import SshSettings
 from bastion.ssh.connections import ClientConnection
 from bastion.ssh.transport import PacketTransport
+from bastion.ssh.wipe import wipe
 from bastion.text import neutral
 from policy.messages import (
     Credential,
@@ -35,6 +36,8 @@ KEX: Final = ["mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@l
               "ecdh-sha2-nistp384", "diffie-hellman-group16-sha512", "diffie-hellman-group18-sha512",
               "diffie-hellman-group14-sha256"]  # fmt: skip
 """What we take from targets: network gear is older than OpenSSH, SHA-1 is out even so."""
+_CREDENTIALS: Final = (asyncssh.constants.MSG_USERAUTH_REQUEST, 61)
+"""Packets that carry a password; 61 is SSH_MSG_USERAUTH_INFO_RESPONSE (RFC 4256 section 5)."""
 REKEY_BYTES: Final = 1 << 30
 REKEY_SECONDS: Final = 3600
 
@@ -74,6 +77,16 @@ class TargetConnection(ClientConnection):
     def _validate_host_key(self, host: str, addr: str, port: int, key_data: bytes) -> Any:
         self.shown_key = key_data
         return super()._validate_host_key(host, addr, port, key_data)
+
+    def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
+        super().send_packet(pkttype, *args, handler=handler)
+        if pkttype in _CREDENTIALS and not self._deferred_packets:
+            wipe(*args)
+
+    async def send_userauth_request(self, method: bytes, *args: bytes, key: Any = None, trivial: bool = True) -> None:
+        await super().send_userauth_request(method, *args, key=key, trivial=trivial)
+        if method == b"password":
+            wipe(*args)
 
     def open_received(self, kind: bytes, sender: int, window: int, max_packet: int, rest: bytes) -> None:
         if self.on_open is None:
@@ -134,6 +147,7 @@ async def dial(
         # asyncssh keeps its options for as long as the connection lives; the password is for this handshake alone.
         options.password = None
         options.kwargs.pop("password", None)
+        wipe(login.get("password"))
         login.clear()
 
 
@@ -166,6 +180,7 @@ def _login(policy: Policy, grant: Grant, key: Any, credential: Any) -> dict[str,
             # Also answers keyboard-interactive prompts; asyncssh checks the host key before it sends either.
             try:
                 text = password.decode()
+                wipe(password)
             except UnicodeDecodeError:
                 raise PeerError(
                     f"the password in the vault for `{grant.account}` is no text",

@@ -148,7 +148,9 @@ async def password_target(interactive: bool, host_key: str = "target") -> AsyncI
 async def test_a_password_by_either_method(interactive: bool, tmp_path: Path) -> None:
     async with password_target(interactive) as (port, shown), Site(tmp_path) as site:
         site.target_port = port
-        site.answers[Credential] = lambda request: UsePassword(password=PASSWORD)
+        site.answers[Credential] = lambda request: UsePassword(
+            password=b"".join([PASSWORD[:1], PASSWORD[1:]])
+        )  # it is wiped
         assert (await ssh(site, "id")).code == 8
         assert shown == [PASSWORD.decode()]
 
@@ -158,6 +160,20 @@ async def test_one_of_several_pinned_keys_is_enough(tmp_path: Path) -> None:
     async with world(tmp_path) as (site, _):
         site.grant_changes["host_keys"] = [key("old").public_data, key("target").public_data]
         assert (await ssh(site, "exit", "3")).code == 3
+
+
+@asynchronous
+async def test_a_password_is_forgotten_after_the_handshake(tmp_path: Path) -> None:
+    """asyncssh keeps the options of a connection for as long as it lives."""
+    async with password_target(False) as (port, _), Site(tmp_path) as site:
+        site.target_port = port
+        site.answers[Credential] = lambda request: UsePassword(password=PASSWORD)
+        async with await site.client() as client:
+            await client.run("id")
+            target = site.relay.target
+            assert target is not None
+            assert target._options.password is None
+            assert "password" not in target._options.kwargs
 
 
 # --- a target that is not the one -----------------------------------------------------------------------
@@ -184,7 +200,9 @@ async def test_another_host_key_is_refused_with_both_fingerprints_and_security_h
 async def test_a_target_with_another_key_never_sees_the_password(tmp_path: Path) -> None:
     async with password_target(False, "imposter") as (port, shown), Site(tmp_path) as site:
         site.target_port = port
-        site.answers[Credential] = lambda request: UsePassword(password=PASSWORD)
+        site.answers[Credential] = lambda request: UsePassword(
+            password=b"".join([PASSWORD[:1], PASSWORD[1:]])
+        )  # it is wiped
         await failure(site)
         assert shown == []
 

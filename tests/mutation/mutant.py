@@ -108,38 +108,38 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 class Hook(importlib.abc.MetaPathFinder):
-    """Gives the mutated source for one module, and nothing for any other; `used` says whether it was asked for it."""
+    """Gives the mutated source for one module, and nothing for any other; makes `mark` when it was asked for it."""
 
-    def __init__(self, module: str, path: Path, text: str) -> None:
-        self.module, self.path, self.text = module, path, text
-        self.used = False
+    def __init__(self, module: str, path: Path, text: str, mark: Path) -> None:
+        self.module, self.path, self.text, self.mark = module, path, text, mark
 
     def find_spec(self, name: str, _: object = None, __: ModuleType | None = None) -> Any:
         if name != self.module:
             return None
-        self.used = True
+        self.mark.touch()
         return importlib.util.spec_from_file_location(name, self.path, loader=_Loader(name, str(self.path), self.text))
 
 
-def install(mutant: Mutant, folder: Path, root: Path = ROOT) -> Hook:
-    """Mutate this process and those it will start; `folder` keeps what they read."""
+def install(mutant: Mutant, folder: Path, root: Path = ROOT) -> Path:
+    """Mutate this process and those it will start; `folder` keeps what they read. A file that is there once used."""
     text = mutant.text(root)
     copy = folder / "mutated.py"
     copy.write_text(text)
-    words = {"module": mutant.module, "path": str(root / mutant.path), "copy": str(copy)}
+    mark = folder / "used"
+    words = {"module": mutant.module, "path": str(root / mutant.path), "copy": str(copy), "mark": str(mark)}
     os.environ[VARIABLE] = json.dumps(words)
     mine = str(Path(__file__).parent / "site")
     os.environ["PYTHONPATH"] = os.pathsep.join([mine, *filter(None, [os.environ.get("PYTHONPATH")])])
-    hook = Hook(mutant.module, root / mutant.path, text)
-    sys.meta_path.insert(0, hook)
-    return hook
+    sys.meta_path.insert(0, Hook(mutant.module, root / mutant.path, text, mark))
+    return mark
 
 
 def install_from(environ: Mapping[str, str]) -> None:
     """In a process that a test started."""
     if words := environ.get(VARIABLE):
         mutant = json.loads(words)
-        sys.meta_path.insert(0, Hook(mutant["module"], Path(mutant["path"]), Path(mutant["copy"]).read_text()))
+        path, copy, mark = (Path(mutant[name]) for name in ("path", "copy", "mark"))
+        sys.meta_path.insert(0, Hook(mutant["module"], path, copy.read_text(), mark))
 
 
 def select(mutants: Iterable[Mutant], pattern: str) -> list[Mutant]:

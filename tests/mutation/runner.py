@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import importlib
+import itertools
 import json
 import os
 import selectors
@@ -17,10 +18,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from tests.mutation import forking
 from tests.mutation.mutant import ASSERTION, ROOT, Mutant, install
+from tests.support import net
 
 PATIENCE: Final = 60.0
 """Seconds for one child; the slowest named test takes some five."""
+ROOM: Final = 512 << 20
+"""Bytes that must be free in memory for the children's folders; each takes some MB while it runs."""
+WAITING: Final = 8.0
+"""Seconds a test waits for what a mutant may keep from happening; 20 otherwise."""
 PACKAGES: Final = ("bastion", "policy", "recorder", "replay")
 LIBRARIES: Final = (
     "pytest", "_pytest.assertion.rewrite", "_pytest.python", "_pytest.pytester", "pytest_timeout", "pytest_trio.plugin",
@@ -47,6 +54,7 @@ class Result:
     end: End
     why: str = ""
     seconds: float = 0.0
+    broken: bool = False  # its test fails without it
 
     def plain(self) -> dict[str, object]:
         return {**asdict(self.mutant), "end": self.end.value, "why": self.why, "seconds": round(self.seconds, 2)}
@@ -73,20 +81,31 @@ def preload() -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     ours = [name for name in sys.modules if name.partition(".")[0] in PACKAGES]
+    net.wait_until.__defaults__ = (WAITING,)
     gc.collect()
     gc.freeze()  # a child that collects garbage would copy every page
     assert not ours, f"a module of ours was imported before it could be mutated: {ours[0]}"
 
 
-def check_tests(mutants: Sequence[Mutant], jobs: int, root: Path = ROOT) -> dict[str, str]:
+@contextlib.contextmanager
+def workshop() -> Iterator[Path]:
+    """A folder for everything the children write, in memory if there is room: a test waits for the disk otherwise."""
+    shared = Path("/dev/shm")
+    roomy = shared.is_dir() and os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > ROOM
+    with tempfile.TemporaryDirectory(prefix="m-", dir=shared if roomy else None) as name:
+        os.environ["BASTION_TEST_FILLED"] = str(Path(name) / "filled")
+        yield Path(name)
+
+
+def check_tests(mutants: Sequence[Mutant], jobs: int, folder: Path, root: Path = ROOT) -> dict[str, str]:
     """Run what the mutants name without any mutation: the files with a test that does not pass, and why."""
     files: dict[str, set[str]] = {}
     for mutant in mutants:
         for test in mutant.tests:
             files.setdefault(test.partition("::")[0], set()).add(test)
     failed: dict[str, str] = {}
-    work = [(name, sorted(tests), None) for name, tests in files.items()]
-    for name, report, _ in _in_children(work, jobs, root, patience=10 * PATIENCE):
+    work = [(name, _in_order(root / name, tests), None) for name, tests in files.items()]
+    for name, report, _ in _in_children(work, jobs, root, folder, patience=10 * PATIENCE):
         trouble = report.trouble or ("a named test is skipped here" if report.skipped else "")
         for test, phase, kind, line in report.failures:
             failed[test.partition("[")[0]] = f"fails without a mutation, in {phase}: {kind}: {line}"
@@ -95,10 +114,16 @@ def check_tests(mutants: Sequence[Mutant], jobs: int, root: Path = ROOT) -> dict
     return failed
 
 
-def run(mutants: Sequence[Mutant], jobs: int, root: Path = ROOT) -> Iterator[Result]:
+def _in_order(path: Path, tests: set[str]) -> list[str]:
+    """As they stand in the file: some share a fixture and count on who came before."""
+    text = path.read_text()
+    return sorted(tests, key=lambda test: (text.find(f"def {test.rpartition('::')[2].partition('[')[0]}("), test))
+
+
+def run(mutants: Sequence[Mutant], jobs: int, folder: Path, root: Path = ROOT) -> Iterator[Result]:
     """One result per mutant, as they come."""
     work = [(mutant, list(mutant.tests), mutant) for mutant in mutants]
-    for mutant, report, seconds in _in_children(work, jobs, root, patience=PATIENCE):
+    for mutant, report, seconds in _in_children(work, jobs, root, folder, patience=PATIENCE):
         end, why = judge(mutant, report)
         yield Result(mutant=mutant, end=end, why=why, seconds=seconds)
 
@@ -109,7 +134,7 @@ def judge(mutant: Mutant, report: Report) -> tuple[End, str]:
         return End.WRONG, report.trouble
     if not report.failures:
         if not report.used:
-            return End.SURVIVED, "the tests do not even import the module"
+            return End.SURVIVED, "nothing imports the module"
         return End.SURVIVED, "the tests pass" if report.passed else "the tests were skipped"
     _, phase, kind, line = report.failures[0]
     if phase != "call":
@@ -123,6 +148,9 @@ def judge(mutant: Mutant, report: Report) -> tuple[End, str]:
 # --- children ---------------------------------------------------------------------------------------
 
 
+_NUMBERS: Final = itertools.count()
+
+
 @dataclass(slots=True)
 class _Child:
     key: Any
@@ -133,17 +161,17 @@ class _Child:
 
 
 def _in_children(
-    work: Sequence[tuple[Any, list[str], Mutant | None]], jobs: int, root: Path, *, patience: float
+    work: Sequence[tuple[Any, list[str], Mutant | None]], jobs: int, root: Path, folder: Path, *, patience: float
 ) -> Iterator[tuple[Any, Report, float]]:
     """(key, report, seconds) of each piece of work, at most `jobs` at a time."""
     waiting = list(reversed(work))
     running: dict[int, _Child] = {}
-    with selectors.DefaultSelector() as selector, tempfile.TemporaryDirectory(prefix="mutation-") as name:
+    with selectors.DefaultSelector() as selector:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     key, tests, mutant = waiting.pop()
-                    handle, child = _start(Path(name), key, tests, mutant, root)
+                    handle, child = _start(folder, key, tests, mutant, root)
                     running[handle] = child
                     selector.register(handle, selectors.EVENT_READ)
                 for ready, _ in selector.select(timeout=1.0):
@@ -168,7 +196,8 @@ def _in_children(
 
 
 def _start(base: Path, key: Any, tests: list[str], mutant: Mutant | None, root: Path) -> tuple[int, _Child]:
-    folder = Path(tempfile.mkdtemp(dir=base))
+    folder = base / str(next(_NUMBERS))  # short, since tests make sockets below it
+    folder.mkdir()
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -190,9 +219,10 @@ def _child(folder: Path, tests: list[str], mutant: Mutant | None, root: Path, te
         quiet = os.open(folder / "output", os.O_WRONLY | os.O_CREAT, 0o600)
         for handle in (1, 2):
             os.dup2(quiet, handle)
-        hook = install(mutant, folder, root) if mutant is not None else None
+        mark = install(mutant, folder, root) if mutant is not None else None
+        forking.install()
         _run_pytest(report, folder, tests, root, stop=mutant is not None)
-        report.used = hook is not None and hook.used
+        report.used = mark is not None and mark.exists()
     except BaseException as error:
         report.trouble = f"the tests did not run: {type(error).__name__}: {error}"
     finally:
@@ -210,7 +240,7 @@ def _run_pytest(report: Report, folder: Path, tests: list[str], root: Path, *, s
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # looking for them costs as much as most tests
     words = ["-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", "--tb=line", "-p", "no:cacheprovider"]
     words += [word for name in PLUGINS for word in ("-p", name)]
-    words += [f"--basetemp={folder / 'tmp'}", f"--rootdir={root}", *(["-x"] if stop else []), *tests]
+    words += [f"--basetemp={folder / 't'}", f"--rootdir={root}", *(["-x"] if stop else []), *tests]
     code = pytest.main(words, plugins=[_Recorder(report)])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or (code and not report.failures):
         output = (folder / "output").read_text(errors="replace").strip()

@@ -33,7 +33,7 @@ GUARDS: Final[list[Mutant]] = [
     ),
     *guards(
         "replay/views.py", _REPLAY,
-        ("            event = _ask(sock, Viewing(", "            event = 1 or _ask(sock, Viewing(",
+        ('event = _ask(sock, said, "this view").event', "event = 1",
          "it is shown before anybody is asked", "test_nothing_is_shown_while_policyd_stands_still"),
         ("            raise NotNoted(reply.cause,", f"            {_LEAVE} or NotNoted(reply.cause,",
          "a refusal taken for leave", "test_who_may_not_view_is_told_so"),

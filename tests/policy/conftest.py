@@ -1,19 +1,30 @@
 """One policyd for a whole file of tests; those that kill, lock or restart it make their own from the same state."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from policy import sshkeys
 from tests.policy.policyd import Policyd
+
+KEPT = "BASTION_TEST_FILLED"
+"""Names a folder in which a run of many short processes (tests.mutation) keeps `filled` for all of them."""
 
 
 @pytest.fixture(scope="session")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Policyd:
     """A state to copy: alice and bob are engineers, gina a guest, ada an administrator, sue security; web1 is test,
     db1 production, hidden is named by no rule."""
-    daemon = Policyd(tmp_path_factory.mktemp("p")).make().start()
+    if kept := os.environ.get(KEPT):
+        return _kept(Path(kept), tmp_path_factory.mktemp("p"))
+    return _fill(Policyd(tmp_path_factory.mktemp("p")))
+
+
+def _fill(daemon: Policyd) -> Policyd:
+    daemon.make().start()
     try:
         daemon.person("alice", "engineer")
         daemon.person("bob", "engineer")
@@ -26,6 +37,20 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Policyd:
     finally:
         daemon.stop()
     return daemon
+
+
+def _kept(folder: Path, spare: Path) -> Policyd:
+    """The one that an earlier process has made, or made and left there for the next."""
+    if not folder.exists():
+        made = _fill(Policyd(spare / "filled"))
+        for name, key in made.keys.items():
+            (made.home / f"{name}.pem").write_bytes(sshkeys.write_private_key(key))
+        try:
+            made.home.rename(folder)
+        except OSError:  # another was faster
+            return made
+    keys = {path.stem: sshkeys.parse_private_key(path.read_bytes()) for path in folder.glob("*.pem")}
+    return Policyd(folder, keys=keys)
 
 
 def copied(filled: Policyd, home: Path, settings: str = "") -> Policyd:

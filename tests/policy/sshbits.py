@@ -1,10 +1,13 @@
 """SSH blobs made by hand, so that every field can be wrong."""
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
 from policy import signatures, sshkeys
-from policy.sshkeys import PrivateKey
+from policy.sshkeys import PrivateKey, parse_public_key
 from policy.sshwire import mpint, string
 
 NOW = 1_800_000_000
@@ -79,4 +82,32 @@ def ecdsa_blob(curve: str, point: bytes, *, name: str = "") -> bytes:
     return string(name or f"ecdsa-sha2-{curve}") + string(curve) + string(point)
 
 
-__all__ = ["CA", "KEY", "NOW", "Certificate", "certificate", "ecdsa_blob", "mpint", "options", "rsa_blob", "string"]
+class Token:
+    """A security key: what an authenticator signs, with flags that can be wrong."""
+
+    def __init__(self, application: str = "ssh:") -> None:
+        self.key = ed25519.Ed25519PrivateKey.generate()
+        raw = self.key.public_key().public_bytes_raw()
+        self.public = parse_public_key(string("sk-ssh-ed25519@openssh.com") + string(raw) + string(application))
+
+    def sign(self, data: bytes, flags: int, *, application: str = "ssh:") -> bytes:
+        signed = (
+            hashlib.sha256(application.encode()).digest() + bytes([flags]) + (5).to_bytes(4)
+            + hashlib.sha256(data).digest()
+        )  # fmt: skip
+        return string("sk-ssh-ed25519@openssh.com") + string(self.key.sign(signed)) + bytes([flags]) + (5).to_bytes(4)
+
+
+__all__ = [
+    "CA",
+    "KEY",
+    "NOW",
+    "Certificate",
+    "Token",
+    "certificate",
+    "ecdsa_blob",
+    "mpint",
+    "options",
+    "rsa_blob",
+    "string",
+]

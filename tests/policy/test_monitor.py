@@ -1,12 +1,18 @@
 """Every message in every state over the real sockets: what the table has is answered, all else closes that socket."""
 
+import socket
+
 import msgspec
 import pytest
+import trio
+from msgspec.structs import replace
 
 from policy import messages as m
-from policy.conversation import State
+from policy.conversation import Conversation, State, Violation
 from policy.model import Outcome, ViewVerb
-from policy.monitor import TABLE
+from policy.monitor import COMMANDS, FIRST_WORD_SECONDS, PROVING_SECONDS, TABLE, admit, converse
+from policy.peers import peer_of
+from policy.rights import Right
 from tests.policy.policyd import SOURCE, Gone, Peer, Policyd, hello, proof
 
 REQUESTS: dict[str, m.Request] = {
@@ -148,6 +154,8 @@ def test_every_message_in_every_state(policyd, state):
 
 
 GOOD = m.encode(1, hello())
+LONG = m.encode(1, replace(hello(), client="x" * (m.MAX_MESSAGE + 1 - len(GOOD) + len(hello().client) - 2)))
+assert len(LONG) == m.MAX_MESSAGE + 1
 HOSTILE = {
     "nothing but a nil": b"\xc0",
     "a byte that msgpack never uses": b"\xc1",
@@ -175,6 +183,7 @@ HOSTILE = {
     "an exchange hash of no bytes": m.encode(1, hello(session=b"")),
     "an exchange hash of 1000 bytes": m.encode(1, hello(session=b"x" * 1000)),
     "one byte too long": b"\0" * (m.MAX_MESSAGE + 1),
+    "a good message but for its length": LONG,
     "much too long": b"\0" * 180_000,
 }
 
@@ -200,6 +209,62 @@ def test_hello_a_second_time(policyd):
     peer = policyd.connection()
     with pytest.raises(Gone):
         peer.ask(hello())
+
+
+@pytest.fixture
+async def wire():
+    """A conversation with nobody behind it, and its far end."""
+    ours, theirs = trio.socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    talk = Conversation(ident=1, connection=ours, peer=peer_of(ours), state=State.GATEWAY_NEW)
+    yield talk, theirs
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.trio
+async def test_what_counts_once_counts_once(wire):
+    """Also where the state has not changed, because the first one failed half way."""
+    talk, _ = wire
+    assert admit(talk, GOOD)
+    with pytest.raises(Violation, match="a second time"):
+        admit(talk, GOOD)
+
+
+class Quiet:
+    """The things that the end of a conversation asks of an authority; nothing is decided here."""
+
+    class Sessions:
+        def watched_by(self, talk):
+            return []  # it watched none
+
+        async def end_conversation(self, talk):
+            """It had none."""
+
+    class Workers:
+        def leave(self, talk):
+            """It was none."""
+
+    sessions, workers, couriers = Sessions(), Workers(), Workers()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("state", "patience"),
+    [
+        (State.GATEWAY_NEW, FIRST_WORD_SECONDS),
+        (State.ADMIN_NEW, FIRST_WORD_SECONDS),
+        (State.AUDITOR_NEW, FIRST_WORD_SECONDS),
+        (State.PROVING, PROVING_SECONDS),
+    ],
+)
+async def test_who_says_nothing_is_cut_off(wire, state, patience, autojump_clock):
+    talk, theirs = wire
+    talk.state = state
+    began = trio.current_time()
+    with trio.fail_after(2 * patience):
+        await converse(Quiet(), talk)
+    assert trio.current_time() - began == pytest.approx(patience)
+    assert await theirs.recv(1) == b""
 
 
 def test_a_violation_says_nothing_and_is_logged(policyd):
@@ -229,6 +294,14 @@ def test_a_peer_that_does_not_read_holds_up_nobody(policyd):
     slow.close()
 
 
+def test_a_disabled_administrator_has_lost_the_commands(policyd):
+    policyd.person("dora", "admin")
+    with policyd.login("dora") as peer:
+        assert isinstance(peer.ask(m.PersonList()), m.Rows)
+        policyd.done(m.PersonSet(name="dora", disabled=True))
+        assert isinstance(peer.ask(m.PersonList()), m.Refused)
+
+
 def test_a_person_who_lost_the_role_has_lost_the_command(policyd):
     key = policyd.person("eve", "admin")
     assert key
@@ -243,11 +316,13 @@ def test_a_person_who_lost_the_role_has_lost_the_command(policyd):
 
 @pytest.mark.parametrize("name", [kind.__name__ for kind in TABLE[State.OPERATOR]])
 def test_what_an_engineer_may_not_command(policyd, name):
-    open_to_all = {"Whoami", "Reachable", "CaLines"}
     answer = policyd.login("alice").ask(REQUESTS[name])
-    if name in open_to_all:
+    right = next(entry.right for kind, entry in COMMANDS.items() if kind.__name__ == name)
+    if name in {"Whoami", "Reachable", "CaLines", "RequestList", "GrantList", "Notices"}:
         assert isinstance(answer, m.Rows)
     else:
         assert isinstance(answer, m.Refused)
-        assert answer.cause == "you may not do this"
+        # The others' handlers look closer: nothing of those that are asked for here is alice's.
+        everybody = right is None or right is Right.APPROVE
+        assert (answer.cause == "you may not do this") is (not everybody or name == "MfaList")
         assert answer.ref, "the refusal can be found in the trail"

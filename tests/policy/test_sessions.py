@@ -1,5 +1,6 @@
 """Persons and their sessions against a running policyd: who gets in, what is granted, and how it ends."""
 
+import functools
 import select
 import signal
 import sqlite3
@@ -8,6 +9,8 @@ import time
 
 import pyotp
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from policy import messages as m
 from policy import signatures, sshkeys
@@ -16,7 +19,7 @@ from policy.model import Method, Outcome
 from policy.signatures import verify
 from policy.sshwire import BadKey, string
 from tests.policy import sshbits
-from tests.policy.policyd import SOURCE, Gone, Policyd, hello, login_data, proof
+from tests.policy.policyd import SESSION, SOURCE, Gone, Policyd, hello, login_data, proof
 from tests.support.net import wait_until
 
 GATEWAY_KEY = sshkeys.generate_private_key()
@@ -39,6 +42,7 @@ def test_a_key_proves_its_owner(policyd):
         assert peer.ask(proof(key)).person == "alice"
         rows = dict(peer.ask(m.Whoami()).rows)
         assert (rows["person"], rows["roles"], rows["proven by"]) == ("alice", "engineer", "key")
+    assert [row["who"] for row in policyd.audit("login", limit=1)] == ["alice"]
 
 
 @pytest.mark.parametrize("claim", ["", "alice", "local-user", "x" * 5000, "\x1b[2J", "аlice"])
@@ -66,6 +70,63 @@ def test_proofs_that_are_none(policyd):
         with policyd.connection("198.51.100.2") as peer:
             verdict = peer.ask(attempt)
             assert verdict == m.Verdict(outcome=Outcome.REFUSED, next=[Method.PUBLIC_KEY, Method.PASSWORD])
+
+
+def test_a_security_key_that_has_to_verify_its_owner(policyd):
+    token = sshbits.Token()
+    policyd.done(m.PersonAdd(name="vera", keys=[f"verify-required {token.public.line('vera')}"]))
+    outcomes = []
+    for flags in (1, 5):  # touched; touched, and a PIN was entered
+        signed = (
+            string(SESSION) + b"\x32" + string("root@web1") + string("ssh-connection") + string("publickey") + b"\x01"
+            + string(token.public.algorithm) + string(token.public.blob)
+        )  # fmt: skip
+        with policyd.connection() as peer:
+            request = m.ProveKey(person="", blob=token.public.blob, signed=signed, signature=token.sign(signed, flags))
+            outcomes.append(peer.ask(request).outcome)
+    assert outcomes == [Outcome.REFUSED, Outcome.DONE]
+
+
+def test_a_revoked_key_proves_nobody(make_policyd):
+    policyd = make_policyd('revoked_keys = "revoked"', {"revoked": ""})
+    assert policyd.login("alice")
+    (policyd.home / "revoked").write_text(policyd.keys["alice"].public.fingerprint + "\n")
+    policyd.done(m.Reload())
+    with policyd.connection() as peer:
+        assert peer.ask(proof(policyd.keys["alice"])).outcome is Outcome.REFUSED
+    assert policyd.login("bob")
+
+
+def test_a_disabled_person_does_not_log_in(make_policyd):
+    policyd = make_policyd()
+    policyd.done(m.PersonSet(name="alice", disabled=True))
+    with policyd.connection() as peer:
+        assert peer.ask(proof(policyd.keys["alice"])).outcome is Outcome.REFUSED
+    policyd.done(m.PersonSet(name="alice", disabled=False))
+    assert policyd.login("alice")
+
+
+def test_an_offer_is_neither_kept_nor_counted(make_policyd):
+    """Agents offer all their keys, and each stranger could fill the disk."""
+    policyd = make_policyd(settings="source_failures = 5")
+    for _ in range(2):
+        with policyd.connection() as peer:
+            for _ in range(5):
+                peer.ask(m.OfferKey(person="", blob=sshkeys.generate_private_key().public.blob))
+    assert policyd.login("alice")
+    assert policyd.audit("login-failed") == []
+
+
+def test_a_strangers_signatures_lock_nobody(make_policyd):
+    """Whoever knows a public key could keep its owner out."""
+    policyd = make_policyd(settings="source_failures = 1000")
+    good = proof(policyd.keys["alice"])
+    forged = m.ProveKey(person="", blob=good.blob, signed=good.signed, signature=good.signature[:-1] + b"\0")
+    for _ in range(2):
+        with policyd.connection() as peer:
+            for _ in range(5):
+                assert peer.ask(forged).outcome is Outcome.REFUSED
+    assert dict(policyd.done(m.PersonShow(name="alice")).rows)["locked"] == "no"
 
 
 def test_a_password(make_policyd):
@@ -101,6 +162,7 @@ def test_wrong_passwords_lock_the_password_and_not_the_key(make_policyd):
             peer.ask(m.TryPassword(person="pat", password=b"wrong"))
     with policyd.connection() as peer:
         assert peer.ask(m.TryPassword(person="pat", password=b"correct horse")).outcome is Outcome.REFUSED
+    assert policyd.audit("login-failed")[0]["why"] == "person is locked out"
     assert policyd.login("pat")
     assert policyd.audit("person-locked")[0]["what"] == "pat"
     assert dict(policyd.done(m.PersonShow(name="pat")).rows)["locked"] == "password"
@@ -221,6 +283,7 @@ def test_wrong_codes_lock_the_code(make_policyd):
         peer.ask(proof(policyd.keys["alice"]))
         peer.ask(m.AskCode(person=""))
         assert peer.ask(m.AnswerCode(person="", answers=[totp.now()])).outcome is Outcome.REFUSED
+    assert policyd.audit("login-failed")[0]["why"] == "person is locked out"
     assert policyd.audit("code-locked")
 
 
@@ -412,6 +475,7 @@ def test_a_kill(policyd):
         done = security.ask(m.SessionKill(session=grant.session, reason="looks\nodd"))
         assert isinstance(done, m.Done)
         again = security.ask(m.SessionKill(session=grant.session, reason="again"))
+        assert isinstance(again, m.Refused)
         assert again.cause.startswith("no live session")
         assert security.ask(m.SessionKill(session=grant.session, reason=" ")).cause.startswith("a reason is needed")
     push = peer.push()
@@ -462,6 +526,22 @@ def test_an_offboarded_person_is_gone(make_policyd):
     assert isinstance(answer, m.Refused), "nobody inherits a history"
 
 
+def test_nobody_ends_the_session_of_another_conversation(policyd):
+    peer, grant = policyd.session("alice")
+    with policyd.login("bob") as other:
+        other.ask(m.SessionEnded(session=grant.session, reason="forged", bytes_in=5, bytes_out=6))
+        other.ask(m.SessionStarted(session=grant.session, recording="forged"))
+        other.ask(m.Report(session=grant.session, event="target-unreachable"))
+    (row,) = [row for row in policyd.done(m.SessionsList()).rows if row[0] == grant.session]
+    assert (row[6], row[8]) == ("", ""), "neither started nor ended"
+    with sqlite3.connect(policyd.database) as database:
+        counted = database.execute("SELECT bytes_in, bytes_out FROM session WHERE id = ?", (grant.session,)).fetchone()
+    database.close()
+    assert counted == (0, 0)
+    assert policyd.audit("target-unreachable")[0]["session"] == ""
+    assert peer.ask(m.OpenChannel(session=grant.session, kind="shell")) == m.Allowed()
+
+
 def test_a_connection_that_ends_takes_its_sessions_along(policyd):
     peer, grant = policyd.session("alice")
     peer.close()
@@ -499,7 +579,9 @@ def test_reports(policyd):
         assert "got=SHA256:x" in found["detail"]
         assert "\x1b" not in found["detail"]
     peer.ask(m.Report(session="", event="access-granted", detail={"forged": "yes"}))
-    assert "reported=access-granted" in policyd.audit("reported")[0]["detail"], "nobody writes our own events"
+    (forged,) = ["forged=yes" in row["detail"] for row in policyd.audit("access-granted", limit=1)]
+    assert not forged, "nobody writes our own events"
+    assert "reported=access-granted" in policyd.audit("reported")[0]["detail"]
 
 
 # --- faults ---------------------------------------------------------------------------------------------------
@@ -601,7 +683,7 @@ def test_a_password_is_leased_once(policyd):
     peer.ask(m.Report(session=grant.session, event="target-unreachable"))
     refused(peer.ask(ask))
     refused(peer.ask(m.Sign(session=grant.session, data=b"x", algorithm="ssh-ed25519")))
-    assert policyd.audit("credential")[0]["session"] == grant.session
+    assert grant.session in [row["session"] for row in policyd.audit("credential")]
 
 
 @pytest.fixture(scope="module")
@@ -621,7 +703,7 @@ def sign_request(grant: m.Grant, key: sshkeys.PrivateKey, **changes) -> m.Sign:
 
 def test_a_key_signs_its_own_logins(policyd, keyed):
     peer, grant = policyd.session("alice", "git")
-    refused(peer.ask(sign_request(grant, keyed)))  # nothing was leased yet
+    assert refused(peer.ask(sign_request(grant, keyed))).cause == "there is no key to sign with", "none was leased yet"
     leased = peer.ask(m.Credential(session=grant.session, session_key=b""))
     assert leased == m.UseKey(public=keyed.public.blob, algorithms=["ssh-ed25519"])
     request = sign_request(grant, keyed)
@@ -642,6 +724,24 @@ def test_a_key_signs_nothing_else(policyd, keyed, changes):
     peer, grant = policyd.session("alice", "git")
     peer.ask(m.Credential(session=grant.session, session_key=b""))
     refused(peer.ask(sign_request(grant, keyed, **changes)))
+
+
+def test_a_key_signs_by_the_algorithm_that_is_signed_for(make_policyd):
+    """SHA-512 in the request, SHA-256 in what is signed: the target would see one thing and check another."""
+    policyd = make_policyd()
+    key = sshkeys.parse_private_key(rsa_pem())
+    policyd.done(m.AccountAdd(account="git", target="web1", private_key=rsa_pem().decode()))
+    peer, grant = policyd.session("alice", "git")
+    peer.ask(m.Credential(session=grant.session, session_key=b""))
+    assert isinstance(peer.ask(sign_request(grant, key, algorithm="rsa-sha2-512")), m.Signature)
+    refused(peer.ask(sign_request(grant, key, algorithm="rsa-sha2-256")))
+
+
+@functools.cache
+def rsa_pem() -> bytes:
+    key = rsa.generate_private_key(65537, 3072)
+    form = serialization.PrivateFormat.OpenSSH
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
 
 
 def test_a_key_does_not_sign_for_another_key(policyd, keyed):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +15,7 @@ from policy import signatures, sshkeys
 from policy.sshkeys import PrivateKey, parse_authorized_key, parse_host_key, parse_private_key, parse_public_key
 from policy.sshwire import BadKey, mpint, string
 from tests.policy.policyd import SESSION, login_data
-from tests.policy.sshbits import certificate, ecdsa_blob, rsa_blob
+from tests.policy.sshbits import Token, certificate, ecdsa_blob, rsa_blob
 
 ED = sshkeys.generate_private_key()
 OTHER = sshkeys.generate_private_key()
@@ -344,24 +344,6 @@ def test_any_signature_and_any_data(data):
 
 
 # --- security keys ---------------------------------------------------------------------------------------------
-
-
-class Token:
-    """A security key: what an authenticator signs, with flags that can be wrong."""
-
-    def __init__(self, application: str = "ssh:") -> None:
-        self.key = ed25519.Ed25519PrivateKey.generate()
-        raw = self.key.public_key().public_bytes_raw()
-        self.public = parse_public_key(string("sk-ssh-ed25519@openssh.com") + string(raw) + string(application))
-
-    def sign(self, data: bytes, flags: int, *, application: str = "ssh:") -> bytes:
-        import hashlib
-
-        signed = (
-            hashlib.sha256(application.encode()).digest() + bytes([flags]) + (5).to_bytes(4)
-            + hashlib.sha256(data).digest()
-        )  # fmt: skip
-        return string("sk-ssh-ed25519@openssh.com") + string(self.key.sign(signed)) + bytes([flags]) + (5).to_bytes(4)
 
 
 def test_security_keys():

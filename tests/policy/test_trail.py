@@ -2,17 +2,22 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from policy import audit
 from policy import messages as m
-from policy.audit import START, Event, Wanted, canonical, chain
+from policy.audit import START, Event, HeadFile, Wanted, canonical, chain
+from policy.ledger import Ledger
+from policy.store import Tables, create
 from policy.store.records import AuditRow
 from tests.policy.policyd import SOURCE, Policyd
 
@@ -202,3 +207,30 @@ def test_who_may_read_it(policyd: Policyd, request_: m.Command) -> None:
     for name in ("ada", "sue"):
         with policyd.login(name) as peer:
             assert not isinstance(peer.ask(request_), m.Refused)
+
+
+@pytest.mark.trio
+async def test_who_reads_the_whole_trail_holds_up_nobody(tmp_path: Path) -> None:
+    """The attack: some wide searches at once, and nobody's credential is read any more."""
+    file = HeadFile(tmp_path / "audit.head", b"k" * 32)
+    file.make()
+    store = create("sqlite:///x.db", tmp_path)
+    ledger = Ledger(store, file, START)
+    release, going_on = threading.Event(), trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def endless(_: Tables) -> None:
+        token.run_sync_soon(going_on.set)
+        assert release.wait(60)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ledger.walk, endless)
+            await going_on.wait()
+            with trio.fail_after(20):
+                assert await ledger.read(lambda t: t.secret("none")) is None
+            release.set()
+    finally:
+        release.set()
+        store.close()

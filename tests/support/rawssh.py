@@ -34,7 +34,7 @@ CONNECTION = "ssh-connection"
 class _Kept:
     """Stands where asyncssh expects an authentication under way, for messages 60 to 79, or channel `number`."""
 
-    def __init__(self, raw: "Raw", number: int | None = None) -> None:
+    def __init__(self, raw: Any, number: int | None = None) -> None:
         self._raw = raw
         self._head = b"" if number is None else UInt32(number)
 
@@ -48,10 +48,10 @@ class _Kept:
     def cancel(self) -> None: ...
 
 
-class _Channels(dict[int, Any]):
-    """Every number is a channel, whatever was opened."""
+class AnyChannel(dict[int, Any]):
+    """Every number is a channel, whatever was opened; `raw` keeps what comes for it."""
 
-    def __init__(self, raw: "Raw") -> None:
+    def __init__(self, raw: Any) -> None:
         super().__init__()
         self._raw = raw
 
@@ -106,7 +106,7 @@ class Raw(SSHClientConnection):
 
     def send_service_request(self, service: bytes) -> None:
         self.by_hand = True
-        self._channels = _Channels(self)
+        self._channels = AnyChannel(self)
         self._auth = _Kept(self)  # type: ignore[assignment]
         self._auth_complete = True  # it would hold back what it thinks too early
         self.ready.set()

@@ -4,19 +4,32 @@ Link     between the bastion and a target: `hang`, `resume`, `reset`, `finish`, 
 Silent   takes a connection and never says a word
 Flooder  an SSH server that answers a channel open with data instead of a confirmation
 ByPassword  one that takes a password, and remembers which it was given
+Puppet   one that says on its channels what a test's script says
 """
 
 import asyncio
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import asyncssh
+from asyncssh.packet import UInt32
 
 from tests.support.net import LOOPBACK
+from tests.support.rawssh import (
+    CHANNEL_OPEN,
+    CHANNEL_REQUEST,
+    CHANNEL_SUCCESS,
+    CLOSE,
+    GLOBAL_REQUEST,
+    OPEN_CONFIRMATION,
+    REQUEST_SUCCESS,
+    AnyChannel,
+)
 
 PIECE = 64 * 1024
 FLOOD = 64 * 1024 * 1024  # bytes; far above what the gateway may hold for a channel that nobody confirmed
@@ -289,3 +302,62 @@ class ByPassword(_InThread):
             LOOPBACK, 0, server_factory=Server, server_host_keys=[str(self.home / "host_key")], process_factory=echo,
             line_editor=False, config=(),
         )  # fmt: skip
+
+
+Script = Callable[["PuppetConnection", int, bytes], bool]
+"""A message of 80 to 127 has come, without or with its channel number as it stands. True: that was all; False: answer
+it as an honest server does."""
+
+
+class PuppetConnection(asyncssh.SSHServerConnection):
+    """What comes after login is for the script; `say` sends anything."""
+
+    def __init__(self, *args: Any, puppet: "Puppet", **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.puppet = puppet
+        self._channels = AnyChannel(self)
+
+    def process_packet(self, kind: int, _seq: int, packet: Any) -> Any:
+        if not self._auth_complete or kind < 80:
+            return super().process_packet(kind, _seq, packet)
+        payload = packet.get_remaining_payload()
+        packet.get_bytes(len(payload))
+        return self.keep(kind, payload)
+
+    def keep(self, kind: int, payload: bytes) -> bool:
+        self.puppet.heard.append((kind, payload))
+        if not self.puppet.script(self, kind, payload):
+            self._honest(kind, payload)
+        return True
+
+    def _honest(self, kind: int, payload: bytes) -> None:
+        channel = payload[:4]  # of all but openings and global requests; ours have the number of the peer's
+        if kind == CHANNEL_OPEN:
+            at = 4 + int.from_bytes(channel)
+            self.say(OPEN_CONFIRMATION, payload[at : at + 4] * 2, UInt32(1 << 21), UInt32(32768))
+        elif kind == CHANNEL_REQUEST and payload[8 + int.from_bytes(payload[4:8])]:
+            self.say(CHANNEL_SUCCESS, channel)
+        elif kind == GLOBAL_REQUEST and payload[4 + int.from_bytes(channel)]:
+            self.say(REQUEST_SUCCESS)
+        elif kind == CLOSE:
+            self.say(CLOSE, channel)
+
+    def say(self, kind: int, *parts: bytes) -> None:
+        if self._transport is not None:
+            self.send_packet(kind, *parts)
+
+
+@dataclass
+class Puppet(_InThread):
+    """A target that says what a script says. `heard` is all that it was told after login."""
+
+    script: Script = lambda connection, kind, payload: False
+    heard: list[tuple[int, bytes]] = field(default_factory=list)
+
+    async def _listen(self) -> Any:
+        options = await asyncssh.SSHServerConnectionOptions.construct(
+            None, server_host_keys=[str(self.home / "host_key")], server_factory=_Anyone, config=()
+        )
+        return await self._loop.create_server(
+            lambda: PuppetConnection(self._loop, options, wait=None, puppet=self), LOOPBACK, 0
+        )

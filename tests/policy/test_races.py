@@ -1,0 +1,156 @@
+"""What changes while policyd waits for the disk: a policyd within the test, whose writer runs when it is told to."""
+
+import shutil
+import socket
+from dataclasses import dataclass
+
+import pyotp
+import pytest
+import trio
+import trio.testing
+
+from policy import access, authenticate, factors, roster
+from policy import messages as m
+from policy.authority import Authority
+from policy.configuration import read_all, read_configuration
+from policy.conversation import Conversation, State
+from policy.ledger import Ledger
+from policy.lockouts import CODE, Lockouts
+from policy.model import Outcome
+from policy.peers import peer_of
+from policy.sessions import Sessions
+from policy.setup import open_state
+from tests.policy.policyd import Policyd, hello, proof
+
+
+@dataclass
+class Desk:
+    """`authority` as `policy.daemon` makes it; `ledger.run` is started by the test."""
+
+    authority: Authority
+    filled: Policyd
+    near: list[socket.socket]
+
+    def talk(self, state: State = State.GATEWAY_NEW) -> Conversation:
+        ours, theirs = trio.socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.near += [ours, theirs]
+        return Conversation(ident=len(self.near), connection=ours, peer=peer_of(ours), state=state)
+
+    async def login(self, name: str) -> Conversation:
+        """A conversation after its first factor, with the writer running."""
+        talk = self.talk()
+        await authenticate.hello(self.authority, talk, hello())
+        await authenticate.prove_key(self.authority, talk, proof(self.filled.keys[name]))
+        return talk
+
+
+@pytest.fixture
+async def desk(filled, tmp_path):
+    shutil.copytree(filled.home / "state", tmp_path / "state")
+    daemon = Policyd(tmp_path, keys=dict(filled.keys))
+    daemon.write()
+    config = read_configuration(daemon.config)
+    rules, trusted, revoked = read_all(config)
+    state = open_state(config)
+    with state.store.read() as tables:
+        everyone = roster.load(tables)
+    ledger = Ledger(state.store, state.head_file, state.head)
+    authority = Authority(
+        settings=config.policy, config=config, rules=rules, ledger=ledger, roster=everyone, vault=state.vault,
+        host_ca=state.host_ca, user_ca=state.user_ca, trusted_cas=trusted, revoked_keys=revoked,
+        sessions=Sessions(ledger), lockouts=Lockouts(config.policy),
+    )  # fmt: skip
+    made = Desk(authority, filled, [])
+    yield made
+    for sock in made.near:
+        sock.close()
+    state.store.close()
+
+
+async def paused(desk: Desk, first, second):
+    """What `first` answers when `second` is done while it waits for the writer."""
+    answers = []
+
+    async def run() -> None:
+        answers.append(await first())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not answers, "it waits for the disk"
+        nursery.start_soon(second)
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as writing:
+            writing.start_soon(desk.authority.ledger.run)
+            while not answers:  # noqa: ASYNC110 - the writer answers in its own time
+                await trio.sleep(0.01)
+            writing.cancel_scope.cancel()
+    return answers[0]
+
+
+async def person(desk: Desk) -> Conversation:
+    async with trio.open_nursery() as writing:
+        writing.start_soon(desk.authority.ledger.run)
+        talk = await desk.login("alice")
+        writing.cancel_scope.cancel()
+    desk.authority.ledger = Ledger(desk.authority.ledger.store, desk.authority.ledger._head_file,
+                                   desk.authority.ledger._head)  # fmt: skip
+    desk.authority.sessions = Sessions(desk.authority.ledger)
+    return talk
+
+
+@pytest.mark.trio
+async def test_a_session_that_ends_while_it_is_granted(desk):
+    """Whoever is disabled between the decision and its record gets nothing."""
+    talk = await person(desk)
+    answer = await paused(
+        desk,
+        lambda: access.authorize(desk.authority, talk, m.Authorize(account="root", target="web1")),
+        lambda: desk.authority.end_person("alice", "ada", "disabled"),
+    )
+    assert isinstance(answer, m.Refused), answer
+
+
+@pytest.mark.trio
+async def test_a_channel_of_a_session_that_ends_while_it_is_allowed(desk):
+    talk = await person(desk)
+    authority = desk.authority
+    async with trio.open_nursery() as writing:
+        writing.start_soon(authority.ledger.run)
+        grant = await access.authorize(authority, talk, m.Authorize(account="root", target="web1"))
+        writing.cancel_scope.cancel()
+    kept = authority.ledger
+    authority.ledger = authority.sessions._ledger = Ledger(kept.store, kept._head_file, kept._head)
+    answer = await paused(
+        desk,
+        lambda: access.open_channel(authority, talk, m.OpenChannel(session=grant.session, kind="shell")),
+        lambda: authority.end_person("alice", "ada", "disabled"),
+    )
+    assert isinstance(answer, m.Refused), answer
+
+
+@pytest.mark.trio
+async def test_a_code_guessed_beside_others_does_not_outrun_the_lock(desk, nursery):
+    """A hundred guesses at once must not be a hundred guesses: those that come after the lock are wrong."""
+    authority = desk.authority
+    nursery.start_soon(authority.ledger.run)
+    operator = desk.talk(State.OPERATOR)
+    enrolled = await factors.mfa_enrol(authority, operator, m.MfaEnrol(person="alice"))
+    talk = await desk.login("alice")
+    await authenticate.ask_code(authority, talk, m.AskCode(person=""))
+    code = pyotp.TOTP(enrolled.data["secret"]).now()
+    for token in ("one", "two"):
+        await authority.ledger._readers.acquire_on_behalf_of(token)
+    answers = []
+
+    async def answer() -> None:
+        answers.append(await authenticate.answer_code(authority, talk, m.AnswerCode(person="", answers=[code])))
+
+    async with trio.open_nursery() as answering:
+        answering.start_soon(answer)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(authority.settings.lock_after):
+            authority.lockouts.count(CODE, "alice", authenticate.time.time())
+        for token in ("one", "two"):
+            authority.ledger._readers.release_on_behalf_of(token)
+    assert answers[0].outcome is Outcome.REFUSED
