@@ -6,6 +6,7 @@ from policy import naming
 from policy.access import recheck
 from policy.authority import Authority, ended_note
 from policy.conversation import Conversation
+from policy.grants import void
 from policy.lockouts import CODE, PERSON
 from policy.messages import Done, PersonAdd, PersonList, PersonOffboard, PersonSet, PersonShow, Rows
 from policy.naming import CommandRefused, counted
@@ -119,6 +120,7 @@ async def person_offboard(desk: Authority, talk: Conversation, request: PersonOf
 
     event = talk.event("person-offboard", person.name)
     await desk.change_person(person.name, lambda t: t.offboard(person.name, now), event)
+    await void(desk, talk, "offboarded", lambda one: one.person == person.name)
     ended = await desk.end_person(person.name, talk.who, "offboarded") + await recheck(desk, by=talk.who)
     text = f"offboarded person `{person.name}`: roles, keys, password and second factors are gone{ended_note(ended)}"
     return Done(text=text, data={"person": person.name, "sessions_ended": str(ended)})

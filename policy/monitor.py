@@ -54,7 +54,7 @@ HANG_UP_SECONDS: Final = 5.0
 COMMANDS_AT_ONCE: Final = 4
 """Commands under way in one conversation; some wait 10 s for a scan."""
 LOOKUPS_AT_ONCE: Final = 16
-"""Sessions asked for at once in one conversation, where each may wait for a ticket system; a gateway has 20 channels."""
+"""Sessions asked for at once in one conversation, each of which may wait for a ticket system."""
 
 Handler = Callable[[Authority, Conversation, Any], Awaitable[m.Reply | None]]
 
@@ -193,11 +193,11 @@ async def _hang_up(desk: Authority, talk: Conversation) -> None:
     talk.state = State.OVER
     talk.close()
     desk.workers.leave(talk)
-    for live in desk.sessions.watched_by(talk):
-        await desk.sessions.unwatch(live, talk)
     desk.couriers.leave(talk)
     with trio.CancelScope(shield=True), trio.move_on_after(HANG_UP_SECONDS):
         try:
+            for live in desk.sessions.watched_by(talk):
+                await desk.sessions.unwatch(live, talk)
             await desk.sessions.end_conversation(talk)
             await views.cut_off(desk, talk)
         except LedgerError as error:

@@ -3,14 +3,14 @@
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from bastion.errors import RecorderLost
-from bastion.session import WINDOW, Session
+from bastion.session import Session
 from bastion.ssh.burst import burst, gathered, settle
 from bastion.ssh.pace import KEYS, pace
 from recorder.messages import (
@@ -52,6 +52,7 @@ class Recording:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[bytes] = deque()
         self._dirty = False
+        self._typed = False  # a key is among what is to be sent
         self._closed = False
         self._ended: asyncio.Future[None] | None = None
         self._owes_since = 0.0
@@ -77,24 +78,26 @@ class Recording:
 
     def record(self, kind: int, channel: int, data: bytes) -> None:
         """As `Session.record`, and to recorderd at the end of the burst."""
-        self._session.record(kind, channel, data)
-        if kind in _TYPED and len(data) <= KEYS:
-            pace.typed(self._loop.time())
+        self.write(channel, ((kind, data),))
+
+    def write(self, channel: int, events: Sequence[tuple[int, bytes]]) -> int:
+        """As `Session.write`, and to recorderd at the end of the burst."""
+        kind, data = events[0]
+        self._typed = self._typed or (kind in _TYPED and len(data) <= KEYS)
         if not self._dirty:
             self._dirty = True
             gathered(self)
-
-    @property
-    def ticket(self) -> int:
-        return self._session.ticket
-
-    @property
-    def acknowledged(self) -> int:
-        return self._session.acknowledged
+        return self._session.write(channel, events)
 
     def wait(self, flow: object) -> None:
         self._session.wait(flow)  # type: ignore[arg-type]
         settle()
+
+    def hold(self, size: int) -> None:
+        self._session.hold(size)
+        if size > 0 and not self._dirty:
+            self._dirty = True
+            gathered(self)  # to see whether that is too much
 
     def flush(self) -> None:
         self._dirty = False
@@ -104,8 +107,12 @@ class Recording:
         for append in session.take():
             self._send(encode(append))
         if session.owed:
-            self._owes_since = self._owes_since or self._loop.time()
-            if session.owed > WINDOW:
+            now = self._loop.time()
+            self._owes_since = self._owes_since or now
+            if self._typed:
+                self._typed = False
+                pace.typed(now)
+            if session.is_behind:
                 self._press()
 
     def _send(self, message: bytes) -> None:
@@ -136,13 +143,13 @@ class Recording:
     # --- what comes back ----------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        newest = 0
+        newest, session = 0, self._session
         try:
             while True:
                 reply = _decoded(_reply[: self._sock.recv_into(_reply)])
                 if isinstance(reply, Ack):
                     newest = max(newest, reply.seq)
-                    if newest == self._session.sent and self._ended is None:
+                    if newest == session.sent and self._ended is None:
                         break  # nothing more is owed: do not ask the kernel for it
                     continue
                 self._acknowledge(newest)

@@ -18,7 +18,7 @@ from bastion.errors import BastionError, PeerError, RecorderLost
 from bastion.session import Session
 from bastion.ssh.burst import burst
 from bastion.ssh.channels import End
-from bastion.ssh.endings import EXIT_OF, HINT_OF, SessionOver
+from bastion.ssh.endings import EXIT_OF, HINT_OF, WORDS_OF, SessionOver
 from bastion.ssh.hold import Standstill
 from bastion.ssh.recording import Recording
 from bastion.ssh.upstream import TargetConnection, dial, refused
@@ -226,8 +226,7 @@ class Relay:
             self.last_passed = passed
             self.session.active()
         if reason := self.session.over():
-            words = {"expired": "the time granted for this session is over", "idle": "nothing was typed for too long"}
-            self.end(reason, text=words[reason])
+            self.end(reason, text=WORDS_OF[reason])
         self.recording.check(self.door.gateway.settings.ssh.stall)
 
     def _press(self, behind: bool) -> None:
@@ -254,9 +253,11 @@ class Relay:
 
     def _ended_by_policy(self, message: EndSession) -> None:
         by = message.by
+        if message.reason == "expired":  # of the two clocks that keep the limit, policyd's came first
+            return self.end("expired", by=by, text=WORDS_OF["expired"])
         # An operator is a user of this machine; their number means nothing to the person.
         words = f"{'an operator' if by.startswith('operator ') else by}: {message.reason}" if by else message.reason
-        self.end("expired" if message.reason == "expired" else "killed", by=by, text=words)
+        self.end("killed", by=by, text=words)
 
     def target_lost(self, error: Exception | None) -> None:
         if self.target is not None and not self.over:

@@ -1,15 +1,19 @@
 """Leave asked for, given, used, taken back and over, against a running policyd."""
 
+import os
+import pwd
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from policy import messages as m
 from tests.policy.conftest import copied
 from tests.policy.jit import RULES, asked, authorize, dba, given, no, prepared
-from tests.policy.policyd import Policyd
+from tests.policy.policyd import Peer, Policyd
 from tests.support.net import wait_until
 
 
@@ -306,7 +310,8 @@ def test_a_lead_gives_leave(policyd):
     name = dba(policyd)
     with policyd.login("lena") as lena, policyd.login(name) as peer, policyd.login("bob") as bob:
         word = m.GrantAdd(person=name, account="root", target="db1", seconds=60, reason="night shift")
-        no(bob.ask(word))
+        nobody = m.GrantAdd(person="nobody-here", account="root", target="db1", reason="x")
+        assert {no(bob.ask(one)).cause for one in (word, nobody)} == {"you may not give this"}
         no(peer.ask(word))
         assert lena.ask(word).data["state"] == "approved"
         assert isinstance(authorize(peer), m.Grant)
@@ -371,3 +376,73 @@ def test_a_glass_is_broken_where_a_rule_says_so_and_nowhere_else(policyd):
         no(peer.ask(word))
         no(bob.ask(m.RequestAccess(account="root", target="db4", break_glass=True, reason="on fire")))
         no(peer.ask(m.RequestAccess(account="root", target="db4", reason="no fire")))
+
+
+# --- what is gone -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gone", ["account", "target", "person"])
+def test_what_comes_back_under_an_old_name_finds_no_leave(make_policyd, gone):
+    policyd = prepared(make_policyd(files={"policy.toml": RULES}))
+    name = dba(policyd)
+    ident = given(policyd, name)
+    with policyd.login(name) as peer:
+        waiting = asked(peer, seconds=60)
+    word = {
+        "account": m.AccountRemove(account="root", target="db1"),
+        "target": m.TargetRemove(name="db1"),
+        "person": m.PersonOffboard(name=name),
+    }[gone]
+    policyd.done(word)
+    assert grants(policyd, ident)["state"].startswith("revoked")
+    (row,) = [row for row in policyd.done(m.RequestList(all=True)).rows if row[0] == waiting]
+    assert row[1] == "cancelled"
+    if gone == "person":
+        return
+    if gone == "target":
+        policyd.target("db1", env="prod")
+    policyd.done(m.AccountAdd(account="root", target="db1", password="x"))
+    with policyd.login(name) as peer:
+        no(authorize(peer), 75, need="approval")
+
+
+# --- one person, two ways in ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def operator_as(policyd: Policyd, user: str) -> Iterator[Peer]:
+    """An operator who is this user of the machine, as the kernel tells policyd."""
+    uid, before = pwd.getpwnam(user).pw_uid, Path.cwd()
+    os.chdir(policyd.home / "run")
+    os.seteuid(uid)
+    try:
+        peer = Peer(Path("policyd-admin.sock"), m.Admin(command="test"))
+    finally:
+        os.seteuid(0)
+        os.chdir(before)
+    with peer:
+        yield peer
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
+def test_who_asked_as_an_operator_does_not_approve_as_a_person(policyd):
+    policyd.person("games", "dba", "lead", "security", "watcher", "admin")
+    with operator_as(policyd, "games") as operator, policyd.login("games") as games:
+        request = asked(operator)
+        assert "themselves" in no(games.ask(m.Decide(request=request, approve=True))).cause
+        request = asked(games, seconds=60)
+        assert "themselves" in no(operator.ask(m.Decide(request=request, approve=True))).cause
+        no(operator.ask(m.GrantAdd(person="games", account="root", target="db1", reason="x")))
+        done = operator.ask(m.RequestAccess(account="root", target="db4", break_glass=True, reason="x"))
+        assert "themselves" in no(operator.ask(m.ReviewWrite(grant=done.data["grant"], text="fine"))).cause
+        grant = authorize(games, "db5")
+        assert "themselves" in no(operator.ask(m.WatchBegin(session=grant.session))).cause
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
+def test_an_operator_who_is_a_person_approves_as_that_person(policyd):
+    policyd.person("news", "lead")
+    with operator_as(policyd, "news") as operator, policyd.login(dba(policyd)) as peer:
+        request = asked(peer)
+        assert operator.ask(m.Decide(request=request, approve=True)).data["state"] == "approved"
+        assert peer.ask(m.RequestShow(request=request)).rows[-2][1].startswith("news ")

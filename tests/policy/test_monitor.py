@@ -231,9 +231,12 @@ async def test_what_counts_once_counts_once(wire):
 
 
 class Quiet:
-    """The things that the end of a conversation asks of an authority; nothing is decided here."""
+    """What the end of a conversation asks of an authority; nothing is decided here."""
 
     class Sessions:
+        def watched_by(self, talk):
+            return []  # it watched none
+
         async def end_conversation(self, talk):
             """It had none."""
 
@@ -253,6 +256,7 @@ class Quiet:
     [
         (State.GATEWAY_NEW, FIRST_WORD_SECONDS),
         (State.ADMIN_NEW, FIRST_WORD_SECONDS),
+        (State.AUDITOR_NEW, FIRST_WORD_SECONDS),
         (State.PROVING, PROVING_SECONDS),
     ],
 )
