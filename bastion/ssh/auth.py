@@ -33,7 +33,7 @@ from bastion.errors import BastionError, MisuseError, PeerError
 from bastion.login import Login, parse
 from bastion.settings import SshSettings
 from bastion.ssh.connections import ServerConnection
-from bastion.ssh.links import REPLY_SECONDS, PolicyLink, PolicyLost, Push
+from bastion.ssh.links import REPLY_SECONDS, PolicyLink, PolicyLost, Push, patience
 from bastion.ssh.userauth import Attempt, KeyOffer, KeyProof, Password, Questions, read_attempt
 from bastion.startups import Outcome as Ending
 from bastion.startups import plain_source
@@ -158,11 +158,11 @@ class PersonConnection(ServerConnection):
         except MisuseError as error:
             self.misuse = error
 
-    async def _undisturbed(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _undisturbed(self, work: Coroutine[Any, Any, None], seconds: float = REPLY_SECONDS) -> None:
         """Read nothing more from the client until it is answered: neither state nor memory changes meanwhile."""
         self.packets.pause(_ASKING)
         try:
-            async with asyncio.timeout(REPLY_SECONDS):
+            async with asyncio.timeout(seconds):
                 await work
         except PolicyLost as error:
             self._turn_away(error)
@@ -177,16 +177,17 @@ class PersonConnection(ServerConnection):
             await self._begin()
         if self.is_closed():
             return
-        person = self.login.person
+        person, place = self.login.person, self._leads_to()
         match attempt:
             case KeyOffer():
                 await self._offer(OfferKey(person=person, blob=attempt.blob), attempt.algorithm)
             case KeyProof(blob, signed, signature):
-                await self._verdict(ProveKey(person=person, blob=blob, signed=signed, signature=signature))
+                proof = ProveKey(person=person, blob=blob, signed=signed, signature=signature, place=place)
+                await self._verdict(proof)
             case Password():
-                await self._verdict(TryPassword(person=person, password=attempt.password))
+                await self._verdict(TryPassword(person=person, password=attempt.password, place=place))
             case Questions():
-                await self._ask_code()
+                await self._verdict(AskCode(person=person))
             case None if first and only_asks:
                 # As OpenSSH: a client may ask with `none` what there is, once, without being counted.
                 self._send_methods(partial=False)
@@ -224,10 +225,11 @@ class PersonConnection(ServerConnection):
         else:
             self._fail()
 
-    async def _ask_code(self) -> None:
-        reply = await self.ask(AskCode(person=self.login.person))
-        if not isinstance(reply, Challenge):
-            return await self._carry_out(reply)
+    def _leads_to(self) -> str:
+        """Where this login leads, as far as its name says so."""
+        return f"{self.login.account}@{self.login.target}" if self.login.target else ""
+
+    def _ask_person(self, reply: Challenge) -> None:
         self._auth = _Question(self)  # type: ignore[assignment]
         prompts = b"".join(String(text) + Boolean(echo) for text, echo in reply.prompts)
         self.send_packet(
@@ -239,6 +241,8 @@ class PersonConnection(ServerConnection):
         await self._carry_out(await self.ask(request))
 
     async def _carry_out(self, reply: Reply) -> None:
+        if isinstance(reply, Challenge):
+            return self._ask_person(reply)
         if not isinstance(reply, Verdict):
             raise PolicyLost(f"the policy service answered with {type(reply).__name__}")
         match reply.outcome:
@@ -291,7 +295,8 @@ class PersonConnection(ServerConnection):
             raise ProtocolError("answer is not UTF-8") from None
         packet.check_end()
         self._auth = None
-        return self._undisturbed(self._verdict(AnswerCode(person=self.login.person, answers=answers)))
+        answer = AnswerCode(person=self.login.person, answers=answers)
+        return self._undisturbed(self._verdict(answer), patience(answer))
 
     # --- policyd ------------------------------------------------------------------------------------
 
