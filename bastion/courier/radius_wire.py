@@ -117,7 +117,8 @@ def _attribute(kind: int, value: bytes) -> bytes:
 
 def _attributes(data: bytes) -> list[tuple[int, int, bytes]]:
     """(where the value begins, type, value) of each."""
-    found, at = [], HEADER
+    found: list[tuple[int, int, bytes]] = []
+    at = HEADER
     while at < len(data):
         if len(data) - at < 2 or not 2 <= data[at + 1] <= len(data) - at or len(found) == MAX_ATTRIBUTES:
             raise BadPacket("answer with attributes that do not add up")
