@@ -141,7 +141,7 @@ def age(policyd: Policyd, table: str, column: str, seconds: int) -> None:
     import sqlite3
 
     with sqlite3.connect(policyd.database) as db:
-        db.execute(f"UPDATE {table} SET {column} = {column} - ?", (seconds * 10**9,))  # noqa: S608 - our own words
+        db.execute(f"UPDATE {table} SET {column} = {column} - ?", (seconds * 10**9,))
 
 
 # --- removal ------------------------------------------------------------------------------------------
