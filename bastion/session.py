@@ -11,7 +11,7 @@ INVARIANT: what is recorded is sent on only when its ticket is acknowledged.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from recorder.messages import MAX_APPEND, Append
@@ -31,8 +31,8 @@ OVERHEAD: Final = 256
 
 
 class Waiting(Protocol):
-    def release(self) -> bool:
-        """Send on what is acknowledged; True if something is still held."""
+    def release(self, acknowledged: int) -> bool:
+        """Send on what has a ticket up to this one; True if something is still held."""
 
 
 class Session:
@@ -53,21 +53,29 @@ class Session:
         self.ticket = 0
         self.acknowledged = 0
         self.owed = 0  # bytes recorded and not acknowledged, with their overhead
+        self._held = 0  # bytes that wait behind those, and are not recorded
 
     def record(self, kind: int, channel: int, data: bytes) -> None:
         """Number an event; longer data becomes several."""
+        self.write(channel, ((kind, data),))
+
+    def write(self, channel: int, events: Sequence[tuple[int, bytes]]) -> int:
+        """As `record`, for several events (kind, data) of one channel: the ticket of the last."""
         ms = self._last_ms = max(self._last_ms, (self._clock() - self._began) // 1_000_000)
         pending = self._pending
         before = len(pending)
-        if len(data) <= MAX_EVENT_DATA:
-            pending.append((kind, channel, ms, data))
-        else:
-            pending += (
-                (kind, channel, ms, data[at : at + MAX_EVENT_DATA]) for at in range(0, len(data), MAX_EVENT_DATA)
-            )
+        for kind, data in events:
+            self.owed += len(data)
+            if len(data) <= MAX_EVENT_DATA:
+                pending.append((kind, channel, ms, data))
+            else:
+                pending += (
+                    (kind, channel, ms, data[at : at + MAX_EVENT_DATA]) for at in range(0, len(data), MAX_EVENT_DATA)
+                )
         count = len(pending) - before
+        self.owed += count * OVERHEAD
         self.ticket += count
-        self.owed += len(data) + count * OVERHEAD
+        return self.ticket
 
     @property
     def sent(self) -> int:
@@ -116,7 +124,7 @@ class Session:
         waiting, self._waiting = self._waiting, []
         for flow in waiting:
             # What is sent on may be recorded again at once, by this flow or one that was just emptied.
-            if flow.release():
+            if flow.release(self.acknowledged):
                 self.wait(flow)
         return True
 
@@ -124,13 +132,17 @@ class Session:
         if flow not in self._waiting:
             self._waiting.append(flow)
 
+    def hold(self, size: int) -> None:
+        """Messages that are no events wait as well, or (negative) do so no longer."""
+        self._held += size
+
     @property
     def is_behind(self) -> bool:
-        return self.owed > WINDOW
+        return self.owed + self._held > WINDOW
 
     @property
     def has_caught_up(self) -> bool:
-        return self.owed <= WINDOW // 2
+        return self.owed + self._held <= WINDOW // 2
 
     # --- standing still -----------------------------------------------------------------------------
 

@@ -38,6 +38,16 @@ class StreamTap:
         self._size = 0
         self._hash = hashlib.sha256()
 
+    def passes(self, data: memoryview) -> bool:
+        """Is there nothing to write down of `data` now? Then it is counted and hashed, the short way of all bulk."""
+        size = self._size + len(data)
+        if self._left or self._whole or size >= STRETCH:
+            return False
+        if self._hashed:
+            self._hash.update(data)
+        self._size = size
+        return True
+
     def feed(self, data: bytes | memoryview) -> tuple[memoryview | None, list[Digest]]:
         """The part of `data` to record as it is, if any, and the digests of stretches that ended in it."""
         view = memoryview(data)

@@ -102,11 +102,13 @@ class StreamsTap:
         )
 
     def user(self, data: memoryview) -> Events:
+        if self._in.passes(data):
+            return ()
         kept, digests = self._in.feed(data)
         return [*(self._typed.typed(bytes(kept)) if kept is not None else ()), *_digests(digests)]
 
     def target(self, data: memoryview) -> Events:
-        return self._shown(self._out, Kind.OUTPUT, data)
+        return () if self._out.passes(data) else self._shown(self._out, Kind.OUTPUT, data)
 
     def error(self, data: bytes) -> Events:
         return self._shown(self._err, Kind.STDERR, memoryview(data))

@@ -84,6 +84,8 @@ class TypedText:
         data = bytes(data)
         if not self._terminal:
             return self._stream(data)
+        if _KEYS.search(data) is None:
+            return self._text(data) if data else []  # nearly every key
         events: Events = []
         at = 0
         for keys in _KEYS.finditer(data):
@@ -174,6 +176,8 @@ class TypedText:
 
     def _wait(self, chunk: _Chunk) -> None:
         self._waiting.append(chunk)
+        if len(self._waiting) == 1 and len(chunk.text) <= MAX_WAITING:
+            return  # nearly every key
         while len(self._waiting) > MAX_CHUNKS or sum(len(waiting.text) for waiting in self._waiting) > MAX_WAITING:
             del self._waiting[0]  # stays as it was recorded
 

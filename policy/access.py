@@ -119,7 +119,7 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
         keep_content=decision.keep_content,
         commitment_key=desk.vault.commitment_key(live.id),
         source=live.source,
-        watched=live.watched,
+        watched=live.watched and not live.watchers,
     )
 
 

@@ -99,6 +99,14 @@ def may_decide(desk: Authority, talk: Conversation, request: AccessRequest) -> b
     return who.approves and named(rule.require.approval, who.roles, owner=who.owner)
 
 
+def gives_anything(desk: Authority, who: Approver) -> bool:
+    """Whether any rule names them as one who approves."""
+    needs = [rule.require.approval for rule in desk.rules.rules]
+    return who.approves and any(
+        need.count > 0 and named(need, who.roles, owner=who.owner) for need in needs if need is not None
+    )
+
+
 def may_give(desk: Authority, who: Approver, facts: Facts) -> bool:
     """Whether a rule about this person and place names them as one who approves."""
     return who.approves and any(

@@ -22,6 +22,7 @@ from policy.configuration import Configuration, read_all
 from policy.conversation import Conversation, State
 from policy.ledger import Ledger, LedgerError
 from policy.lockouts import Lockouts
+from policy.notifying import Notifier
 from policy.peers import (
     ADMIN_SOCKET,
     AUDIT_SOCKET,
@@ -93,7 +94,10 @@ async def _run(desk: Authority, sockets: dict[State, SocketType], signals: Async
     await _end_leftovers(desk)
     detail = {"rules": str(len(desk.rules.rules)), "digest": desk.rules.digest, "pid": str(os.getpid())}
     await desk.ledger.note(Event(event="start", who="policyd", detail=detail))
+    notifier = Notifier(desk)
+    desk.ledger.heard = notifier.hear
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(notifier.run)
         nursery.start_soon(desk.sessions.expire, nursery)
         nursery.start_soon(_housekeeping, desk)
         nursery.start_soon(_recheck_often, desk)

@@ -1,6 +1,7 @@
 """Grants: given without a request, listed, revoked, ended when their time is over; and what waits for a person."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -11,7 +12,7 @@ from policy import audit
 from policy.access_words import grant_data, place_of, printable, request_detail
 from policy.audit import Event
 from policy.authority import Authority, ended_note
-from policy.concerned import approver_of, facts_about, may_decide, may_give, the_rule
+from policy.concerned import approver_of, facts_about, gives_anything, may_decide, may_give, the_rule
 from policy.conditions import named
 from policy.conversation import Conversation, State
 from policy.deciding import attempt, cast_vote, close, new_id
@@ -41,13 +42,17 @@ log = structlog.get_logger()
 
 async def grant_add(desk: Authority, talk: Conversation, request: GrantAdd) -> Done:
     """One approval, given unasked. Where the rule wants more of them, a request waits for the others."""
-    person, now = the_person(desk, request.person), time.time_ns()
+    now = time.time_ns()
     wish = Wish.of(
         kinds=request.kinds, start=request.start, seconds=request.seconds, uses=request.uses, reason=request.reason,
         now=now,
     )  # fmt: skip
     async with desk.deciding:
         giver, given = giver_of(desk, talk, request.target)
+        if not given and not gives_anything(desk, giver):
+            # Before anything is said about the person: who may give nothing learns no names.
+            raise CommandRefused("you may not give this", "ask whoever approves it", code=77)
+        person = the_person(desk, request.person)
         if person.name in giver.names:
             raise CommandRefused("nobody gives leave to themselves", "ask for it: ssh bastion request", code=77)
         facts = facts_about(desk, person, request.account, request.target, talk)
@@ -120,6 +125,21 @@ async def revoke(desk: Authority, by: str, grants: list[AccessGrant], why: str, 
         desk.standing.drop(grant.id)
 
 
+async def void(
+    desk: Authority, talk: Conversation, why: str, concerned: Callable[[AccessGrant | AccessRequest], bool]
+) -> None:
+    """End what was given and asked for about something that is gone: a name that comes back finds nothing there."""
+    async with desk.deciding:
+        if gone := [grant for grant in desk.standing.all() if concerned(grant)]:
+            events = [talk.event("grant-revoke", one.id, _detail(one), why=why) for one in gone]
+            await revoke(desk, talk.who, gone, why, events)
+        for request in [one for one in desk.standing.requests.values() if concerned(one)]:
+            detail = {"person": request.person, "place": place_of(request)}
+            await close(
+                desk, request, Is.CANCELLED, talk.who, talk.event("request-cancel", request.id, detail, why=why)
+            )
+
+
 async def end_resting(desk: Authority, grants: list[AccessGrant], by: str, why: str) -> int:
     """End the sessions that rest on grants which are gone, also one that is just beginning."""
     names = {grant.id for grant in grants}
@@ -177,8 +197,9 @@ async def _close_what_is_over(desk: Authority) -> None:
             await close(desk, request, Is.EXPIRED, "policyd", event)
     if over:
         names = {one.id for one in over}
-        expired = [live for live in desk.sessions.all() if live.grant in names]
-        await desk.end_sessions(expired, "", "expired")
+        for live in desk.sessions.all():
+            if live.grant in names:  # the wall clock was set on: sessions keep their time by another one
+                desk.sessions.limit(live, trio.current_time())
 
 
 # --- who and what -------------------------------------------------------------------------------------------

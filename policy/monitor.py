@@ -53,6 +53,8 @@ HANG_UP_SECONDS: Final = 5.0
 """For writing down which sessions were interrupted; what is not written is found at the next start."""
 COMMANDS_AT_ONCE: Final = 4
 """Commands under way in one conversation; some wait 10 s for a scan."""
+LOOKUPS_AT_ONCE: Final = 16
+"""Sessions asked for at once in one conversation, each of which may wait for a ticket system."""
 
 Handler = Callable[[Authority, Conversation, Any], Awaitable[m.Reply | None]]
 
@@ -63,6 +65,7 @@ class Entry:
     once: bool = False  # a second time in a conversation is a violation
     decides: bool = False  # it says yes or no to a person: if it fails, the answer is no
     command: bool = False  # by role; may take long, so others are read meanwhile
+    beside: bool = False  # may wait for others (a ticket system), while the requests after it are answered
     right: Right | None = None  # which a person needs; None: everybody, or the handler looks closer
 
 
@@ -140,7 +143,7 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.AnswerCode: Entry(handler=authenticate.answer_code, decides=True),
         },
         State.PERSON: {
-            m.Authorize: Entry(handler=access.authorize, decides=True),
+            m.Authorize: Entry(handler=access.authorize, decides=True, beside=True),
             m.OpenChannel: Entry(handler=access.open_channel, decides=True),
             m.Credential: Entry(handler=dial.credential, decides=True),
             m.Sign: Entry(handler=dial.sign, decides=True),
@@ -168,9 +171,8 @@ async def converse(desk: Authority, talk: Conversation) -> None:
     log = talk.log()
     try:
         async with trio.open_nursery() as commands:
-            turns = trio.CapacityLimiter(COMMANDS_AT_ONCE)
             try:
-                await _serve(desk, talk, commands, turns)
+                await _serve(desk, talk, commands)
             except Violation as error:
                 log.warning("protocol-violation", state=talk.state, problem=str(error))
             except (OSError, trio.ClosedResourceError) as error:
@@ -191,19 +193,20 @@ async def _hang_up(desk: Authority, talk: Conversation) -> None:
     talk.state = State.OVER
     talk.close()
     desk.workers.leave(talk)
-    for live in desk.sessions.watched_by(talk):
-        await desk.sessions.unwatch(live, talk)
     desk.couriers.leave(talk)
     with trio.CancelScope(shield=True), trio.move_on_after(HANG_UP_SECONDS):
         try:
+            for live in desk.sessions.watched_by(talk):
+                await desk.sessions.unwatch(live, talk)
             await desk.sessions.end_conversation(talk)
             await views.cut_off(desk, talk)
         except LedgerError as error:
             talk.log().error("ends-not-noted", error=str(error))
 
 
-async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery, turns: trio.CapacityLimiter) -> None:
+async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery) -> None:
     began = trio.current_time()
+    turns = {True: trio.CapacityLimiter(COMMANDS_AT_ONCE), False: trio.CapacityLimiter(LOOKUPS_AT_ONCE)}
     while talk.state is not State.OVER:
         patience = {State.PROVING: PROVING_SECONDS}.get(talk.state)
         if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW):
@@ -218,12 +221,11 @@ async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery, tu
         if not data:
             return
         ident, request, entry = admit(talk, data)
-        if entry.command:
+        if entry.command or (entry.beside and desk.rules.tickets):
             turn = object()  # not the request: messages have no hash
-            await turns.acquire_on_behalf_of(turn)
-            commands.start_soon(
-                _command_task, desk, talk, ident, request, entry, partial(turns.release_on_behalf_of, turn)
-            )
+            kind = turns[entry.command]
+            await kind.acquire_on_behalf_of(turn)
+            commands.start_soon(_task, desk, talk, ident, request, entry, partial(kind.release_on_behalf_of, turn))
         else:
             reply = await answer(desk, talk, request, entry)
             if reply is not None:
@@ -266,13 +268,18 @@ async def answer(desk: Authority, talk: Conversation, request: m.Request, entry:
         return m.Refused(code=69, cause="the bastion cannot keep its audit trail", hint="tell the people who run it")
 
 
-async def _command_task(
+async def _task(
     desk: Authority, talk: Conversation, ident: int, request: m.Request, entry: Entry, done: Callable[[], None]
 ) -> None:
     try:
         reply = await answer(desk, talk, request, entry)
-        if reply is not None:
+        if talk.state is State.OVER and isinstance(reply, m.Grant):
+            # Attack: ask, hang up while the ticket is looked up, and a session lives that nobody sees or ends.
+            await desk.sessions.end_conversation(talk)
+        elif reply is not None:
             await talk.reply(ident, reply)
+    except LedgerError as error:
+        talk.log().error("ends-not-noted", error=str(error))
     except Exception as error:
         talk.log().critical("handler-failed", error=type(error).__name__, where=_frames(error))
         talk.close()

@@ -73,6 +73,7 @@ async def explain_access(desk: Authority, talk: Conversation, request: Explain) 
         channel=kind,
         disabled=person.disabled,
         known=desk.roster.account(request.target, request.account) is not None,
+        grants=desk.standing.facts(person.name, request.account, request.target, time.time_ns(), desk.counts),
     )
     what = f"explain {person.name} on {request.account}@{request.target}"
     await desk.ledger.note(talk.event("view", what))

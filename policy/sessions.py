@@ -193,6 +193,8 @@ class Sessions:
                 detail={"recording": request.recording, "via": live.via},
             ),
         )
+        if live.watched and live.watchers:  # who began to look while it began: the gateway could not be told before
+            await live.talk.push(Thaw(session=live.id))
         return Done(text="")
 
     async def ended(self, talk: Conversation, request: SessionEnded) -> Done:

@@ -14,7 +14,7 @@ from typing import Final
 
 from policy.access_words import grant_data, place_of
 from policy.authority import Authority
-from policy.concerned import asker, facts_about, may_give, the_rule
+from policy.concerned import asker, facts_about, gives_anything, may_give, the_rule
 from policy.conditions import Factor, FactorKind, Facts
 from policy.conversation import Conversation, State
 from policy.decide import Allow, Deny, decide, denial_for_audit, denial_for_person, need_of
@@ -45,8 +45,12 @@ async def token_add(desk: Authority, talk: Conversation, request: TokenAdd) -> D
     )  # fmt: skip
     secret = PREFIX + base64.b32encode(os.urandom(SECRET_BYTES)).decode().lower()
     digest = hashlib.sha256(secret.encode()).digest()
-    person = the_person(desk, request.person) if request.person else asker(desk, talk)
-    own = person.name in names_behind(talk)
+    own = request.person == "" or request.person in names_behind(talk)
+    if not own:
+        giver, given = giver_of(desk, talk, request.target)
+        if not given and not gives_anything(desk, giver):
+            raise CommandRefused("you may not make tokens for others", "each makes their own", code=77)
+    person = asker(desk, talk) if request.person == "" else the_person(desk, request.person)
     if talk.speaker is not None and (talk.speaker.force_command or talk.speaker.withheld):
         # Attack: a certificate for one command, turned into a token for every command.
         raise CommandRefused("your certificate is limited, and a token is not", "log in with your key", code=77)

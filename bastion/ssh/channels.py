@@ -13,6 +13,7 @@ from struct import Struct
 from typing import Any, Final, Protocol
 
 from bastion.errors import PeerError
+from bastion.session import OVERHEAD
 
 WINDOW_ADJUST: Final = 93
 DATA: Final = 94
@@ -70,18 +71,14 @@ class Owner(Protocol):
 class Journal(Protocol):
     """Where events go before bytes do: `bastion.session.Session`."""
 
-    def record(self, kind: int, channel: int, data: bytes) -> None: ...
-
-    @property
-    def ticket(self) -> int:
-        """Number of events recorded so far."""
-
-    @property
-    def acknowledged(self) -> int:
-        """Number of events known to be written."""
+    def write(self, channel: int, events: Events) -> int:
+        """Record `events`: the ticket of the last of them."""
 
     def wait(self, flow: "Flow") -> None:
         """Tell this flow (`release`) when more is acknowledged."""
+
+    def hold(self, size: int) -> None:
+        """So many bytes, of messages that are no events, wait for an acknowledgement; negative: no longer."""
 
 
 class End:
@@ -148,8 +145,7 @@ class End:
 
     def _beyond(self) -> None:
         # Attack: the other side would cut us off for it, and look as if it had failed.
-        if not self.close_sent:
-            raise PeerError("more data came on a channel than its window allows")
+        raise PeerError("more data came on a channel than its window allows")
 
     # asyncssh calls these of what it finds in `_channels` when it opens packets itself.
 
@@ -284,24 +280,29 @@ class Flow:
             return  # RFC 4254 section 5.3: no data follows an EOF
         if kind == EOF:
             self.ended = True
-        journal = self.journal
-        for event, what in events:
-            journal.record(event, self.channel, what)
         if not events and not self.held:
             self.to.send(kind, payload)
             return
-        self.held.append((journal.ticket if events else 0, kind, payload))
+        journal = self.journal
+        if not events:
+            # Attack: a recorder that stands still, and requests without end that we have to answer.
+            journal.hold(len(payload) + OVERHEAD)
+        ticket = journal.write(self.channel, events) if events else 0
+        self.held.append((ticket, kind, payload))
         journal.wait(self)
 
-    def release(self) -> bool:
+    def release(self, acknowledged: int) -> bool:
         """Send what needs no longer wait; True if something still does."""
-        acknowledged, held = self.journal.acknowledged, self.held
+        held = self.held
         while held and held[0][0] <= acknowledged:
-            _, kind, payload = held.popleft()
+            ticket, kind, payload = held.popleft()
+            if not ticket:
+                self.journal.hold(-len(payload) - OVERHEAD)
             self.to.send(kind, payload)
         return bool(held)
 
     def stop(self) -> None:
         """Drop what is held and whatever comes."""
         self.stopped = self.ended = True
+        self.journal.hold(-sum(len(payload) + OVERHEAD for ticket, _, payload in self.held if not ticket))
         self.held.clear()

@@ -26,6 +26,9 @@ HINT_OF: Final = {
 }
 
 
+WORDS_OF: Final = {"expired": "the time granted for this session is over", "idle": "nothing was typed for too long"}
+
+
 class SessionOver(BastionError):
     """How a session ended, for its person."""
 

@@ -11,9 +11,9 @@ READ: Final = 256 * 1024
 SHARED: Final = 64 * 1024
 """Bytes of one read while somebody types."""
 LULL: Final = 1.0
-"""Seconds after the last small event after which nobody is considered typing: the slowest typist is faster."""
-SMALL: Final = 2048
-"""Bytes owed to a recording, overhead counted, up to which it is that of somebody who types."""
+"""Seconds after the last key after which nobody is considered typing: the slowest typist is faster."""
+KEYS: Final = 64
+"""Bytes of input up to which it was typed: a key, its sequence, its commitment. What is longer came from a file."""
 
 
 class Pace:
@@ -25,7 +25,7 @@ class Pace:
         self._typed = -LULL
 
     def typed(self, now: float) -> None:
-        """A key or its echo has passed."""
+        """A key has come."""
         self._typed = now
 
     def read_size(self, now: float) -> int:

@@ -3,16 +3,16 @@
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from bastion.errors import RecorderLost
-from bastion.session import WINDOW, Session
+from bastion.session import Session
 from bastion.ssh.burst import burst, gathered, settle
-from bastion.ssh.pace import SMALL, pace
+from bastion.ssh.pace import KEYS, pace
 from recorder.messages import (
     MAX_MESSAGE,
     Ack,
@@ -27,6 +27,7 @@ from recorder.messages import (
     decode_reply,
     encode,
 )
+from recorder.model import Kind
 
 SOCKET: Final = "recorderd.sock"
 FIRST_WORD: Final = 5.0
@@ -35,6 +36,7 @@ PATIENCE: Final = 10.0
 """Seconds for an answer to End, which may have a segment to compact and three files to sync."""
 _BEHIND: Final = 1024
 """Acknowledgements that may stand before recorderd's last word; more fit into no socket."""
+_TYPED: Final = frozenset((Kind.INPUT, Kind.SEALED_INPUT))
 _reply = memoryview(bytearray(MAX_MESSAGE + 1))  # the one being looked at: to make room for each would cost more
 _AGAIN = "start it again: systemctl restart bastion-recorderd"
 
@@ -50,6 +52,7 @@ class Recording:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[bytes] = deque()
         self._dirty = False
+        self._typed = False  # a key is among what is to be sent
         self._closed = False
         self._ended: asyncio.Future[None] | None = None
         self._owes_since = 0.0
@@ -75,22 +78,26 @@ class Recording:
 
     def record(self, kind: int, channel: int, data: bytes) -> None:
         """As `Session.record`, and to recorderd at the end of the burst."""
-        self._session.record(kind, channel, data)
+        self.write(channel, ((kind, data),))
+
+    def write(self, channel: int, events: Sequence[tuple[int, bytes]]) -> int:
+        """As `Session.write`, and to recorderd at the end of the burst."""
+        kind, data = events[0]
+        self._typed = self._typed or (kind in _TYPED and len(data) <= KEYS)
         if not self._dirty:
             self._dirty = True
             gathered(self)
-
-    @property
-    def ticket(self) -> int:
-        return self._session.ticket
-
-    @property
-    def acknowledged(self) -> int:
-        return self._session.acknowledged
+        return self._session.write(channel, events)
 
     def wait(self, flow: object) -> None:
         self._session.wait(flow)  # type: ignore[arg-type]
         settle()
+
+    def hold(self, size: int) -> None:
+        self._session.hold(size)
+        if size > 0 and not self._dirty:
+            self._dirty = True
+            gathered(self)  # to see whether that is too much
 
     def flush(self) -> None:
         self._dirty = False
@@ -102,9 +109,10 @@ class Recording:
         if session.owed:
             now = self._loop.time()
             self._owes_since = self._owes_since or now
-            if session.owed <= SMALL:
+            if self._typed:
+                self._typed = False
                 pace.typed(now)
-            elif session.owed > WINDOW:
+            if session.is_behind:
                 self._press()
 
     def _send(self, message: bytes) -> None:
@@ -135,13 +143,13 @@ class Recording:
     # --- what comes back ----------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        newest = 0
+        newest, session = 0, self._session
         try:
             while True:
                 reply = _decoded(_reply[: self._sock.recv_into(_reply)])
                 if isinstance(reply, Ack):
                     newest = max(newest, reply.seq)
-                    if newest == self._session.sent and self._ended is None:
+                    if newest == session.sent and self._ended is None:
                         break  # nothing more is owed: do not ask the kernel for it
                     continue
                 self._acknowledge(newest)

@@ -18,8 +18,9 @@ from bastion.errors import BastionError, PeerError, RecorderLost
 from bastion.session import Session
 from bastion.ssh.burst import burst
 from bastion.ssh.channels import End
-from bastion.ssh.endings import EXIT_OF, HINT_OF, SessionOver
+from bastion.ssh.endings import EXIT_OF, HINT_OF, WORDS_OF, SessionOver
 from bastion.ssh.hold import Standstill
+from bastion.ssh.links import Push
 from bastion.ssh.recording import Recording
 from bastion.ssh.upstream import TargetConnection, dial, refused
 from bastion.taps import note
@@ -45,8 +46,6 @@ from recorder.model import MAX_CHANNEL, AccessNote, Kind
 
 if TYPE_CHECKING:
     from bastion.ssh.door import Door
-
-Push = EndSession | Freeze | Thaw | Warn
 
 UNSEEN: Final = "it begins as soon as somebody looks on"
 
@@ -226,8 +225,7 @@ class Relay:
             self.last_passed = passed
             self.session.active()
         if reason := self.session.over():
-            words = {"expired": "the time granted for this session is over", "idle": "nothing was typed for too long"}
-            self.end(reason, text=words[reason])
+            self.end(reason, text=WORDS_OF[reason])
         self.recording.check(self.door.gateway.settings.ssh.stall)
 
     def _press(self, behind: bool) -> None:
@@ -254,9 +252,11 @@ class Relay:
 
     def _ended_by_policy(self, message: EndSession) -> None:
         by = message.by
+        if message.reason == "expired":  # of the two clocks that keep the limit, policyd's came first
+            return self.end("expired", by=by, text=WORDS_OF["expired"])
         # An operator is a user of this machine; their number means nothing to the person.
         words = f"{'an operator' if by.startswith('operator ') else by}: {message.reason}" if by else message.reason
-        self.end("expired" if message.reason == "expired" else "killed", by=by, text=words)
+        self.end("killed", by=by, text=words)
 
     def target_lost(self, error: Exception | None) -> None:
         if self.target is not None and not self.over:

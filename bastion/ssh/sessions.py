@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from bastion.answers import Malformed
 from bastion.errors import BastionError, Denied, ExitCode
 from bastion.requests import (
     Answer,
     Ask,
     Effect,
     Forward,
-    Malformed,
     Refuse,
     Requests,
     Resize,
@@ -28,7 +28,7 @@ from bastion.requests import (
 from bastion.ssh.burst import burst
 from bastion.ssh.channels import CLOSE, DATA, EOF, EXTENDED_DATA, FAILURE, REQUEST, SUCCESS, WINDOW_ADJUST, End, Flow
 from bastion.ssh.inbox import Inbox
-from bastion.ssh.local import LocalChannel, Terminal, in_between, last_words
+from bastion.ssh.local import STDERR, LocalChannel, Terminal, aside, goodbye, last_words
 from bastion.taps import ChannelTap, early_input, early_output, exit_events, start_events, tap_for
 from policy.model import ChannelKind
 from recorder.model import Kind
@@ -37,13 +37,11 @@ if TYPE_CHECKING:
     from bastion.ssh.door import Door
     from bastion.ssh.relay import Relay
 
-OPEN: Final = 90
-CONFIRMATION: Final = 91
+OPEN, CONFIRMATION = 90, 91
 MAX_PACKET: Final = 32 * 1024
 """Bytes of one data message a person may send, as OpenSSH; the target's own limit is kept by splitting."""
 
 _U32, _CONFIRM = Struct(">I"), Struct(">III")
-_STDERR: Final = b"\0\0\0\1"
 
 
 class SessionChannel:
@@ -209,7 +207,7 @@ class SessionChannel:
             elif kind in (SUCCESS, FAILURE):
                 self._carry(self.requests.answered(kind == SUCCESS))
             elif kind == EXTENDED_DATA:
-                if payload[:4] != _STDERR or down.ended:
+                if payload[:4] != STDERR or down.ended:
                     return  # of no known kind: no client shows it, no recording can say what it was
                 data = payload[8:]
                 down.bytes += len(data)
@@ -343,17 +341,13 @@ class SessionChannel:
         """Say why, with the exit code that belongs to it, and close."""
         if self.user.close_sent:
             return
-        on_terminal = bool(self.requests.term)
-        said = last_words(error, on_terminal=on_terminal, at_prompt=self.requests.state is State.STARTED)
+        said = last_words(error, on_terminal=bool(self.requests.term), at_prompt=self.requests.state is State.STARTED)
         self._stop()
         for answer in self.requests.give_up():
             self.user.send(SUCCESS if answer == Answer(True) else FAILURE)
         for _ in range(self._inbox.unanswered):
             self.user.send(SUCCESS)
-        self.user.send(EXTENDED_DATA, _STDERR + strings(said))
-        self.user.send(EOF)
-        self.user.send(REQUEST, strings(b"exit-status") + b"\0" + _U32.pack(int(error.code)))
-        self.user.send(CLOSE)
+        goodbye(self.user, said, int(error.code))
         if self.target is not None:
             self.target.send(CLOSE)
         self._gone()
@@ -367,12 +361,7 @@ class SessionChannel:
         """Between what the target says, if the person's window has room for it."""
         if self._up is None or self.target is None or (terminals_only and not self.requests.term):
             return False
-        said = in_between(text, on_terminal=bool(self.requests.term))
-        if self.target.granted - self.target.received < len(said) + self._up.debt:
-            return False
-        self._up.debt += len(said)
-        self.user.send(EXTENDED_DATA, _STDERR + strings(said))
-        return True
+        return aside(text, self.user, self.target, self._up, on_terminal=bool(self.requests.term))
 
     def _stop(self) -> None:
         for flow in filter(None, (self._up, self._down)):

@@ -66,6 +66,7 @@ _plain_view = memoryview(_plain)
 _outgoing = bytearray(MAX_PACKET + 64)
 _outgoing_view = memoryview(_outgoing)
 _spare: list[memoryview] = []
+_BURST: Final = burst()
 
 
 class PacketTransport(asyncio.BufferedProtocol):
@@ -162,7 +163,7 @@ class PacketTransport(asyncio.BufferedProtocol):
 
     def _run(self, filled: int) -> None:
         connection = self.connection
-        with burst():
+        with _BURST:
             try:
                 used = self._process(filled)
             except DisconnectError as error:

@@ -14,6 +14,7 @@ from bastion.session import Session
 from bastion.ssh import recording as module
 from bastion.ssh.burst import burst
 from bastion.ssh.channels import DATA, End, Flow
+from bastion.ssh.pace import KEYS, READ, SHARED, Pace
 from bastion.ssh.recording import Recording, health
 from recorder.messages import MAX_MESSAGE, Ack, Ended, Open, Opened
 from recorder.model import MAX_EVENT_DATA, Kind
@@ -97,6 +98,27 @@ async def test_one_burst_is_one_message(tmp_path: Path) -> None:
                 one.output(b"%d," % number)
         await until("all is shown", lambda: one.shown.count(b",") == 50)
         assert one.tape.seq == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "size"),
+    [
+        (Kind.INPUT, b"k", SHARED),
+        (Kind.SEALED_INPUT, bytes(36), SHARED),
+        (Kind.INPUT, bytes(KEYS + 1), READ),  # from a file
+        (Kind.OUTPUT, b"k", READ),
+        (Kind.DIGEST, bytes(36), READ),  # of bulk itself
+    ],
+)
+@asynchronous
+async def test_reads_are_small_behind_a_key(
+    kind: Kind, data: bytes, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with live(tmp_path) as one:
+        monkeypatch.setattr(module, "pace", pace := Pace())
+        with burst():
+            one.recording.record(kind, 1, data)
+        assert pace.read_size(asyncio.get_running_loop().time()) == size
 
 
 @asynchronous

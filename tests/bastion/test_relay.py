@@ -491,6 +491,41 @@ async def test_a_recorder_that_refuses_means_no_session(tmp_path: Path) -> None:
         assert site.asked_for(Credential) == [], "no credential leaves the vault for it"
 
 
+@pytest.mark.parametrize("via", ["direct", "jump"])
+@asynchronous
+async def test_a_fault_of_ours_while_dialling_is_said_and_leaves_nothing_open(via: str, tmp_path: Path) -> None:
+    """Here a pinned key that is none, which policyd never sends. A client that hears nothing waits for ever."""
+    async with world(tmp_path) as (site, target):
+        site.grant_changes["host_keys"] = [b"no key at all"]
+        said = await ssh(site, "id", via=via)
+        assert said.code == 69
+        assert said.lines == [
+            "bastion: internal error of the bastion", "bastion: tell the people who run it",
+        ]  # fmt: skip
+        assert target.connections == []
+        await until("policyd knows of its end", lambda: site.told_of(SessionEnded))
+
+
+@pytest.mark.parametrize("via", ["direct", "jump"])
+@asynchronous
+async def test_no_certificate_store_of_the_home_folder_is_looked_for(
+    via: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attack: whoever may write to ~/.ssh/crt would be any target; asyncssh trusts what lies there by itself."""
+    (tmp_path / "home/.ssh/crt").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    async with world(tmp_path) as (site, _):
+        process = await waiting(site, via)
+        relays = [door.relay for door in site.gateway.doors if door.relay is not None]
+        assert relays
+        for relay in relays:
+            for leg in (relay.target, relay.door):
+                assert leg is not None
+                assert not leg._x509_trusted_certs
+                assert not leg._x509_trusted_cert_paths
+        process.kill()
+
+
 @asynchronous
 async def test_no_recorder_means_no_session(tmp_path: Path) -> None:
     async with world(tmp_path) as (site, target):

@@ -251,6 +251,16 @@ def test_answers_out_of_order_are_hashed_in_the_order_of_offsets() -> None:
     assert (op.extents, op.more, op.sha256) == ([(0, 9)], False, hashlib.sha256(b"abcdefghi").digest())
 
 
+def test_an_answer_without_content_does_not_end_the_hash() -> None:
+    peers = Peers()
+    peers >> open_file(1, b"f", 1) << handle(1, b"H")
+    for ident, offset in ((2, 0), (3, 3), (4, 0), (5, 9)):
+        peers >> read(ident, b"H", offset, 3)
+    peers << data(2, b"abc") << data(3, b"def") << data(4, b"") << data(5, b"") >> close(6, b"H") << status(6)
+    op = peers.end()[1]
+    assert (op.size, op.more, op.sha256) == (6, False, hashlib.sha256(b"abcdef").digest())
+
+
 def test_too_scattered_to_hash() -> None:
     peers = Peers()
     peers >> open_file(1, b"f") << handle(1, b"H")

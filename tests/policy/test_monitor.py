@@ -234,11 +234,11 @@ class Quiet:
     """What the end of a conversation asks of an authority; nothing is decided here."""
 
     class Sessions:
+        def watched_by(self, talk):
+            return []  # it watched none
+
         async def end_conversation(self, talk):
             """It had none."""
-
-        def watched_by(self, talk):
-            return []
 
     class Workers:
         def leave(self, talk):
@@ -253,6 +253,7 @@ class Quiet:
     [
         (State.GATEWAY_NEW, FIRST_WORD_SECONDS),
         (State.ADMIN_NEW, FIRST_WORD_SECONDS),
+        (State.AUDITOR_NEW, FIRST_WORD_SECONDS),
         (State.PROVING, PROVING_SECONDS),
     ],
 )

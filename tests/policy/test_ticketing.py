@@ -3,9 +3,7 @@
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 from bastion.courier.pointers import pick
 from policy import messages as m
 from tests.policy.conftest import copied
+from tests.policy.courier import courier_of
 from tests.policy.policyd import Gone, Peer, Policyd
 from tests.support.net import wait_until
 
@@ -52,51 +51,6 @@ def issue(key: str = "OPS-1", status: str = "Approved", name: str = "alice", hos
     }
 
 
-@dataclass
-class FakeCourier:
-    """Answers each call with `document`, or with what `reply` makes of it; `held` calls wait for `release`."""
-
-    peer: Peer
-    document: Any = field(default_factory=issue)
-    reply: Callable[[m.HttpCall], m.Called | None] | None = None
-    calls: list[m.HttpCall] = field(default_factory=list)
-    ident: int = 100
-
-    def serve(self) -> None:
-        while True:
-            try:
-                _, call = self.peer.receive()
-            except (Gone, TimeoutError, OSError):
-                return
-            assert isinstance(call, m.HttpCall)
-            self.calls.append(call)
-            if self.reply is not None:
-                answer = self.reply(call)
-            else:
-                document = json.dumps(self.document).encode()
-                answer = m.Called(task=call.task, status=200, values=pick(document, call.pick))
-            if answer is not None:
-                self.say(answer)
-
-    def say(self, answer: m.Called) -> None:
-        self.ident += 1
-        self.peer.send(m.encode(self.ident, answer))
-
-
-@contextmanager
-def courier_of(policyd: Policyd) -> Iterator[FakeCourier]:
-    courier = FakeCourier(policyd.courier(m.Courier(pid=1)))
-    thread = threading.Thread(target=courier.serve, daemon=True)
-    thread.start()
-    try:
-        yield courier
-    finally:
-        with suppress(OSError):
-            courier.peer.sock.shutdown(socket.SHUT_RDWR)
-        thread.join(20)
-        courier.peer.close()
-
-
 @pytest.fixture(scope="module")
 def shared(filled: Policyd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Policyd]:
     daemon = copied(filled, tmp_path_factory.mktemp("p")).start()
@@ -123,7 +77,7 @@ def ask(peer: Peer, account: str = "root", ticket: str = "OPS-1", reason: str = 
 
 
 def test_a_ticket_in_order_is_leave_and_asked_for_once(policyd: Policyd) -> None:
-    with courier_of(policyd) as courier:
+    with courier_of(policyd, issue()) as courier:
         alice = policyd.login("alice")
         grant = ask(alice)
         assert isinstance(grant, m.Grant), grant.cause
@@ -147,7 +101,7 @@ def test_a_ticket_in_order_is_leave_and_asked_for_once(policyd: Policyd) -> None
     ],
 )  # fmt: skip
 def test_a_ticket_that_does_not_do_is_refused_in_words(policyd: Policyd, document: Any, why: str) -> None:
-    with courier_of(policyd) as courier:
+    with courier_of(policyd, issue()) as courier:
         courier.document = document
         refused = ask(policyd.login("alice"))
         assert refused.code == 77
@@ -157,7 +111,7 @@ def test_a_ticket_that_does_not_do_is_refused_in_words(policyd: Policyd, documen
 
 
 def test_without_a_ticket_nobody_is_called(policyd: Policyd) -> None:
-    with courier_of(policyd) as courier:
+    with courier_of(policyd, issue()) as courier:
         alice = policyd.login("alice")
         assert ask(alice, ticket="").hint == "add: -o SetEnv=BASTION_TICKET=NUMBER"
         assert "is no ticket number of `jira`" in ask(alice, ticket="../../user?x").cause
@@ -166,7 +120,7 @@ def test_without_a_ticket_nobody_is_called(policyd: Policyd) -> None:
 
 def test_who_lacks_more_than_the_ticket_makes_nobody_be_called(policyd: Policyd) -> None:
     """A stolen key must not become a way to ask a ticket system, nor tell by its answers what is there."""
-    with courier_of(policyd) as courier:
+    with courier_of(policyd, issue()) as courier:
         assert "needs a reason" in ask(policyd.login("alice"), reason="").cause
         for name, target in (("gina", "web1"), ("alice", "hidden"), ("alice", "nowhere")):
             assert "is not allowed or does not exist" in ask(policyd.login(name), target=target).cause
@@ -184,7 +138,7 @@ def test_who_lacks_more_than_the_ticket_makes_nobody_be_called(policyd: Policyd)
     ],
 )  # fmt: skip
 def test_what_cannot_be_looked_up_is_a_denial_in_words(policyd: Policyd, called: m.Called, why: str) -> None:
-    with courier_of(policyd) as courier:
+    with courier_of(policyd, issue()) as courier:
 
         def reply(call: m.HttpCall) -> m.Called:
             called.task = call.task
@@ -205,7 +159,7 @@ def test_without_a_courier_it_is_a_denial_in_words(policyd: Policyd) -> None:
 
 
 def test_a_courier_that_dies_in_the_middle_is_a_denial(policyd: Policyd) -> None:
-    with courier_of(policyd) as courier:
+    with courier_of(policyd, issue()) as courier:
 
         def die(_: m.HttpCall) -> None:
             courier.peer.sock.shutdown(socket.SHUT_RDWR)
@@ -215,14 +169,14 @@ def test_a_courier_that_dies_in_the_middle_is_a_denial(policyd: Policyd) -> None
 
 
 def test_what_a_courier_says_unasked_is_not_heard(policyd: Policyd) -> None:
-    with courier_of(policyd) as courier:
+    with courier_of(policyd, issue()) as courier:
         good = [json.dumps("OPS-1"), '"disk"', '"Approved"', '"alice"', "", '"web1"']
         for task in range(1, 50):
             courier.say(m.Called(task=task, status=200, values=good))
         courier.document = issue(status="Open")
         assert isinstance(ask(policyd.login("alice")), m.Refused)
     other = policyd.courier(m.Courier(pid=2))
-    with courier_of(policyd) as courier:
+    with courier_of(policyd, issue()) as courier:
 
         def lie(call: m.HttpCall) -> m.Called:
             other.send(m.encode(9, m.Called(task=call.task, status=200, values=good)))
@@ -234,7 +188,7 @@ def test_what_a_courier_says_unasked_is_not_heard(policyd: Policyd) -> None:
 
 
 def test_many_at_once_ask_once(policyd: Policyd) -> None:
-    with courier_of(policyd) as courier:
+    with courier_of(policyd, issue()) as courier:
         go, answers = threading.Event(), []
 
         def wait(call: m.HttpCall) -> m.Called:
@@ -255,7 +209,7 @@ def test_many_at_once_ask_once(policyd: Policyd) -> None:
 
 
 def test_who_is_disabled_while_the_ticket_is_looked_up_gets_nothing(policyd: Policyd) -> None:
-    with courier_of(policyd) as courier:
+    with courier_of(policyd, issue()) as courier:
 
         def disable(call: m.HttpCall) -> m.Called:
             policyd.done(m.PersonSet(name="alice", disabled=True))
@@ -275,7 +229,7 @@ def test_a_session_keeps_its_ticket_and_loses_it_with_the_window(policyd: Policy
     rules = RULES.replace('target = { at = "host" }', 'window = { end = "end" }')
     (policyd.home / "policy.toml").write_text(rules)
     policyd.done(m.Reload())
-    with courier_of(policyd) as courier:
+    with courier_of(policyd, issue()) as courier:
         document = issue()
         document["fields"]["end"] = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
         courier.document = document
@@ -293,7 +247,7 @@ def test_a_session_keeps_its_ticket_and_loses_it_with_the_window(policyd: Policy
 
 def test_a_file_of_tickets_and_a_token_that_is_not_there(policyd: Policyd) -> None:
     (policyd.home / "jira.token").unlink()
-    with courier_of(policyd) as courier:
+    with courier_of(policyd, issue()) as courier:
         assert "this bastion is not set up for it" in ask(policyd.login("alice")).cause
         assert courier.calls == []
         assert "jira.token" in policyd.log()
@@ -308,13 +262,13 @@ def test_a_file_of_tickets_and_a_token_that_is_not_there(policyd: Policyd) -> No
 @pytest.mark.parametrize("mode", [0o604, 0o666])
 def test_a_token_that_others_may_read_is_not_used(policyd: Policyd, mode: int) -> None:
     (policyd.home / "jira.token").chmod(mode)
-    with courier_of(policyd) as courier:
+    with courier_of(policyd, issue()) as courier:
         assert isinstance(ask(policyd.login("alice")), m.Refused)
         assert courier.calls == []
 
 
 def test_a_reload_forgets_what_was_found(policyd: Policyd) -> None:
-    with courier_of(policyd) as courier:
+    with courier_of(policyd, issue()) as courier:
         alice = policyd.login("alice")
         grant = ask(alice)
         assert isinstance(grant, m.Grant)
@@ -323,3 +277,47 @@ def test_a_reload_forgets_what_was_found(policyd: Policyd) -> None:
         assert "wants `done`" in ask(alice).cause
         assert len(courier.calls) == 2
         assert isinstance(alice.ask(m.OpenChannel(session=grant.session, kind="shell")), m.Allowed)
+
+
+def held(courier: Any, go: threading.Event) -> None:
+    def wait(call: m.HttpCall) -> m.Called:
+        assert go.wait(20)
+        return m.Called(task=call.task, status=200, values=pick(json.dumps(issue()).encode(), call.pick))
+
+    courier.reply = wait
+
+
+def test_what_lives_on_the_connection_does_not_wait_for_a_ticket(policyd: Policyd) -> None:
+    with courier_of(policyd) as courier:
+        go = threading.Event()
+        held(courier, go)
+        alice = policyd.login("alice")
+        grant = ask(alice, account="deploy", ticket="")
+        assert isinstance(grant, m.Grant), grant.cause
+        alice.send(m.encode(900, m.Authorize(account="root", target="web1", ticket="OPS-1", reason="x")))
+        wait_until("the call", lambda: courier.calls)
+        assert isinstance(alice.ask(m.OpenChannel(session=grant.session, kind="exec")), m.Allowed)
+        assert [getattr(one, "cause", one) for one in alice.pushes] == []
+        go.set()
+        ident, answer = alice.receive()
+        assert isinstance(answer, m.Grant), answer.cause
+        assert ident == 900
+
+
+def test_who_hangs_up_while_a_ticket_is_looked_up_has_no_session(policyd: Policyd) -> None:
+    with courier_of(policyd) as courier:
+        go = threading.Event()
+        held(courier, go)
+        alice = policyd.login("alice")
+        alice.send(m.encode(900, m.Authorize(account="root", target="web1", ticket="OPS-1", reason="hung up")))
+        wait_until("the call", lambda: courier.calls)
+        alice.close()
+        wait_until("the end of the login", lambda: policyd.done(m.Whoami()))
+        go.set()
+
+        def granted() -> str:
+            return next((one["session"] for one in policyd.audit("access-granted") if "hung up" in one["detail"]), "")
+
+        wait_until("the grant", granted)
+        session = granted()
+        wait_until("its end", lambda: session not in [row[0] for row in policyd.done(m.SessionsList()).rows])
