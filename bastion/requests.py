@@ -14,13 +14,13 @@ takes such a request for the end of the connection, and so is it here.
 """
 
 import re
-from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from struct import Struct
 from struct import error as StructError
 from typing import Final
 
+from bastion.answers import Answers, Malformed
 from bastion.transfer import MAX_ENV, MAX_ENV_BYTES, env_allowed, kind_of
 from policy.model import ChannelKind
 from recorder.model import Start
@@ -42,8 +42,6 @@ MAX_COOKIE: Final = 256
 """Bytes of the name and of the value of what proves a client to an X server."""
 MAX_MESSAGE: Final = 4096
 """Bytes of the message with which a target says that a signal ended a command."""
-MAX_UNANSWERED: Final = 1024
-"""Requests of one channel without an answer. Clients wait for each, or send the dozen that begin a session at once."""
 
 _U32: Final = Struct(">I")
 _SIZE: Final = Struct(">IIII")  # columns, rows, and both in pixels
@@ -101,52 +99,6 @@ class Refuse:
 
 
 Effect = Forward | Answer | Ask | Resize | Refuse
-
-
-class Malformed(Exception):
-    """The peer's request is no request."""
-
-
-class Answers:
-    """To the requests of one side, in the order of the requests: those that are known and those that are to come."""
-
-    def __init__(self) -> None:
-        self._answers: deque[bool | None] = deque()
-
-    def expect(self) -> None:
-        """The other side gives this one."""
-        self._put(None)
-
-    def give(self, ok: bool) -> list[bool]:
-        """This one is known; those that may be said now."""
-        self._put(ok)
-        return self._ready()
-
-    def _put(self, answer: bool | None) -> None:
-        # Attack: a request whose answer never comes, and a flood of others behind it.
-        if len(self._answers) >= MAX_UNANSWERED:
-            raise Malformed("too many requests without an answer")
-        self._answers.append(answer)
-
-    def answered(self, ok: bool) -> list[bool]:
-        """The other side has answered the oldest that waits for it. Malformed if none does."""
-        for at, answer in enumerate(self._answers):
-            if answer is None:
-                self._answers[at] = ok
-                return self._ready()
-        raise Malformed("answer to a request that was not made")
-
-    def give_up(self) -> list[bool]:
-        """Whatever is open is answered with yes."""
-        ready = [answer is not False for answer in self._answers]
-        self._answers.clear()
-        return ready
-
-    def _ready(self) -> list[bool]:
-        ready: list[bool] = []
-        while self._answers and self._answers[0] is not None:
-            ready.append(bool(self._answers.popleft()))
-        return ready
 
 
 class Requests:

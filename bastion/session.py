@@ -5,6 +5,7 @@
     acknowledge   recorderd has written them: the flows that waited send what they held
     is_behind     recorderd owes too much: stop reading from both legs until `has_caught_up`
     over          expired or idle: end it
+    freeze, thaw  nothing passes in between; limits go on
 
 INVARIANT: what is recorded is sent on only when its ticket is acknowledged.
 """
@@ -44,6 +45,7 @@ class Session:
         self._expires = None if expires_in is None else self._began + int(expires_in * 1e9)
         self._idle = None if idle is None else int(idle * 1e9)
         self._active = self._began
+        self.frozen = ""  # why nothing passes, if nothing does
         self._pending: list[tuple[int, int, int, bytes]] = []
         self._sent: deque[tuple[int, int, int]] = deque()  # seq, ticket after it, bytes
         self._seq = 0
@@ -51,6 +53,7 @@ class Session:
         self.ticket = 0
         self.acknowledged = 0
         self.owed = 0  # bytes recorded and not acknowledged, with their overhead
+        self._held = 0  # bytes that wait behind those, and are not recorded
 
     def record(self, kind: int, channel: int, data: bytes) -> None:
         """Number an event; longer data becomes several."""
@@ -129,13 +132,29 @@ class Session:
         if flow not in self._waiting:
             self._waiting.append(flow)
 
+    def hold(self, size: int) -> None:
+        """Messages that are no events wait as well, or (negative) do so no longer."""
+        self._held += size
+
     @property
     def is_behind(self) -> bool:
-        return self.owed > WINDOW
+        return self.owed + self._held > WINDOW
 
     @property
     def has_caught_up(self) -> bool:
-        return self.owed <= WINDOW // 2
+        return self.owed + self._held <= WINDOW // 2
+
+    # --- standing still -----------------------------------------------------------------------------
+
+    def freeze(self, reason: str) -> bool:
+        """Nothing passes from now on. False if nothing did anyway."""
+        was, self.frozen = self.frozen, reason or "frozen"
+        return not was
+
+    def thaw(self) -> bool:
+        """It goes on. False if it did anyway."""
+        was, self.frozen = self.frozen, ""
+        return bool(was)
 
     # --- limits -------------------------------------------------------------------------------------
 

@@ -14,36 +14,32 @@ import trio
 from policy.audit import Event
 from policy.authority import Authority
 from policy.conditions import Factor, Facts, TicketFact
-from policy.conversation import Conversation, State
+from policy.conversation import Conversation
 from policy.decide import (
-    EXPLAIN_COLUMNS,
     Allow,
     Deny,
     attainable,
     decide,
     denial_for_audit,
     denial_for_person,
-    explain,
+    need_of,
 )
 from policy.messages import (
     Allowed,
     Authorize,
     Done,
-    Explain,
     Grant,
     OpenChannel,
-    Reachable,
     Refused,
     Report,
-    Rows,
     SessionEnded,
     SessionStarted,
-    Whoami,
 )
 from policy.model import ChannelKind
-from policy.names import plain_address
-from policy.naming import CommandRefused, instant, shown_time
+from policy.operators import names_behind
+from policy.rights import Right
 from policy.sessions import Live
+from policy.store import Tables
 from policy.store.records import Session
 
 VIA: Final = frozenset({"direct", "jump", "menu"})
@@ -51,7 +47,13 @@ MAX_SESSIONS: Final = 64
 """Live sessions of one conversation; a gateway opens at most 20 channels on one connection."""
 
 NOT_LIVE: Final = "this session has ended"
-_ONE_KIND: Final = "channel kind `{}` does not exist"
+PENDING: Final = 75
+"""Exit code (EX_TEMPFAIL): leave has to be asked for, or to be given, first."""
+ONE_KIND: Final = "channel kind `{}` does not exist"
+
+
+class _Spent(Exception):
+    """Somebody else was faster: the grant has no use left, or was revoked, while this was decided."""
 
 
 async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> Grant | Refused:
@@ -79,15 +81,26 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
         id=_session_id(), talk=talk, person=talk.person, account=account.name, target=target.name,
         address=target.address, port=target.port, source=talk.source, via=request.via, rule=decision.rule,
         kinds=decision.kinds, reason=request.reason, ticket=request.ticket, factors=facts.factors,
-        tickets=facts.tickets, deadline=_deadline(decision),
+        tickets=facts.tickets, deadline=_deadline(decision), grant=decision.grant, watched=decision.watched,
     )  # fmt: skip
+
+    def keep(t: Tables) -> None:
+        # Attack: a token for one session, shown by two workers at once. The one that comes first has it.
+        if live.grant and not t.access.use_grant(live.grant, time.time_ns()):
+            raise _Spent
+        t.add_session(_row(live, decision))
+
     # Known before it is kept: whoever disables this person while we write finds the session and ends it.
     desk.sessions.add(live)
     try:
-        await desk.ledger.write(lambda t: t.add_session(_row(live, decision)), _granted(live, decision))
+        await desk.ledger.write(keep, _granted(live, decision))
+    except _Spent:
+        desk.sessions.drop(live.id)
+        return await _used_up(desk, talk, live.grant, what)
     except BaseException:
         desk.sessions.drop(live.id)
         raise
+    desk.standing.used(live.grant)
     if desk.sessions.of(talk, live.id) is None:
         return await desk.refuse(talk, "access-refused", "ended while it was granted", NOT_LIVE, what=what)
     return Grant(
@@ -106,6 +119,7 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
         keep_content=decision.keep_content,
         commitment_key=desk.vault.commitment_key(live.id),
         source=live.source,
+        watched=live.watched and not live.watchers,
     )
 
 
@@ -119,12 +133,9 @@ async def open_channel(desk: Authority, talk: Conversation, request: OpenChannel
         kind = ChannelKind(request.kind)
     except ValueError:
         return await desk.refuse(
-            talk, "channel-refused", "unknown kind", _ONE_KIND.format(request.kind[:32]), what=what, session=live.id
+            talk, "channel-refused", "unknown kind", ONE_KIND.format(request.kind[:32]), what=what, session=live.id
         )
-    facts = facts_of(
-        desk, talk, live.account, live.target, kind, ticket=live.ticket, reason=live.reason, factors=live.factors,
-        tickets=live.tickets,
-    )  # fmt: skip
+    facts = _facts_of_live(desk, live, kind)
     decision = decide(desk.rules, facts)
     if isinstance(decision, Deny):
         return await _denied(desk, talk, facts, decision, what, event="channel-refused", session=live.id)
@@ -134,21 +145,54 @@ async def open_channel(desk: Authority, talk: Conversation, request: OpenChannel
         return await desk.refuse(talk, "channel-refused", why, why, what=what, session=live.id)
     if live.deadline <= trio.current_time():
         return await desk.refuse(talk, "channel-refused", "expired", NOT_LIVE, what=what, session=live.id)
-    await desk.ledger.note(
-        Event(
-            event="channel-open",
-            who=live.person,
-            what=what,
-            why=decision.rule,
-            source=live.source,
-            session=live.id,
-            detail={"kind": kind.value, "detail": request.detail} if request.detail else {"kind": kind.value},
-        )
+    event = Event(
+        event="channel-open",
+        who=live.person,
+        what=what,
+        why=decision.rule,
+        source=live.source,
+        session=live.id,
+        detail={"kind": kind.value, "detail": request.detail} if request.detail else {"kind": kind.value},
     )
+    if decision.grant != live.grant and decision.grant:
+        if not await _rests_on(desk, live, decision, event):
+            return await _used_up(desk, talk, decision.grant, what, event="channel-refused", session=live.id)
+    else:
+        await desk.ledger.note(event)
     if desk.sessions.of(talk, live.id) is not live:
         return Refused(code=77, cause=NOT_LIVE)
     live.opened.add(kind)
+    if decision.watched and not live.watched:
+        live.watched = True
+        await desk.sessions.freeze_unwatched(live)  # on its way before the leave to open
     return Allowed()
+
+
+async def _rests_on(desk: Authority, live: Live, allow: Allow, event: Event) -> bool:
+    """A session that began without a grant goes on with one: its use is counted, and the session ends with it."""
+
+    def use(t: Tables) -> None:
+        if not t.access.use_grant(allow.grant, time.time_ns()):
+            raise _Spent
+
+    try:
+        await desk.ledger.write(use, event)
+    except _Spent:
+        return False
+    desk.standing.used(allow.grant)
+    live.grant = allow.grant
+    desk.sessions.limit(live, _deadline(allow))
+    return desk.standing.get(allow.grant) is not None  # revoked while we wrote: nobody saw that we rest on it
+
+
+async def _used_up(
+    desk: Authority, talk: Conversation, grant: str, what: str, *, event: str = "access-refused", session: str = ""
+) -> Refused:
+    why = f"grant {grant} is used up, over or revoked"
+    return await desk.refuse(
+        talk, event, why, "what was granted for this is used up or over", "see: ssh bastion grants",
+        what=what, session=session,
+    )  # fmt: skip
 
 
 async def recheck(desk: Authority, *, by: str = "policyd", person: str = "") -> int:
@@ -162,13 +206,14 @@ async def recheck(desk: Authority, *, by: str = "policyd", person: str = "") -> 
             await trio.lowlevel.checkpoint()
         if person not in ("", live.person):
             continue
-        facts = facts_of(
-            desk, live.talk, live.account, live.target, ticket=live.ticket, reason=live.reason, factors=live.factors,
-            tickets=live.tickets,
-        )  # fmt: skip
-        decision = decide(desk.rules, facts)
+        decision = decide(desk.rules, _facts_of_live(desk, live))
         if isinstance(decision, Deny) or not live.opened <= decision.kinds:
             gone.append(live)
+        elif decision.watched and not live.watched:
+            live.watched = True
+            await desk.sessions.freeze_unwatched(live)
+        for watcher in [one for one in live.watchers if not may_watch(desk, one, live)]:
+            await desk.sessions.unwatch(live, watcher)
     return await desk.end_sessions(gone, by, "no longer allowed")
 
 
@@ -184,75 +229,6 @@ async def report(desk: Authority, talk: Conversation, request: Report) -> Done:
     return await desk.sessions.report(talk, request)
 
 
-# --- commands ---------------------------------------------------------------------------------------
-
-
-async def whoami(desk: Authority, talk: Conversation, _: Whoami) -> Rows:
-    if talk.state is State.OPERATOR:
-        return Rows(columns=["field", "value"], rows=[["operator", talk.who], ["rights", "everything"]])
-    person = desk.roster.person(talk.person)
-    roles = sorted(person.roles) if person else []
-    rows = [["person", talk.person], ["roles", " ".join(roles)], ["source", talk.source]]
-    rows += [["proven by", factor.kind.value] for factor in desk.factors(talk) if factor.here]
-    rows += [["session", f"{live.id} {live.account}@{live.target}"] for live in desk.sessions.of_person(talk.person)]
-    return Rows(columns=["field", "value"], rows=rows)
-
-
-async def reachable(desk: Authority, talk: Conversation, _: Reachable) -> Rows:
-    """What this person may use now; what needs only more of the person (a code, a reason) is listed with it."""
-    if talk.state is State.OPERATOR:
-        raise CommandRefused("an operator is no person", "use `bastion policy explain PERSON ACCOUNT@TARGET`")
-    rows = []
-    for count, account in enumerate(desk.roster.accounts()):
-        if count % 64 == 63:
-            await trio.lowlevel.checkpoint()  # a thousand decisions take a while; others are served in between
-        facts = facts_of(desk, talk, account.name, account.target)
-        target = desk.roster.target(account.target)
-        match decide(desk.rules, facts):
-            case Allow() as allow if target is not None and target.host_keys:
-                labels = " ".join(f"{key}={value}" for key, value in sorted(target.labels.items()))
-                rows.append([account.target, account.name, " ".join(sorted(allow.kinds)), "", labels])
-            case Deny() as deny if target is not None and attainable(deny):
-                rows.append([account.target, account.name, "", deny.causes[0].why.value, ""])
-    return Rows(columns=["target", "account", "channels", "needs", "labels"], rows=rows)
-
-
-async def explain_access(desk: Authority, talk: Conversation, request: Explain) -> Rows:
-    """Each condition of each rule, for a person who need not be there."""
-    person = desk.roster.person(request.person)
-    if person is None:
-        raise CommandRefused(f"no person `{request.person[:64]}`", "see `bastion person list`")
-    try:
-        kind = ChannelKind(request.channel) if request.channel else None
-    except ValueError:
-        raise CommandRefused(_ONE_KIND.format(request.channel[:32]), f"one of {', '.join(ChannelKind)}") from None
-    moment = instant(request.at) if request.at else time.time_ns()
-    if request.source:
-        try:
-            plain_address(request.source)
-        except ValueError:
-            raise CommandRefused(f"source `{request.source[:64]}` is no address", "want one like 192.0.2.7") from None
-    target = desk.roster.target(request.target)
-    facts = Facts(
-        person=person.name,
-        roles=person.roles,
-        account=request.account,
-        target=request.target,
-        labels=target.labels if target else {},
-        now=datetime.fromtimestamp(moment / 1e9, UTC),
-        source=request.source or "127.0.0.1",
-        channel=kind,
-        disabled=person.disabled,
-        known=desk.roster.account(request.target, request.account) is not None,
-    )
-    what = f"explain {person.name} on {request.account}@{request.target}"
-    await desk.ledger.note(talk.event("view", what))
-    note = f"at {shown_time(moment)} from {facts.source}, without second factor, ticket or reason"
-    if target is not None and not target.host_keys:
-        note += "; refused whatever the rules say: the target has no pinned host key"
-    return Rows(columns=list(EXPLAIN_COLUMNS), rows=explain(desk.rules, facts), note=note)
-
-
 def may_come_to(desk: Authority, talk: Conversation, target: str) -> bool:
     """Whether this person may use an account there, now or once something is brought along: else there is no target."""
     names = [account.name for account in desk.roster.accounts(target)] or [""]  # unknown targets take as long
@@ -265,11 +241,14 @@ def may_come_to(desk: Authority, talk: Conversation, target: str) -> bool:
 def facts_of(
     desk: Authority, talk: Conversation, account: str, target: str, channel: ChannelKind | None = None,
     *, ticket: str = "", reason: str = "", factors: tuple[Factor, ...] | None = None,
-    tickets: tuple[TicketFact, ...] = (),
+    tickets: tuple[TicketFact, ...] = (), using: str = "",
 ) -> Facts:  # fmt: skip
     """What is known now. `factors`: as they were at the authorisation; a session that lives keeps its proof."""
     person = desk.roster.person(talk.person)
     record = desk.roster.target(target)
+    if talk.token and (token := desk.standing.get(talk.token)) is not None:
+        reason, ticket = reason or token.reason, ticket or token.ticket
+    grants = desk.standing.facts(talk.person, account, target, time.time_ns(), desk.counts, token=talk.token)
     return Facts(
         person=talk.person,
         roles=person.roles if person else frozenset(),
@@ -286,7 +265,22 @@ def facts_of(
         reason=reason,
         tickets=tickets,
         withheld=talk.speaker.withheld if talk.speaker else frozenset(),
+        grants=grants,
+        using=using,
+        token=talk.token,
     )
+
+
+def _facts_of_live(desk: Authority, live: Live, channel: ChannelKind | None = None) -> Facts:
+    return facts_of(
+        desk, live.talk, live.account, live.target, channel,
+        ticket=live.ticket, reason=live.reason, factors=live.factors, tickets=live.tickets, using=live.grant,
+    )  # fmt: skip
+
+
+def may_watch(desk: Authority, watcher: Conversation, live: Live) -> bool:
+    """Somebody else than the session's person, under whatever name, who has the right to look."""
+    return desk.has_right(watcher, Right.WATCH) and live.person not in names_behind(watcher)
 
 
 async def _denied(
@@ -294,8 +288,15 @@ async def _denied(
     *, event: str = "access-refused", session: str = "",
 ) -> Refused:  # fmt: skip
     cause, hint = denial_for_person(deny, facts)
-    why = denial_for_audit(deny)
-    return await desk.refuse(talk, event, why, cause, hint, what=what, session=session)
+    why, need = denial_for_audit(deny), need_of(deny)
+    waiting = [one.id for one in desk.standing.requests_of(facts.person)
+               if (one.account, one.target) == (facts.account, facts.target)]  # fmt: skip
+    if need == "approval" and waiting:
+        cause, hint = f"{cause}; request `{waiting[0]}` waits", "try again when it is approved: ssh bastion requests"
+    return await desk.refuse(
+        talk, event, why, cause, hint, what=what, session=session, need=need,
+        code=PENDING if need == "approval" else 77,
+    )  # fmt: skip
 
 
 def _unpinned(target: str) -> tuple[str, str]:
@@ -318,6 +319,8 @@ def _granted(live: Live, allow: Allow) -> Event:
             **({"seconds": f"{allow.expires_in.total_seconds():.0f}"} if allow.expires_in else {}),
             **({"reason": live.reason} if live.reason else {}),
             **({"ticket": live.ticket} if live.ticket else {}),
+            **({"grant": live.grant} if live.grant else {}),
+            **({"break-glass": "yes"} if allow.break_glass else {}),
         },
     )
 
@@ -327,7 +330,7 @@ def _row(live: Live, allow: Allow) -> Session:
     expires = now + int(allow.expires_in.total_seconds() * 1e9) if allow.expires_in else None
     return Session(
         id=live.id, person=live.person, account=live.account, target=live.target, source=live.source, via=live.via,
-        rule=live.rule, granted=now, expires=expires,
+        rule=live.rule, granted=now, expires=expires, access_grant=live.grant,
     )  # fmt: skip
 
 

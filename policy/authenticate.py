@@ -1,10 +1,13 @@
 """First words, and the login: looks up facts for `policy.login`, carries out its effects, keeps what happened."""
 
+import hashlib
+import re
 import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
+import msgspec
 import trio
 
 from policy import login, signatures, sshkeys
@@ -29,6 +32,7 @@ from policy.messages import (
     ProveKey,
     Scanned,
     TryPassword,
+    TryToken,
     Verdict,
     Worker,
 )
@@ -42,6 +46,8 @@ from policy.vault import Secret
 
 SSH_SESSION: Final = range(20, 65)
 """Bytes of an exchange hash: SHA-1 to SHA-512 (RFC 4253 section 8)."""
+
+_TOKEN: Final = re.compile(rb"ticket-[a-z2-7]{40}")
 
 Answer = Acceptable | Challenge | Verdict
 
@@ -126,8 +132,33 @@ async def prove_key(desk: Authority, talk: Conversation, request: ProveKey) -> A
 
 
 async def try_password(desk: Authority, talk: Conversation, request: TryPassword) -> Answer:
+    if (token := as_token(request.password)) is not None:
+        return await show_token(desk, talk, request.person, token)
     event = login.PasswordTried(**_asked(desk, talk, request.person), size=len(request.password))
     return await _advance(desk, talk, event, Secret(request.password[: login.MAX_PASSWORD]))
+
+
+async def try_token(desk: Authority, talk: Conversation, request: TryToken) -> Answer:
+    return await show_token(desk, talk, "", as_token(request.token.encode()))
+
+
+async def show_token(desk: Authority, talk: Conversation, claim: str, digest: bytes | None) -> Answer:
+    """A token says by itself who, where and how often: no second factor belongs to it, nothing else is open to it."""
+    grant = desk.standing.by_token(digest) if digest is not None else None
+    now = time.time_ns()
+    stands = grant is not None and grant.starts <= now < grant.ends and not 0 < grant.uses <= grant.used
+    owner = _person(desk, grant.person) if grant is not None and stands else None
+    talk.token = grant.id if grant is not None and owner is not None else ""
+    answer = await _advance(desk, talk, login.TokenShown(**_asked(desk, talk, claim), owner=owner))
+    if talk.state is not State.PERSON or grant is None or not isinstance(answer, Verdict):
+        talk.token = ""
+        return answer
+    return msgspec.structs.replace(answer, account=grant.account, target=grant.target)
+
+
+def as_token(secret: bytes) -> bytes | None:
+    """What is kept of an access token, if this is shaped like one."""
+    return hashlib.sha256(secret).digest() if _TOKEN.fullmatch(secret) else None
 
 
 async def ask_code(desk: Authority, talk: Conversation, request: AskCode) -> Answer:

@@ -26,6 +26,7 @@ from policy.roster import Roster
 from policy.rules import RuleSet
 from policy.sessions import Live, Sessions
 from policy.sshkeys import PrivateKey
+from policy.standing import OPERATOR, Standing
 from policy.store import Tables
 from policy.store.records import Account, Person, Target
 from policy.ticketing import Ticketing
@@ -52,11 +53,15 @@ class Authority:
     revoked_keys: frozenset[str]  # fingerprints that prove nobody any more
     sessions: Sessions
     lockouts: Lockouts
+    standing: Standing = field(default_factory=Standing)
     workers: Workers = field(default_factory=Workers)
     couriers: Couriers = field(default_factory=Couriers)
     tickets: Ticketing = field(default_factory=Ticketing)
     passwords: Passwords = field(default_factory=Passwords)
     proofs: Proofs = field(default_factory=Proofs)
+    alarm: Callable[[Event], None] = field(default=lambda _: None)  # told what people must hear of, once it is kept
+    deciding: trio.Lock = field(default_factory=trio.Lock)  # requests and grants change one after the other
+    awaited: dict[str, trio.Event] = field(default_factory=dict)  # requests that somebody waits for, by id
     _changing: trio.Lock = field(default_factory=trio.Lock)  # memory follows the database in the same order
 
     def factors(self, talk: Conversation) -> tuple[Factor, ...]:
@@ -69,6 +74,11 @@ class Authority:
             return True
         person = self.roster.person(talk.person)
         return person is not None and not person.disabled and self.rules.rights.has(right, person.roles)
+
+    def counts(self, name: str) -> bool:
+        """Whether the vote of this person, or operator, still does: not once they are disabled or gone."""
+        person = self.roster.person(name)
+        return name.startswith(OPERATOR) or (person is not None and not person.disabled)
 
     def revoked(self, ca: str, _serial: int, key: str) -> bool:
         """Whether a user certificate was revoked, by the key it certifies or by its CA."""
@@ -96,7 +106,7 @@ class Authority:
 
     async def refuse(
         self, talk: Conversation, event: str, why: str, cause: str, hint: str = "",
-        *, code: int = 77, what: str = "", session: str = "",
+        *, code: int = 77, what: str = "", session: str = "", need: str = "",
     ) -> Refused:  # fmt: skip
         """Say no: `cause` and `hint` to the person, `why` to the audit trail and the log, one `ref` to all three."""
         ref = secrets.token_hex(4)
@@ -106,7 +116,7 @@ class Authority:
         await self.ledger.note(
             Event(event=event, who=talk.who, what=what, why=why, source=talk.source, session=session, ref=ref)
         )
-        return Refused(code=code, cause=clean(cause, 512), hint=clean(hint, 512), ref=ref)
+        return Refused(code=code, cause=clean(cause, 512), hint=clean(hint, 512), ref=ref, need=need)
 
     async def refuse_access(self, talk: Conversation, what: str, why: str) -> Refused:
         """Say no to a name or a right, in words that do not tell which."""

@@ -180,7 +180,8 @@ def _grants(table: Table, known: Known, now: datetime) -> tuple[GrantFact, ...]:
     hour, every = timedelta(hours=1), frozenset(ChannelKind)
     grants = []
     if "approved-by" in table.entry:
-        approvals = tuple(_approval(word, known) for word in table.words("approved-by", str))
+        words = table.words("approved-by", str) if table.entry["approved-by"] else []  # asked for, and granted at once
+        approvals = tuple(_approval(word, known) for word in words)
         grants.append(GrantFact(id="g-case", kinds=every, starts=now - hour, ends=now + hour, approvals=approvals))
     if table.flag("break-glass"):
         grants.append(GrantFact(id="g-glass", kinds=every, starts=now - hour, ends=now + hour, break_glass=True))

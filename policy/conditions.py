@@ -1,6 +1,7 @@
 """The facts a decision rests on, and whether each condition of a rule holds for them. Pure."""
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -22,10 +23,11 @@ class FactorKind(StrEnum):
     VERIFIED_KEY = "verified-key"  # security key that checked a PIN or a finger
     PASSWORD = "password"
     CODE = "code"  # one-time password
+    TOKEN = "token"  # an access token: made by somebody who showed what the rule asks for
 
 
 SECOND_FACTORS: Final = frozenset({FactorKind.CODE, FactorKind.VERIFIED_KEY})
-"""What `mfa` in a rule asks for."""
+"""What `mfa` in a rule asks for, and what is remembered. A token does for its own login, and is remembered nowhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class ApprovalFact:
     approver: str
     roles: frozenset[str]
     owner: bool = False  # of the target, at that time
+    given: bool = False  # gave the grant unasked: as owner or administrator, whom no rule needs to name
     counts: bool = True
 
 
@@ -93,6 +96,7 @@ class Facts:
     withheld: frozenset[ChannelKind] = frozenset()  # kinds that the person's certificate does not permit
     grants: tuple[GrantFact, ...] = ()
     using: str = ""  # the grant that the live session rests on: its use is counted already
+    token: str = ""  # the grant whose secret logged this person in: nothing else is open to them
     tickets: tuple[TicketFact, ...] = ()  # of those in `ticket` and in the grants, as far as they were looked up
 
 
@@ -109,6 +113,7 @@ class Why(StrEnum):
     REASON = "reason-needed"
     APPROVAL = "approval-needed"
     BREAK_GLASS = "glass-not-broken"
+    TOKEN = "outside-of-token"
     CLOSED = "outside-of-hours"
     SOURCE = "outside-of-networks"
     ERROR = "error-while-deciding"
@@ -242,7 +247,8 @@ def _allow(rule: Rule, facts: Facts) -> Check:
 
 
 def _mfa(need: Mfa, factors: Iterable[Factor]) -> Check:
-    proven = [factor for factor in factors if factor.kind in SECOND_FACTORS and factor.age >= timedelta()]
+    enough = SECOND_FACTORS | {FactorKind.TOKEN}
+    proven = [factor for factor in factors if factor.kind in enough and factor.age >= timedelta()]
     if need.max_age is None:
         fresh = [factor for factor in proven if factor.here]
         wanted = "a code on this connection"
@@ -281,7 +287,7 @@ def _approval(need: Approval, rule: Rule, facts: Facts) -> Check:
     approved = [
         grant
         for grant in _covering(rule, facts)
-        if not grant.break_glass and _yeses(need, grant, facts.person) >= need.count
+        if not grant.break_glass and yeses(need, grant.approvals, {facts.person}) >= need.count
     ]
     if not approved:
         people = f"an approval by {need.count} of {' or '.join(need.by)}" if need.count else "a request for access"
@@ -305,20 +311,30 @@ def _covering(rule: Rule, facts: Facts) -> list[GrantFact]:
     return [
         grant
         for grant in facts.grants
-        if grant.starts <= facts.now < grant.ends
-        and (grant.id == facts.using if facts.using else not grant.spent)
-        and (facts.channel in grant.kinds if facts.channel is not None else not grant.kinds.isdisjoint(rule.kinds))
+        if covers(grant, facts) and (facts.channel is not None or not grant.kinds.isdisjoint(rule.kinds))
     ]
 
 
-def _yeses(need: Approval, grant: GrantFact, person: str) -> int:
-    """Of persons, each once, and never the one who gains by it."""
+def covers(grant: GrantFact, facts: Facts) -> bool:
+    """Whether this grant holds for this moment and this kind of channel, with a use left or counted before."""
+    return (
+        grant.starts <= facts.now < grant.ends
+        and (grant.id == facts.using if facts.using else not grant.spent)
+        and (facts.channel is None or facts.channel in grant.kinds)
+    )
+
+
+def yeses(need: Approval, approvals: Iterable[ApprovalFact], asked_by: AbstractSet[str]) -> int:
+    """How many of the persons a rule names said yes: each once, and never one of those who gain by it."""
     return len(
         {
             one.approver
-            for one in grant.approvals
-            if one.counts
-            and one.approver != person
-            and (not one.roles.isdisjoint(need.by) or "*" in need.by or (OWNER in need.by and one.owner))
+            for one in approvals
+            if one.counts and one.approver not in asked_by and (one.given or named(need, one.roles, owner=one.owner))
         }
     )
+
+
+def named(need: Approval, roles: AbstractSet[str], *, owner: bool) -> bool:
+    """Whether `approval.by` names somebody with these roles."""
+    return not roles.isdisjoint(need.by) or "*" in need.by or (OWNER in need.by and owner)

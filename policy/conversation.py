@@ -49,6 +49,7 @@ class Conversation:
     state: State
     hello: Hello | None = None
     person: str = ""  # set once, when the login is done
+    token: str = ""  # the grant whose secret logged the person in: they may do nothing else
     operator: str = ""  # who stands behind the admin or the auditors' socket
     login: Login = field(default_factory=Login)
     factors: tuple[tuple[FactorKind, float], ...] = ()  # proven here, and when by trio's clock

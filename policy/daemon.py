@@ -15,13 +15,14 @@ import structlog
 import trio
 from trio.socket import SocketType
 
-from policy import access, monitor, roster
+from policy import access, grants, monitor, roster, standing
 from policy.audit import Event
 from policy.authority import Authority
 from policy.configuration import Configuration, read_all
 from policy.conversation import Conversation, State
 from policy.ledger import Ledger, LedgerError
 from policy.lockouts import Lockouts
+from policy.notifying import Notifier
 from policy.peers import (
     ADMIN_SOCKET,
     AUDIT_SOCKET,
@@ -56,7 +57,7 @@ async def serve(config: Configuration) -> None:
     rules, trusted, revoked = read_all(config)
     state = open_state(config)
     with state.store.read() as tables:
-        everyone = roster.load(tables)
+        everyone, granted = roster.load(tables), standing.load(tables, time.time_ns())
         past = tables.failures(time.time_ns() - config.policy.lock_minutes * 60_000_000_000)
     lockouts = Lockouts(config.policy)
     lockouts.load(past)
@@ -74,6 +75,7 @@ async def serve(config: Configuration) -> None:
         revoked_keys=revoked,
         sessions=Sessions(ledger),
         lockouts=lockouts,
+        standing=granted,
     )
     sockets = _sockets(config)
     try:
@@ -92,10 +94,14 @@ async def _run(desk: Authority, sockets: dict[State, SocketType], signals: Async
     await _end_leftovers(desk)
     detail = {"rules": str(len(desk.rules.rules)), "digest": desk.rules.digest, "pid": str(os.getpid())}
     await desk.ledger.note(Event(event="start", who="policyd", detail=detail))
+    notifier = Notifier(desk)
+    desk.ledger.heard = notifier.hear
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(notifier.run)
         nursery.start_soon(desk.sessions.expire, nursery)
         nursery.start_soon(_housekeeping, desk)
         nursery.start_soon(_recheck_often, desk)
+        nursery.start_soon(grants.close_what_is_over, desk)
         nursery.start_soon(_watchdog, desk)
         for first, listener in sockets.items():
             nursery.start_soon(_accept, desk, listener, first)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from policy.conditions import Check, Facts, GrantFact, Why, concerns, conditions
+from policy.conditions import Check, Facts, GrantFact, Why, concerns, conditions, covers
 from policy.model import ChannelKind
 from policy.rules import Effect, Rule, RuleSet
 from policy.windows import format_duration
@@ -50,6 +50,8 @@ Decision = Allow | Deny
 
 CURABLE: Final = frozenset({Why.MFA, Why.REASON, Why.TICKET, Why.APPROVAL, Why.BREAK_GLASS, Why.CLOSED})
 """What a person can bring along or wait for."""
+
+_NEEDS: Final = {Why.MFA: "mfa", Why.REASON: "reason", Why.TICKET: "ticket", Why.APPROVAL: "approval"}
 
 EXPLAIN_COLUMNS: Final = ("rule", "line", "effect", "condition", "holds", "detail")
 
@@ -104,7 +106,10 @@ def denial_for_person(denial: Deny, facts: Facts) -> tuple[str, str]:
             hint = "name one that does" if facts.ticket.strip() else "add"
             return f"{where} needs a ticket: {cause.text}", f"{hint}: -o SetEnv=BASTION_TICKET=NUMBER"
         case Why.APPROVAL:
-            return f"{where} needs more: {cause.text}", "ask an administrator of this bastion"
+            return f"{where} needs leave: {cause.text}", f"ask for it: {_request(facts)} --reason why"
+        case Why.BREAK_GLASS:
+            how = f"{_request(facts)} --break-glass --reason why"
+            return f"{where} is for emergencies alone", f"if this is one, and everybody may know: {how}"
         case Why.CLOSED:
             return f"{where} is not open now: {cause.text}", "try again within these hours"
         case Why.ERROR:
@@ -115,11 +120,20 @@ def denial_for_person(denial: Deny, facts: Facts) -> tuple[str, str]:
             return f"{where} is not allowed or does not exist", "list what you may use: ssh bastion ls"
 
 
+def need_of(denial: Deny) -> str:
+    """What would turn it into leave, for `Refused.need`: mfa, reason, ticket, approval, or nothing of these."""
+    return _NEEDS.get(denial.causes[0].why, "")
+
+
 def denial_for_audit(denial: Deny) -> str:
     """Every cause with its rule, on one line."""
     return "; ".join(
         f"{cause.why}: {f'rule `{cause.rule}`: ' if cause.rule else ''}{cause.text}" for cause in denial.causes
     )
+
+
+def _request(facts: Facts) -> str:
+    return f"ssh bastion request {facts.account}@{facts.target}"
 
 
 # --- deciding ---------------------------------------------------------------------------------------
@@ -130,6 +144,10 @@ def _decide(rules: RuleSet, facts: Facts) -> Decision:
         raise ValueError("time without a zone")
     if facts.disabled:
         return _deny(Why.DISABLED, f"person `{facts.person}` is disabled")
+    token = next((one for one in facts.grants if one.id == facts.token and covers(one, facts)), None)
+    if facts.token and token is None:
+        # Attack: a token for one place, used for another, once more, or after it was revoked, where rules ask for none.
+        return _deny(Why.TOKEN, f"the token of {facts.token} does not lead there, or not any more")
     # Most rules are about somebody or something else, which is cheap to see; only the others are looked at closely.
     checked = [(rule, conditions(rule, facts)) for rule in rules.rules if concerns(rule, facts)]
     if not facts.known:  # not before: the answer to a name that does not exist should take as long as any other
@@ -149,13 +167,19 @@ def _decide(rules: RuleSet, facts: Facts) -> Decision:
         return Deny(causes=tuple(_cause_of_forbid(rule) for rule in forbidding))
     if not (left := left - facts.withheld):
         return _deny(Why.WITHHELD, "the certificate of the person does not permit this")
-    resting = next((offer.grant for offer in allowing if offer.grant is not None), None)
+    if not (left := left & token.kinds if token is not None else left):
+        return _deny(Why.TOKEN, f"the token of {facts.token} is not for this")
+    resting = token or next((offer.grant for offer in allowing if offer.grant is not None), None)
     return Allow(
         rule=allowing[0].rule.name,
         rules=tuple(offer.rule.name for offer in allowing),
         kinds=left,
         expires_in=_tightest(
-            limit for offer in allowing for limit in (offer.rule.session, *(until - facts.now for until in offer.until))
+            [
+                *(offer.rule.session for offer in allowing),
+                *(until - facts.now for offer in allowing for until in offer.until),
+                token.ends - facts.now if token is not None else None,
+            ]
         ),
         idle=_tightest(offer.rule.idle for offer in allowing),
         record_sync=any(offer.rule.record_sync for offer in allowing),
@@ -195,20 +219,22 @@ def _misses(
 ) -> tuple[Cause, ...]:
     """Why no rule allows: rules that are about this person, account and target but lack something, nearest first."""
     forbidden = frozenset().union(*(rule.kinds for rule in forbidding))
-    found: list[tuple[bool, int, list[Cause]]] = []
+    found: list[tuple[bool, bool, int, list[Cause]]] = []
     for rule, checks in checked:
         failed = [check for check in checks if not check.ok]
         if rule.effect is Effect.FORBID or any(check.why is None for check in failed):
             continue
         if not rule.kinds & asked - forbidden:
-            found.append((True, 0, [_cause_of_forbid(other) for other in forbidding]))
+            found.append((True, False, 0, [_cause_of_forbid(other) for other in forbidding]))
             continue
         causes = [Cause(why=check.why, text=check.detail, rule=rule.name) for check in failed if check.why]
         # Out of its networks a rule tells nothing else: a thief of a key must not learn where to try it.
         causes.sort(key=lambda cause: cause.why is not Why.SOURCE)
-        found.append((causes[0].why is Why.SOURCE, len(causes), causes))
-    found.sort(key=lambda entry: entry[:2])
-    return tuple(cause for _, _, causes in found for cause in causes) or (
+        # Nobody is told to break a glass while there is another way.
+        glass = any(cause.why is Why.BREAK_GLASS for cause in causes)
+        found.append((causes[0].why is Why.SOURCE, glass, len(causes), causes))
+    found.sort(key=lambda entry: entry[:3])
+    return tuple(cause for *_, causes in found for cause in causes) or (
         Cause(why=Why.NO_RULE, text="no rule allows it"),
     )
 

@@ -6,6 +6,7 @@ from policy import naming
 from policy.access import recheck
 from policy.authority import Authority, ended_note
 from policy.conversation import Conversation
+from policy.grants import void
 from policy.lockouts import CODE, PERSON
 from policy.messages import Done, PersonAdd, PersonList, PersonOffboard, PersonSet, PersonShow, Rows
 from policy.naming import CommandRefused, counted
@@ -102,6 +103,7 @@ async def person_set(desk: Authority, talk: Conversation, request: PersonSet) ->
         desk.lockouts.clear(CODE, person.name)
     if request.disabled:
         ended = await desk.end_person(person.name, talk.who, "disabled")
+        ended += await recheck(desk, by=talk.who)  # what they approved for others rests on nobody any more
     else:
         ended = await recheck(desk, by=talk.who, person=person.name) if remove else 0
     said = "; ".join(f"{key} {value}" for key, value in changes.items())
@@ -118,7 +120,8 @@ async def person_offboard(desk: Authority, talk: Conversation, request: PersonOf
 
     event = talk.event("person-offboard", person.name)
     await desk.change_person(person.name, lambda t: t.offboard(person.name, now), event)
-    ended = await desk.end_person(person.name, talk.who, "offboarded")
+    await void(desk, talk, "offboarded", lambda one: one.person == person.name)
+    ended = await desk.end_person(person.name, talk.who, "offboarded") + await recheck(desk, by=talk.who)
     text = f"offboarded person `{person.name}`: roles, keys, password and second factors are gone{ended_note(ended)}"
     return Done(text=text, data={"person": person.name, "sessions_ended": str(ended)})
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Final
 
 from policy import naming, sshkeys
+from policy.access_words import place_of
 from policy.authority import Authority, ended_note
 from policy.conversation import Conversation
+from policy.grants import void
 from policy.messages import (
     AccountAdd,
     AccountList,
@@ -79,6 +81,7 @@ async def target_remove(desk: Authority, talk: Conversation, request: TargetRemo
         lambda t: t.remove_target(target.name),
         talk.event("target-remove", target.name, {"accounts": str(accounts)}),
     )
+    await void(desk, talk, "target removed", lambda one: one.target == target.name)
     ended = await desk.end_target(target.name, talk.who, "target removed")
     text = f"removed target `{target.name}` and {counted(accounts, 'account')}{ended_note(ended)}"
     return Done(text=text, data={"target": target.name, "accounts": str(accounts), "sessions_ended": str(ended)})
@@ -194,6 +197,7 @@ async def account_remove(desk: Authority, talk: Conversation, request: AccountRe
         lambda t: t.remove_account(account.target, account.name),
         talk.event("account-remove", place, {}),
     )
+    await void(desk, talk, "account removed", lambda one: place_of(one) == place)
     ended = await desk.end_target(account.target, talk.who, "account removed", account=account.name)
     return Done(
         text=f"removed account `{place}` and its credential{ended_note(ended)}",

@@ -58,6 +58,7 @@ class Ledger:
         self._synced = head
         self._written = trio.Event()
         self._syncing = trio.Lock()
+        self.heard: Callable[[Event], None] = lambda _: None  # told of each event once it is kept; returns at once
         self._send, self._receive = trio.open_memory_channel[_Job](QUEUE)
         self._readers = trio.CapacityLimiter(2)
         self._walkers = trio.CapacityLimiter(1)
@@ -137,6 +138,8 @@ class Ledger:
                         await self._sync()
                 for job in jobs:
                     job.done.set()
+                    for event in job.events if job.error is None else ():
+                        self.heard(event)
 
     async def _sync_often(self) -> None:
         while True:

@@ -11,6 +11,8 @@ The caller looks up the facts, puts them into an event, and carries out the effe
     DONE               CLOSED       CLOSED        CLOSED         misuse           CLOSED     CLOSED         misuse
     CLOSED             CLOSED       CLOSED        CLOSED         CLOSED           CLOSED     CLOSED         CLOSED
 
+TokenShown is taken in FRESH alone, and leads to DONE: a token was made by somebody who showed what is asked for.
+
 Whatever the phase: a source that is locked out, a claim of another person after the first factor, the sixth failure and
 the 64th request lead to CLOSED. A refusal says the same of an unknown person, of a disabled or locked one and of a
 wrong key or password, and a password costs a hash for each of them.
@@ -90,6 +92,11 @@ class KeyProven(_Asked):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenShown(_Asked):
+    owner: Person | None  # whom it logs in; None: it is no token, or not any more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PasswordTried(_Asked):
     size: int  # bytes
 
@@ -121,7 +128,7 @@ class CodeChecked:
     now: float
 
 
-Event = KeyOffered | KeyProven | PasswordTried | PasswordChecked | CodeAsked | CodeAnswered | CodeChecked
+Event = KeyOffered | KeyProven | TokenShown | PasswordTried | PasswordChecked | CodeAsked | CodeAnswered | CodeChecked
 
 
 # --- effects ----------------------------------------------------------------------------------------
@@ -246,11 +253,20 @@ def _key_proven(login: Login, event: KeyProven) -> Step:
     return _first_factor(login, event, cast("Person", event.owner), event.kind, event.speaker)
 
 
+def _token_shown(login: Login, event: TokenShown) -> Step:
+    if event.owner is None:
+        return _fail(login, event, "token is not known, or over")
+    if reason := _objection(event.owner, event):
+        return _fail(login, event, reason)
+    factors = ((FactorKind.TOKEN, event.now),)
+    return _finish(replace(login, person=event.owner.name, claim=event.claim, factors=factors))
+
+
 def _objection(owner: Person | None, event: _Asked) -> str:
     if owner is None:
         return "key is not known"
     if event.claimed is not None and event.claimed.name != owner.name:
-        return f"key of `{owner.name}` with the name of another person"
+        return f"key or token of `{owner.name}` with the name of another person"
     return "person is disabled" if owner.disabled else ""
 
 
@@ -356,7 +372,7 @@ def _fail(login: Login, event: Event, reason: str, *, name: str = "", counts: bo
 
 def _named(event: Event) -> str:
     """Whom a failure is about: the owner of a key as far as it is known, or the name that was claimed."""
-    if isinstance(event, KeyOffered | KeyProven) and event.owner is not None:
+    if isinstance(event, KeyOffered | KeyProven | TokenShown) and event.owner is not None:
         return event.owner.name
     return event.claim if isinstance(event, _Asked) else ""
 
@@ -387,6 +403,7 @@ def _challenge() -> Reply:
 _METHOD: Final[dict[type, Method]] = {
     KeyOffered: Method.PUBLIC_KEY,
     KeyProven: Method.PUBLIC_KEY,
+    TokenShown: Method.PASSWORD,
     PasswordTried: Method.PASSWORD,
     PasswordChecked: Method.PASSWORD,
     CodeAsked: Method.CODE,
@@ -399,6 +416,7 @@ _TABLE: Final = cast(
     {
         (Phase.FRESH, KeyOffered): _key_offered,
         (Phase.FRESH, KeyProven): _key_proven,
+        (Phase.FRESH, TokenShown): _token_shown,
         (Phase.FRESH, PasswordTried): _password_tried,
         (Phase.HALFWAY, CodeAsked): _code_asked,
         (Phase.ASKED, CodeAsked): _code_asked,

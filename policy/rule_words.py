@@ -13,6 +13,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 OWN_ACCOUNT: Final = "$person"
 OWNER: Final = "$owner"
 """In `approval.by`: whoever owns the target."""
+GIVEN: Final = "$given"
+"""Beside the roles of a vote: it gave the grant unasked, by a right that stands beside every rule's `approval.by`."""
 
 _GLOB: Final = re.compile(r"[a-z0-9._*?-]+", re.ASCII)
 _ROLE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@/-]*|\*", re.ASCII)

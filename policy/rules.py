@@ -15,8 +15,9 @@ A file is a list of `[[rule]]`. Within a rule all keys must match; within a key 
     limits   session, idle
     record   sync, content
 
-Beside the rules stand `[rights]`, who may do what to the bastion itself, `[login]` (policy.rights), and
-`[tickets.NAME]`, the ticket systems that `require.ticket` names (policy.tickets.settings).
+Beside the rules stand `[rights]`, who may do what to the bastion itself, `[login]` (policy.rights),
+`[tickets.NAME]`, the ticket systems that `require.ticket` names (policy.tickets.settings), and `[[notify]]`, who is
+told what (policy.notify).
 
 An allow rule has to say who, where, as and allow: nothing widens by being left out. In a forbid rule what is left
 out means everybody, everywhere, every account, every kind.
@@ -33,6 +34,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from policy.model import ChannelKind
+from policy.notify import Destination, parse_notify
 from policy.rights import LoginRules, Rights, parse_login, parse_rights
 from policy.rule_words import OWN_ACCOUNT as OWN_ACCOUNT
 from policy.rule_words import OWNER as OWNER
@@ -121,6 +123,7 @@ class RuleSet:
     rights: Rights = field(default_factory=Rights)
     login: LoginRules = field(default_factory=LoginRules)
     tickets: Mapping[str, System] = field(default_factory=dict)
+    notify: tuple[Destination, ...] = ()
     digest: str = ""  # SHA-256 of the text, hexadecimal: which version of the file decided
 
 
@@ -150,10 +153,11 @@ def parse_rules(text: str, file: str = "policy.toml") -> RuleSet:
     named = top.table("tickets")
     tickets = parse_tickets(named)
     _known_tickets(reading, document, list(named.entry))
+    notify = parse_notify(reading, document.get("notify", []))
     if reading.problems:
         raise BadRules(sorted(reading.problems, key=lambda problem: problem.line)[:MAX_PROBLEMS])
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return RuleSet(rules=tuple(rules), rights=rights, login=login, tickets=tickets, digest=digest)
+    return RuleSet(rules=tuple(rules), rights=rights, login=login, tickets=tickets, notify=notify, digest=digest)
 
 
 def _syntax(file: str, error: Exception) -> Problem:
@@ -163,7 +167,7 @@ def _syntax(file: str, error: Exception) -> Problem:
 
 
 def _rules(reading: Reading, document: dict[str, Any]) -> list[Rule]:
-    Table(reading, document, "").known("rule", "rights", "login", "tickets")
+    Table(reading, document, "").known("rule", "rights", "login", "tickets", "notify")
     entries = document.get("rule", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         reading.problem("rule", f"got {show(entries)}, want tables that begin with `[[rule]]`")

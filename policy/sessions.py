@@ -11,7 +11,7 @@ from policy.audit import Event
 from policy.conditions import Factor, TicketFact
 from policy.conversation import Conversation
 from policy.ledger import Ledger, LedgerError
-from policy.messages import Done, EndSession, Report, SessionEnded, SessionStarted
+from policy.messages import Done, EndSession, Freeze, Report, SessionEnded, SessionStarted, Thaw, Warn
 from policy.model import ChannelKind
 
 KNOWN_REPORTS: Final = frozenset(
@@ -20,6 +20,12 @@ KNOWN_REPORTS: Final = frozenset(
 REPORTED: Final = "reported"
 """The event of any other report; the gateway's word for it is kept in its detail."""
 
+
+WARNINGS: Final = (300.0, 60.0)
+"""Seconds before its deadline at which the person of a session is told."""
+UNWATCHED: Final = "nobody looks on, and a rule wants somebody to"
+MAX_WATCHERS: Final = 64
+"""Conversations that look at one session: more eyes do not see more."""
 
 INTERRUPTED: Final = "interrupted"
 """Nobody said why it ended: the gateway, its connection, or policyd was gone."""
@@ -44,6 +50,10 @@ class Live:
     ticket: str
     factors: tuple[Factor, ...]  # what the grant rested on, with its age at that time
     deadline: float  # trio's clock, since the wall clock may jump; infinite without a limit
+    grant: str = ""  # that the session rests on: with it, it ends
+    watched: bool = False  # nothing passes while `watchers` is empty
+    watchers: set[Conversation] = field(default_factory=set)
+    warnings: list[float] = field(default_factory=list)  # those of WARNINGS that are still to come
     tickets: tuple[TicketFact, ...] = ()  # as they were found then; the end of a change window still counts
     leases: int = 0  # credentials handed out
     redials: int = 0  # times the gateway may ask for one again
@@ -62,6 +72,14 @@ class Sessions:
     def add(self, live: Live) -> None:
         self._live[live.id] = live
         live.talk.sessions.add(live.id)
+        self.limit(live, live.deadline)
+
+    def limit(self, live: Live, deadline: float) -> None:
+        """End it at this time of trio's clock at the latest."""
+        live.deadline = min(live.deadline, deadline)
+        left = live.deadline - trio.current_time()
+        # Who begins with less than that knows it.
+        live.warnings = [before for before in WARNINGS if before < left]
         self._changed.set()
 
     def drop(self, session: str) -> None:
@@ -112,16 +130,43 @@ class Sessions:
                 *[interrupted(live.person, f"{live.account}@{live.target}", live.source, live.id) for live in mine],
             )
 
+    # --- four eyes ----------------------------------------------------------------------------------
+
+    async def watch(self, live: Live, watcher: Conversation) -> None:
+        """Somebody looks on: what waited for that goes on."""
+        live.watchers.add(watcher)
+        if live.watched and len(live.watchers) == 1:
+            await live.talk.push(Thaw(session=live.id))
+
+    async def unwatch(self, live: Live, watcher: Conversation) -> None:
+        """Somebody looks away; with the last one nothing passes any more."""
+        if watcher in live.watchers:
+            live.watchers.discard(watcher)
+            await self.freeze_unwatched(live)
+
+    async def freeze_unwatched(self, live: Live) -> None:
+        if live.watched and not live.watchers and live.id in self._live:
+            await live.talk.push(Freeze(session=live.id, reason=UNWATCHED))
+
+    def watched_by(self, watcher: Conversation) -> list[Live]:
+        return [live for live in self._live.values() if watcher in live.watchers]
+
+    # --- deadlines ----------------------------------------------------------------------------------
+
     async def expire(self, nursery: trio.Nursery) -> None:
-        """End every session at its deadline, until cancelled."""
+        """Warn of the deadline of every session, and end it then, until cancelled."""
         while True:
             now = trio.current_time()
-            for live in [one for one in self._live.values() if one.deadline <= now]:
-                nursery.start_soon(self._expired, live)
-                live.deadline = math.inf
+            for live in list(self._live.values()):
+                if live.deadline <= now:
+                    nursery.start_soon(self._expired, live)
+                    live.deadline, live.warnings = math.inf, []
+                while live.warnings and live.deadline - live.warnings[0] <= now:
+                    before = live.warnings.pop(0)
+                    nursery.start_soon(live.talk.push, Warn(session=live.id, text=_warning(before)))
             self._changed = trio.Event()
-            next_deadline = min((live.deadline for live in self._live.values()), default=math.inf)
-            with trio.move_on_at(next_deadline):
+            moments = [live.deadline - (live.warnings[0] if live.warnings else 0) for live in self._live.values()]
+            with trio.move_on_at(min(moments, default=math.inf)):
                 await self._changed.wait()
 
     async def _expired(self, live: Live) -> None:
@@ -148,6 +193,8 @@ class Sessions:
                 detail={"recording": request.recording, "via": live.via},
             ),
         )
+        if live.watched and live.watchers:  # who began to look while it began: the gateway could not be told before
+            await live.talk.push(Thaw(session=live.id))
         return Done(text="")
 
     async def ended(self, talk: Conversation, request: SessionEnded) -> Done:
@@ -195,6 +242,11 @@ class Sessions:
             )
         )
         return Done(text="")
+
+
+def _warning(before: float) -> str:
+    minutes = round(before / 60)
+    return f"this session ends in {minutes} minute{'' if minutes == 1 else 's'}: what is granted for it is over then"
 
 
 def interrupted(person: str, place: str, source: str, session: str) -> Event:

@@ -10,7 +10,6 @@ has recorded before. Python cannot promise that a key is wiped from memory; it i
 """
 
 import hashlib
-import hmac
 from collections.abc import Iterable
 from typing import Final
 
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
@@ -37,7 +37,7 @@ class Keys:
     def __init__(self, meta: bytes, index: bytes, classes: dict[KeyClass, bytes], content: bytes | None) -> None:
         self.meta, self.index = AESGCM(meta), AESGCM(index)
         self.classes = classes
-        self.content = hmac.new(content, digestmod="sha256") if content else None  # copied for each use
+        self.content = HMAC(content, hashes.SHA256()) if content else None  # copied for each use, which is quick
         self._plain = meta, index
         self._segment = -1
         self._ciphers: dict[KeyClass, AESGCM] = {}
@@ -110,7 +110,7 @@ def unclose(cipher: AESGCM, kind: int, key_class: int, counter: int, data: bytes
         raise FormatError("decryption fails: the bytes or their place have been changed") from None
 
 
-def content_link(content: hmac.HMAC, before: bytes, seq: int, parts: Iterable[tuple[int, bytes]]) -> bytes:
+def content_link(content: HMAC, before: bytes, seq: int, parts: Iterable[tuple[int, bytes]]) -> bytes:
     """H_j = SHA-256(H_{j-1} | c_j), c_j = HMAC(K_content, seq | {class | HMAC(K_content, class | plaintext)}*).
 
     Over what was recorded, not how it is stored: it survives compaction, encryption anew, and redaction of one part.
@@ -122,10 +122,10 @@ def content_link(content: hmac.HMAC, before: bytes, seq: int, parts: Iterable[tu
     return hashlib.sha256(before + _digest(content, b"".join(digests))).digest()
 
 
-def _digest(keyed: hmac.HMAC, data: bytes) -> bytes:
+def _digest(keyed: HMAC, data: bytes) -> bytes:
     mac = keyed.copy()
     mac.update(data)
-    return mac.digest()
+    return mac.finalize()
 
 
 def content_start(session: str) -> bytes:

@@ -150,7 +150,7 @@ class AgentNote(Note):
 class AccessNote(Note):
     """What was decided while the session lived, and how it ended."""
 
-    what: str  # granted | allowed | denied | warned | ended
+    what: str  # granted | allowed | denied | warned | frozen | thawed | ended
     kind: str = ""
     detail: bytes = b""
     rule: str = ""

@@ -87,7 +87,7 @@ class Gathered:
     """Chunks on their way into a segment."""
 
     def __init__(self, chunks: Iterable[Chunk] = ()) -> None:
-        self.chunks = self.events = 0
+        self.chunks = 0
         self._classes: dict[KeyClass, tuple[Growing, array[int]]] = {}  # events; how many of each chunk
         for chunk in chunks:
             self.add(chunk)
@@ -98,9 +98,9 @@ class Gathered:
                 self._classes[key_class] = (Growing(), array("I"))
             growing, counts = self._classes[key_class]
             growing.add(events)
-            counts.extend(repeat(0, self.chunks - len(counts)))
+            if len(counts) < self.chunks:
+                counts.extend(repeat(0, self.chunks - len(counts)))
             counts.append(len(events))
-            self.events += len(events)
         self.chunks += 1
 
     @property

@@ -1,8 +1,10 @@
 """One HTTP exchange (RFC 9110): no redirect followed, no proxy, no cookie, no content decoded, everything limited."""
 
+import os
 import re
 from collections.abc import Iterable
 from typing import Final
+from urllib.parse import urlsplit
 
 import httpcore2
 import trio
@@ -69,7 +71,12 @@ async def _exchange(request: HttpCall, reach: Reach) -> Called:
 
 def _check(request: HttpCall) -> None:
     """policyd names what to call; what it names must not become another request on the way."""
-    if not _URL.fullmatch(request.url) or request.method not in METHODS:
+    try:
+        url = urlsplit(request.url)
+        good = bool(_URL.fullmatch(request.url) and url.hostname and url.port != 0)
+    except ValueError:
+        good = False
+    if not good or request.method not in METHODS:
         raise Unreachable("has no address that can be called")
     for name, value in request.headers.items():
         if not _FIELD.fullmatch(name) or not value.isascii() or not value.isprintable():
@@ -103,7 +110,7 @@ def _reason(error: BaseException | None) -> str:
     """The kernel's words, which stand at the bottom of the causes."""
     words = ""
     while error is not None:
-        if isinstance(error, OSError) and error.strerror:
-            words = f": {error.strerror.lower()}"
-        error = error.__cause__
+        if isinstance(error, OSError) and error.errno:
+            words = f": {os.strerror(error.errno).lower()}"
+        error = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
     return words

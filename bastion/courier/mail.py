@@ -55,18 +55,20 @@ async def _send(request: MailCall, reach: Reach) -> None:
         await trio.sleep(seconds)
         line.cut()
 
+    problem: Exception | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hang_up)
-        with trio.move_on_after(seconds):
-            line.addresses = await reach.addresses(url.hostname, port)
         try:
+            with trio.fail_after(seconds):
+                line.addresses = await reach.addresses(url.hostname, port)
             await trio.to_thread.run_sync(line.send, message, request.user, request.password, limiter=_threads)
-        except (OSError, smtplib.SMTPException):
-            if line.late:
-                raise Unreachable(f"did not take the mail within {seconds:g} s") from None
-            raise
-        finally:
-            nursery.cancel_scope.cancel()
+        except Exception as error:  # raised below, where no nursery wraps it
+            problem = error
+        nursery.cancel_scope.cancel()
+    if problem is not None and (line.late or isinstance(problem, trio.TooSlowError)):
+        raise Unreachable(f"did not take the mail within {seconds:g} s")
+    if problem is not None:
+        raise problem
 
 
 def _message(request: MailCall) -> EmailMessage:

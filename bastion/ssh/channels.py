@@ -13,6 +13,7 @@ from struct import Struct
 from typing import Any, Final, Protocol
 
 from bastion.errors import PeerError
+from bastion.session import OVERHEAD
 
 WINDOW_ADJUST: Final = 93
 DATA: Final = 94
@@ -76,12 +77,15 @@ class Journal(Protocol):
     def wait(self, flow: "Flow") -> None:
         """Tell this flow (`release`) when more is acknowledged."""
 
+    def hold(self, size: int) -> None:
+        """So many bytes, of messages that are no events, wait for an acknowledgement; negative: no longer."""
+
 
 class End:
     """One channel number on one leg, ours and the peer's. Born when the number is taken, gone after both CLOSEs."""
 
-    __slots__ = ("close_received", "close_sent", "flow", "granted", "leg", "logger", "max_packet", "number", "owner",
-                 "received", "remote")  # fmt: skip
+    __slots__ = ("close_received", "close_sent", "flow", "granted", "hold", "leg", "logger", "max_packet",
+                 "number", "owner", "received", "remote")  # fmt: skip
 
     def __init__(self, leg: Leg, owner: Owner) -> None:
         self.leg = leg
@@ -92,7 +96,15 @@ class End:
         self.granted = 0  # bytes that the peer was told it may send, ever; whoever opens or confirms sets it
         self.received = 0  # bytes that it has sent
         self.flow: Flow | None = None
+        self.hold: Any = None  # bastion.ssh.hold.Hold, while the session is frozen
         self.close_sent = self.close_received = False
+
+    def link(self, flow: "Flow") -> None:
+        """What data goes through from now on; in a frozen session, once it goes on."""
+        if self.hold is None:
+            self.flow = flow
+        else:
+            self.hold.flow = flow
 
     # --- what arrives -------------------------------------------------------------------------------
 
@@ -133,8 +145,7 @@ class End:
 
     def _beyond(self) -> None:
         # Attack: the other side would cut us off for it, and look as if it had failed.
-        if not self.close_sent:
-            raise PeerError("more data came on a channel than its window allows")
+        raise PeerError("more data came on a channel than its window allows")
 
     # asyncssh calls these of what it finds in `_channels` when it opens packets itself.
 
@@ -224,7 +235,7 @@ class End:
 class Flow:
     """One direction from one end to the other: recorded, acknowledged, then sent."""
 
-    __slots__ = ("bytes", "channel", "ended", "held", "journal", "stopped", "tap", "to")
+    __slots__ = ("bytes", "channel", "debt", "ended", "held", "journal", "stopped", "tap", "to")
 
     def __init__(self, to: End, journal: Journal, channel: int, tap: Tap) -> None:
         self.to = to
@@ -233,6 +244,7 @@ class Flow:
         self.tap = tap
         self.held: deque[tuple[int, int, bytes]] = deque()  # ticket, message, payload
         self.bytes = 0
+        self.debt = 0  # bytes of ours that went the way back: they used up window that `to` knows nothing of
         self.ended = False  # nothing is taken any more; what is held still leaves
         self.stopped = False
 
@@ -251,6 +263,13 @@ class Flow:
 
     def adjust(self, payload: bytes) -> None:
         """WINDOW_ADJUST of four bytes has come; it is about the way back, so it waits for nothing here."""
+        if self.debt:
+            room = _U32.unpack(payload)[0]
+            paid = min(room, self.debt)
+            self.debt -= paid
+            if room == paid:
+                return
+            payload = _U32.pack(room - paid)
         self.to.send(WINDOW_ADJUST, payload)
 
     def put(self, events: Events, kind: int, payload: bytes) -> None:
@@ -264,19 +283,26 @@ class Flow:
         if not events and not self.held:
             self.to.send(kind, payload)
             return
-        ticket = self.journal.write(self.channel, events) if events else 0
+        journal = self.journal
+        if not events:
+            # Attack: a recorder that stands still, and requests without end that we have to answer.
+            journal.hold(len(payload) + OVERHEAD)
+        ticket = journal.write(self.channel, events) if events else 0
         self.held.append((ticket, kind, payload))
-        self.journal.wait(self)
+        journal.wait(self)
 
     def release(self, acknowledged: int) -> bool:
         """Send what needs no longer wait; True if something still does."""
         held = self.held
         while held and held[0][0] <= acknowledged:
-            _, kind, payload = held.popleft()
+            ticket, kind, payload = held.popleft()
+            if not ticket:
+                self.journal.hold(-len(payload) - OVERHEAD)
             self.to.send(kind, payload)
         return bool(held)
 
     def stop(self) -> None:
         """Drop what is held and whatever comes."""
         self.stopped = self.ended = True
+        self.journal.hold(-sum(len(payload) + OVERHEAD for ticket, _, payload in self.held if not ticket))
         self.held.clear()

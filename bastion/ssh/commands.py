@@ -14,6 +14,9 @@ from bastion.present import as_json, as_text
 from bastion.ssh.local import LocalChannel
 from bastion.ssh.upstream import refused
 from policy.messages import (
+    AuditList,
+    AuditShow,
+    AuditVerify,
     CaLines,
     Done,
     MfaEnrol,
@@ -65,6 +68,18 @@ def _mfa(words: Words) -> Any:
     raise MisuseError(f"`mfa {action}` is not understood", "use: mfa list | mfa enrol PERSON | mfa reset PERSON")
 
 
+def _audit(words: Words) -> Any:
+    action, *names = words.rest
+    match action:
+        case "list":
+            return AuditList(what=names[0] if names else "")
+        case "show" if names:
+            return AuditShow(ident=names[0])
+        case "verify" if not names:
+            return AuditVerify()
+    raise MisuseError(f"`audit {action}` is not understood", "use: audit list [NAME] | audit show ID | audit verify")
+
+
 def _kill(words: Words) -> Any:
     if not words.options.get("--reason"):
         raise MisuseError("a reason is needed: the person is shown it", "use: kill SESSION --reason TEXT")
@@ -81,6 +96,8 @@ COMMANDS: Final[dict[str, Command]] = {
                         request=lambda words: SessionsList(all="--all" in words.flags)),
     "kill": Command(usage="kill SESSION --reason TEXT", text="end a session now (security)", request=_kill,
                     least=1, most=1, options=frozenset({"--reason"})),
+    "audit": Command(usage="audit list [NAME] | show ID | verify", request=_audit, least=1, most=2,
+                     text="who did what, viewed what; NAME: a person, target, account@target, session (security)"),
     "mfa": Command(usage="mfa list [PERSON] | enrol PERSON | reset PERSON", text="second factors", request=_mfa,
                    least=1, most=2),
 }  # fmt: skip

@@ -43,6 +43,16 @@ class PacketConnection(SSHConnection):
     """What both legs override of asyncssh. `_channels` holds `End` objects, not asyncssh's channels."""
 
     packets: PacketTransport
+    exchange = ""  # method of the last key exchange
+
+    def send_newkeys(self, k: bytes, h: bytes) -> None:
+        self.exchange = self._kex.algorithm.decode("ascii") if self._kex is not None else ""
+        super().send_newkeys(k, h)
+
+    @property
+    def agreed(self) -> dict[str, object]:
+        """What both sides settled on, for the log: whoever stripped an offer on its way is seen there."""
+        return {"kex": self.exchange, "cipher": self.get_extra_info("recv_cipher"), "strict": self._strict_kex}
 
     def is_fast(self) -> bool:
         """Does `PacketTransport` open the packets?"""
@@ -82,6 +92,10 @@ class PacketConnection(SSHConnection):
             super().send_packet(pkttype, *args, handler=handler)
 
     def _finish_recv_packet(self, pkttype: int, seq: int, _task: Any = None, is_async: bool = False) -> None:
+        if self._transport is None:
+            self._inpbuf = (
+                b""  # Attack: what comes behind the end; of a key exchange that failed it would cost the most
+            )
         super()._finish_recv_packet(pkttype, seq, _task, is_async)
         if is_async:
             if self.is_fast() and not self.is_busy():

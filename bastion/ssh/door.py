@@ -26,13 +26,14 @@ from bastion.ssh.burst import burst
 from bastion.ssh.connections import ServerConnection
 from bastion.ssh.forwards import ForwardChannel
 from bastion.ssh.globals import GlobalRequests
+from bastion.ssh.links import Push
 from bastion.ssh.relay import Relay
 from bastion.ssh.sessions import SessionChannel
 from bastion.ssh.transport import PacketTransport
 from bastion.taps import ForwardTap
 from bastion.text import neutral
 from bastion.tunnels import asked_for, from_agent, from_display, from_socket, tcp, to_socket
-from policy.messages import Authorize, EndSession
+from policy.messages import Authorize
 from policy.model import ChannelKind
 
 if TYPE_CHECKING:
@@ -265,8 +266,8 @@ class Door(ServerConnection):
 
     # --- the end ------------------------------------------------------------------------------------
 
-    def pushed(self, message: EndSession) -> None:
-        """policyd ends one session, or all of this person's connection."""
+    def pushed(self, message: Push) -> None:
+        """policyd has something to say about one session, or all of this person's connection."""
         for relay in [self.relays.get(message.session)] if message.session else list(self.relays.values()):
             if relay is not None:
                 relay.pushed(message)

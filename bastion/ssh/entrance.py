@@ -13,10 +13,9 @@ from bastion.ssh import commands, menu
 from bastion.ssh.auth import PersonConnection
 from bastion.ssh.door import Door, Gateway
 from bastion.ssh.jump import HostCertificates, open_jump
-from bastion.ssh.links import POLICY_SOCKET
+from bastion.ssh.links import POLICY_SOCKET, Push
 from bastion.ssh.relay import Relay
 from bastion.startups import Outcome
-from policy.messages import EndSession
 
 if TYPE_CHECKING:
     from bastion.ssh.local import LocalChannel
@@ -122,7 +121,7 @@ class Entrance(PersonConnection, Door):
             return False
         return await open_jump(self, self._certificates, name, port, sender, window, max_packet)
 
-    def pushed(self, message: EndSession) -> None:
+    def pushed(self, message: Push) -> None:
         Door.pushed(self, message)
 
     def policy_lost(self) -> None:

@@ -52,12 +52,13 @@ class ForwardChannel:
     def opened(self, end: End, window: int, rest: bytes) -> None:
         recording, tap = self._relay.recording, self._tap
         there, back = (tap.user, tap.target) if self._by_user else (tap.target, tap.user)
-        self._opener.flow = Flow(end, recording, self._number, there)
-        end.flow = Flow(self._opener, recording, self._number, back)
-        self._flows = self._opener.flow, end.flow
+        self._flows = Flow(end, recording, self._number, there), Flow(self._opener, recording, self._number, back)
+        self._opener.link(self._flows[0])
+        end.link(self._flows[1])
         self._opener.granted = window
         confirmation = _NUMBERS.pack(self._opener.number, window, end.max_packet)  # none of these kinds has more
-        end.flow.put(tap.start(), CONFIRMATION, confirmation)
+        self._relay.standstill.opened(self)
+        self._flows[1].put(tap.start(), CONFIRMATION, confirmation)
 
     def open_failed(self, end: End, code: int, reason: str) -> None:
         self._other = None
@@ -115,6 +116,13 @@ class ForwardChannel:
             flow.stop()
             flow.to.send(CLOSE)
         self._gone()
+
+    def ends(self) -> list[End]:
+        return [end for end in (self._opener, self._other) if end is not None and end.number >= 0]
+
+    def tell(self, text: str, *, terminals_only: bool = False) -> bool:
+        """There is nobody to read it."""
+        return False
 
     def _closing(self) -> list[tuple[int, bytes]]:
         if self._done:

@@ -18,17 +18,27 @@ from bastion.errors import BastionError, ExitCode, MisuseError
 from bastion.ssh.wipe import wipe
 from policy.messages import (
     MAX_MESSAGE,
+    Authorize,
+    EndSession,
+    Freeze,
     Grant,
     Hello,
     Reply,
     Request,
+    RequestAccess,
+    RequestAwait,
     Scanned,
     SessionEnded,
+    Thaw,
     UsePassword,
+    Warn,
     Worker,
     decode_reply,
     encode,
 )
+
+Push = EndSession | Freeze | Thaw | Warn
+"""What policyd says unasked to the connection of a person."""
 
 POLICY_SOCKET: Final = "policyd.sock"
 
@@ -37,6 +47,8 @@ CONNECT_SECONDS: Final = 5.0
 REPLY_SECONDS: Final = 5.0
 """The slowest answer is to a password, when others wait for its turn (0.1 s each); later than this nobody decides
 there, and a person would rather be told than wait."""
+TICKET_SECONDS: Final = 15.0
+"""More, when policyd has to ask a ticket system: the longest that `[tickets.NAME] seconds` may be."""
 MAX_WAITING: Final = 256
 """Questions without an answer. A connection with 20 channels and 256 forwards asks one after the other."""
 _AT_ONCE: Final = 16
@@ -105,7 +117,7 @@ class PolicyLink:
         """
         answer: asyncio.Future[Reply] = self._loop.create_future()
         number = self._send(request, answer)
-        late = self._loop.call_later(REPLY_SECONDS, _give_up, answer)  # cheaper than a task's time-out
+        late = self._loop.call_later(_patience(request), _give_up, answer)  # cheaper than a task's time-out
         try:
             return await answer
         finally:
@@ -218,3 +230,13 @@ class PolicyLink:
 def _give_up(answer: "asyncio.Future[Reply]") -> None:
     if not answer.done():
         answer.set_exception(PolicyLost())
+
+
+def _patience(request: Request) -> float:
+    match request:
+        case RequestAwait():
+            return REPLY_SECONDS + min(30.0, request.seconds)
+        case Authorize() | RequestAccess() if request.ticket:
+            return REPLY_SECONDS + TICKET_SECONDS
+        case _:
+            return REPLY_SECONDS

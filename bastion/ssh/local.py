@@ -9,11 +9,13 @@ from typing import Final
 
 from bastion.errors import BastionError
 from bastion.requests import strings
-from bastion.ssh.channels import CLOSE, DATA, EOF, EXTENDED_DATA, REQUEST, WINDOW_ADJUST, End
+from bastion.ssh.channels import CLOSE, DATA, EOF, EXTENDED_DATA, REQUEST, WINDOW_ADJUST, End, Flow
 from bastion.text import neutral
 
 WINDOW: Final = 16 * 1024
 """Bytes a person may type or pipe ahead; commands read little, and a target takes over with a larger window."""
+STDERR: Final = b"\0\0\0\1"
+"""SSH_EXTENDED_DATA_STDERR (RFC 4254 section 5.2)."""
 _U32: Final = Struct(">I")
 
 
@@ -22,6 +24,27 @@ def last_words(error: BastionError, *, on_terminal: bool, at_prompt: bool) -> by
     end = "\r\n" if on_terminal else "\n"
     said = "".join(f"{neutral(line)}{end}" for line in error.lines())
     return ((end if on_terminal and at_prompt else "") + said).encode()
+
+
+def goodbye(user: End, said: bytes, code: int) -> None:
+    """The last that a person sees of a channel."""
+    user.send(EXTENDED_DATA, STDERR + strings(said))
+    user.send(EOF)
+    user.send(REQUEST, strings(b"exit-status") + b"\0" + _U32.pack(code))
+    user.send(CLOSE)
+
+
+def aside(text: str, user: End, target: End, up: Flow, *, on_terminal: bool) -> bool:
+    """A line of ours between what the target says. False if the person's window has no room for it.
+
+    It takes of the window that the target was told of; what the person grants next pays for it first.
+    """
+    said = f"\r\nbastion: {neutral(text)}\r\n" if on_terminal else f"bastion: {neutral(text)}\n"
+    if user.close_sent or target.granted - target.received < len(said.encode()) + up.debt:
+        return False
+    up.debt += len(said.encode())
+    user.send(EXTENDED_DATA, STDERR + strings(said.encode()))
+    return True
 
 
 @dataclass(slots=True)

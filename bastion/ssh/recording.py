@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from bastion.errors import RecorderLost
-from bastion.session import WINDOW, Session
+from bastion.session import Session
 from bastion.ssh.burst import burst, gathered, settle
 from bastion.ssh.pace import KEYS, pace
 from recorder.messages import (
@@ -93,6 +93,12 @@ class Recording:
         self._session.wait(flow)  # type: ignore[arg-type]
         settle()
 
+    def hold(self, size: int) -> None:
+        self._session.hold(size)
+        if size > 0 and not self._dirty:
+            self._dirty = True
+            gathered(self)  # to see whether that is too much
+
     def flush(self) -> None:
         self._dirty = False
         if self._closed or self._ended is not None:
@@ -106,7 +112,7 @@ class Recording:
             if self._typed:
                 self._typed = False
                 pace.typed(now)
-            if session.owed > WINDOW:
+            if session.is_behind:
                 self._press()
 
     def _send(self, message: bytes) -> None:

@@ -14,9 +14,13 @@ import asyncssh
 import structlog
 from asyncssh.misc import ProtocolError
 
-from bastion.errors import BastionError, ExitCode, PeerError, RecorderLost
+from bastion.errors import BastionError, PeerError, RecorderLost
 from bastion.session import Session
 from bastion.ssh.burst import burst
+from bastion.ssh.channels import End
+from bastion.ssh.endings import EXIT_OF, HINT_OF, WORDS_OF, SessionOver
+from bastion.ssh.hold import Standstill
+from bastion.ssh.links import Push
 from bastion.ssh.recording import Recording
 from bastion.ssh.upstream import TargetConnection, dial, refused
 from bastion.taps import note
@@ -26,12 +30,15 @@ from policy.messages import (
     Allowed,
     Authorize,
     EndSession,
+    Freeze,
     Grant,
     OpenChannel,
     Refused,
     Report,
     SessionEnded,
     SessionStarted,
+    Thaw,
+    Warn,
 )
 from policy.model import ChannelKind
 from recorder.messages import Open
@@ -40,37 +47,10 @@ from recorder.model import MAX_CHANNEL, AccessNote, Kind
 if TYPE_CHECKING:
     from bastion.ssh.door import Door
 
+UNSEEN: Final = "it begins as soon as somebody looks on"
+
 PARTING: Final = 1.0
 """Seconds for a client to read the last words and leave by itself, with our exit code, before it is disconnected."""
-
-EXIT_OF: Final = {
-    "killed": 143,  # 128 + SIGTERM, as a process that was told to go
-    "expired": 143,
-    "idle": 143,
-    "shutdown": 143,
-    "failed": int(ExitCode.RECORDING_FAILED),
-    "target-lost": int(ExitCode.UNREACHABLE),
-    "policy-lost": int(ExitCode.UNREACHABLE),
-}
-
-
-_HINT_OF: Final = {
-    "killed": "ask who ended it before you log in again",
-    "expired": "log in again if you need more time",
-    "idle": "log in again",
-    "shutdown": "log in again in a moment",
-    "failed": "log in again, or tell the people who run this bastion",
-    "target-lost": "log in again, or ask whoever runs that machine",
-    "policy-lost": "log in again in a moment, or tell the people who run this bastion",
-}
-
-
-class SessionOver(BastionError):
-    """How a session ended, for its person."""
-
-    def __init__(self, reason: str, text: str, session: str) -> None:
-        super().__init__(f"session ended: {text or reason}", _HINT_OF.get(reason, ""), ref=session)
-        self.code = EXIT_OF.get(reason, int(ExitCode.UNREACHABLE))
 
 
 class Channel(Protocol):
@@ -81,6 +61,12 @@ class Channel(Protocol):
 
     def part(self, error: BastionError) -> None:
         """Tell the person, if there is a way, and close it."""
+
+    def ends(self) -> list[End]:
+        """Those of its two ends that are there, once anything can pass between them."""
+
+    def tell(self, text: str, *, terminals_only: bool = False) -> bool:
+        """A line for the person while it goes on. False if there is no way."""
 
     @property
     def passed(self) -> tuple[int, int]:
@@ -104,6 +90,7 @@ class Relay:
         self.last_passed = 0
         self._gone = [0, 0]  # bytes of channels that have ended
         self._next = 0
+        self.standstill = Standstill(self)
         self._reaching: asyncio.Task[TargetConnection] | None = None
         self._ending: asyncio.Task[None] | None = None
         self.log = structlog.get_logger().bind(session=grant.session, person=grant.person)
@@ -133,6 +120,8 @@ class Relay:
         door.relays[grant.session] = relay
         recording.on_pressure = relay._press
         relay.record(Kind.ACCESS, note(Kind.ACCESS, AccessNote(what="granted", rule=grant.rule))[1])
+        if grant.watched:  # before there is a target: not a byte passes unseen
+            relay.standstill.begin(UNSEEN)
         relay._reaching = asyncio.ensure_future(relay._reach())
         try:
             target = await relay._reaching
@@ -159,7 +148,7 @@ class Relay:
             if isinstance(reply := await started, Refused):
                 raise refused(reply)
             if target.is_gone:
-                raise PeerError(f"target `{grant.target}` is gone: it closed the connection", _HINT_OF["target-lost"])
+                raise PeerError(f"target `{grant.target}` is gone: it closed the connection", HINT_OF["target-lost"])
         except BaseException:
             started.cancel()
             if target is not None:
@@ -193,11 +182,13 @@ class Relay:
 
     async def ask(self, kind: ChannelKind, detail: bytes) -> BastionError | None:
         """policyd on one more channel: None if it may be opened. Written down either way (invariant 2)."""
+        await self.standstill.over()  # nothing starts meanwhile, whatever kind it is of
         if not self.is_live:
             return self.why
         shown = detail.decode("utf-8", "backslashreplace")[:4096]
         reply = await self.door.policy.ask(OpenChannel(session=self.grant.session, kind=kind.value, detail=shown))
         error = None if isinstance(reply, Allowed) else refused(reply)
+        await self.standstill.over()  # it may have begun while policyd was asked
         if not self.is_live:
             # Attack: one more channel in the second that a killed session's client has to leave.
             return self.why
@@ -214,6 +205,7 @@ class Relay:
     def remove(self, channel: Channel) -> None:
         if channel in self.channels:
             self.channels.discard(channel)
+            self.standstill.forget(channel)
             sent, received = channel.passed
             self._gone[0] += sent
             self._gone[1] += received
@@ -233,8 +225,7 @@ class Relay:
             self.last_passed = passed
             self.session.active()
         if reason := self.session.over():
-            words = {"expired": "the time granted for this session is over", "idle": "nothing was typed for too long"}
-            self.end(reason, text=words[reason])
+            self.end(reason, text=WORDS_OF[reason])
         self.recording.check(self.door.gateway.settings.ssh.stall)
 
     def _press(self, behind: bool) -> None:
@@ -245,12 +236,27 @@ class Relay:
 
     # --- the end ------------------------------------------------------------------------------------
 
-    def pushed(self, message: EndSession) -> None:
-        """policyd ends it."""
+    def pushed(self, message: Push) -> None:
+        """policyd has something to say about it."""
+        match message:
+            case EndSession():
+                self._ended_by_policy(message)
+            case Freeze(reason=reason):
+                self.standstill.begin(reason)
+            case Thaw():
+                self.standstill.end()
+            case Warn(text=text):
+                self.record(Kind.ACCESS, note(Kind.ACCESS, AccessNote(what="warned", reason=text))[1])
+                for channel in self.channels:
+                    channel.tell(text, terminals_only=True)  # a program that reads its output is left alone
+
+    def _ended_by_policy(self, message: EndSession) -> None:
         by = message.by
+        if message.reason == "expired":  # of the two clocks that keep the limit, policyd's came first
+            return self.end("expired", by=by, text=WORDS_OF["expired"])
         # An operator is a user of this machine; their number means nothing to the person.
         words = f"{'an operator' if by.startswith('operator ') else by}: {message.reason}" if by else message.reason
-        self.end("expired" if message.reason == "expired" else "killed", by=by, text=words)
+        self.end("killed", by=by, text=words)
 
     def target_lost(self, error: Exception | None) -> None:
         if self.target is not None and not self.over:
@@ -276,6 +282,7 @@ class Relay:
         self.over = reason
         text = neutral(text)
         self.why = SessionOver(reason, text, self.grant.session)
+        self.standstill.release()
         with burst():
             for channel in list(self.channels):
                 channel.finish()

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from bastion.answers import Malformed
 from bastion.errors import BastionError, Denied, ExitCode
 from bastion.requests import (
     Answer,
     Ask,
     Effect,
     Forward,
-    Malformed,
     Refuse,
     Requests,
     Resize,
@@ -28,7 +28,7 @@ from bastion.requests import (
 from bastion.ssh.burst import burst
 from bastion.ssh.channels import CLOSE, DATA, EOF, EXTENDED_DATA, FAILURE, REQUEST, SUCCESS, WINDOW_ADJUST, End, Flow
 from bastion.ssh.inbox import Inbox
-from bastion.ssh.local import LocalChannel, Terminal, last_words
+from bastion.ssh.local import STDERR, LocalChannel, Terminal, aside, goodbye, last_words
 from bastion.taps import ChannelTap, early_input, early_output, exit_events, start_events, tap_for
 from policy.model import ChannelKind
 from recorder.model import Kind
@@ -37,13 +37,11 @@ if TYPE_CHECKING:
     from bastion.ssh.door import Door
     from bastion.ssh.relay import Relay
 
-OPEN: Final = 90
-CONFIRMATION: Final = 91
+OPEN, CONFIRMATION = 90, 91
 MAX_PACKET: Final = 32 * 1024
 """Bytes of one data message a person may send, as OpenSSH; the target's own limit is kept by splitting."""
 
 _U32, _CONFIRM = Struct(">I"), Struct(">III")
-_STDERR: Final = b"\0\0\0\1"
 
 
 class SessionChannel:
@@ -105,7 +103,7 @@ class SessionChannel:
         assert self.relay is not None
         self._up = Flow(end, self.relay.recording, self.channel, early_input)
         self._down = Flow(self.user, self.relay.recording, self.channel, early_output)
-        end.flow = self._down
+        end.link(self._down)
         if self.window > self._offered:  # it grew while the target was asked
             end.send(WINDOW_ADJUST, _U32.pack(self.window - self._offered))
         self._invited = max(0, window - (self.local.granted if self.local is not None else 0))
@@ -166,7 +164,7 @@ class SessionChannel:
             while self._inbox and not self._must_wait:
                 self._from_user(*self._inbox.take())
             if not self._inbox and self.requests.state is State.STARTED and self._up is not None:
-                self.user.flow = self._up  # from here on data takes the short way
+                self.user.link(self._up)  # from here on data takes the short way
                 if self._invited:
                     self.user.send(WINDOW_ADJUST, _U32.pack(self._invited))
                     self._invited = 0
@@ -209,7 +207,7 @@ class SessionChannel:
             elif kind in (SUCCESS, FAILURE):
                 self._carry(self.requests.answered(kind == SUCCESS))
             elif kind == EXTENDED_DATA:
-                if payload[:4] != _STDERR or down.ended:
+                if payload[:4] != STDERR or down.ended:
                     return  # of no known kind: no client shows it, no recording can say what it was
                 data = payload[8:]
                 down.bytes += len(data)
@@ -343,20 +341,27 @@ class SessionChannel:
         """Say why, with the exit code that belongs to it, and close."""
         if self.user.close_sent:
             return
-        on_terminal = bool(self.requests.term)
-        said = last_words(error, on_terminal=on_terminal, at_prompt=self.requests.state is State.STARTED)
+        said = last_words(error, on_terminal=bool(self.requests.term), at_prompt=self.requests.state is State.STARTED)
         self._stop()
         for answer in self.requests.give_up():
             self.user.send(SUCCESS if answer == Answer(True) else FAILURE)
         for _ in range(self._inbox.unanswered):
             self.user.send(SUCCESS)
-        self.user.send(EXTENDED_DATA, _STDERR + strings(said))
-        self.user.send(EOF)
-        self.user.send(REQUEST, strings(b"exit-status") + b"\0" + _U32.pack(int(error.code)))
-        self.user.send(CLOSE)
+        goodbye(self.user, said, int(error.code))
         if self.target is not None:
             self.target.send(CLOSE)
         self._gone()
+
+    def ends(self) -> list[End]:
+        if self.requests.state in (State.GATHERING, State.ASKING):
+            return []  # nothing but requests passes, and the start waits in `Relay.ask`
+        return [end for end in (self.user, self.target) if end is not None and end.number >= 0]
+
+    def tell(self, text: str, *, terminals_only: bool = False) -> bool:
+        """Between what the target says, if the person's window has room for it."""
+        if self._up is None or self.target is None or (terminals_only and not self.requests.term):
+            return False
+        return aside(text, self.user, self.target, self._up, on_terminal=bool(self.requests.term))
 
     def _stop(self) -> None:
         for flow in filter(None, (self._up, self._down)):

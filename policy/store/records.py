@@ -105,6 +105,7 @@ class AccessRequest:
     reason: str
     rule: str
     source: str
+    asked_by: frozenset[str] = frozenset()  # persons behind it: none of them may decide
     asked: int
     expires: int
     state: str = "pending"  # pending | approved | denied | cancelled | expired
@@ -116,7 +117,7 @@ class AccessRequest:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vote:
     approver: str
-    roles: frozenset[str]  # at the time of the vote
+    roles: frozenset[str]  # at the time of the vote; with OWNER and GIVEN of policy.rule_words
     approve: bool
     comment: str
     source: str

@@ -194,6 +194,7 @@ request = Table(
     Column("reason", Text, nullable=False, default=""),
     Column("rule", Text, nullable=False),  # by which it may be granted
     Column("source", String(64), nullable=False),
+    Column("asked_by", Text, nullable=False, default=""),  # persons behind it, with blanks between: none may decide
     Column("asked", BigInteger, nullable=False),
     Column("expires", BigInteger, nullable=False),  # undecided until then, it is void
     Column("state", String(16), nullable=False),  # pending | approved | denied | cancelled | expired

@@ -10,6 +10,8 @@ from sqlalchemy import Connection, Table, bindparam, delete, func, insert, selec
 from sqlalchemy.exc import IntegrityError
 
 from policy.store import schema as s
+from policy.store.access_tables import AccessTables
+from policy.store.conflict import Conflict as Conflict
 from policy.store.records import (
     Account,
     AuditRow,
@@ -22,15 +24,12 @@ from policy.store.records import (
 )
 
 
-class Conflict(Exception):
-    """The change collides with what is there: a name, a fingerprint, or a used-up time step."""
-
-
 class Tables:
     """One transaction's view. Nothing here commits; `Store.write` does."""
 
     def __init__(self, connection: Connection) -> None:
         self._db = connection
+        self.access = AccessTables(connection)  # requests, votes, grants, reviews
 
     def nested(self) -> AbstractContextManager[object]:
         """A part of the transaction that is undone alone if its block raises."""

@@ -6,8 +6,21 @@ import pytest
 from asyncssh.packet import SSHPacket
 
 from bastion.errors import PeerError
-from bastion.session import Session
-from bastion.ssh.channels import CLOSE, DATA, EOF, EXTENDED_DATA, REQUEST, SUCCESS, WINDOW_ADJUST, End, Events, Flow
+from bastion.session import OVERHEAD, WINDOW, Session
+from bastion.ssh.channels import (
+    CLOSE,
+    DATA,
+    EOF,
+    EXTENDED_DATA,
+    GRACE,
+    MAX_PACKET,
+    REQUEST,
+    SUCCESS,
+    WINDOW_ADJUST,
+    End,
+    Events,
+    Flow,
+)
 from recorder.model import Kind
 from tests.bastion.leg import PaperLeg, PaperOwner
 
@@ -82,6 +95,16 @@ def test_recorded_data_waits_and_leaves_in_order_with_what_came_between() -> Non
     assert pair.user.take() == [
         (DATA, text(b"one")), (EXTENDED_DATA, pack(">I", 1) + text(b"err")), (DATA, text(b"two")), (EOF, b"")
     ]  # fmt: skip
+
+
+def test_what_needs_no_record_does_not_overtake_what_waits() -> None:
+    pair = Pair(whole)
+    assert pair.far.data(memoryview(b"one"))
+    pair.down.tap = silent
+    assert pair.far.data(memoryview(b"two")) is True, "the short way is for those who wait for nobody"
+    assert pair.user.sent == []
+    pair.acknowledge()
+    assert pair.user.data() == b"onetwo"
 
 
 def test_each_direction_waits_for_itself_alone() -> None:
@@ -260,3 +283,90 @@ def test_a_refused_open_gives_the_number_back() -> None:
     end.process_open_failure(2, "no", "")
     assert owner.heard == [("failed", (2, "no"))]
     assert leg.ends == {}
+
+
+# --- windows, sizes, ends -------------------------------------------------------------------------------
+
+
+def test_standard_error_larger_than_the_other_side_takes_is_split() -> None:
+    pair = Pair(max_packet=4)
+    pair.far.send(EXTENDED_DATA, pack(">I", 1) + text(b"abcdefg"))
+    assert pair.target.take() == [
+        (EXTENDED_DATA, pack(">I", 1) + text(b"abcd")), (EXTENDED_DATA, pack(">I", 1) + text(b"efg")),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [DATA, EXTENDED_DATA])
+def test_data_beyond_the_window_is_an_error_of_who_sends_it(kind: int) -> None:
+    """Attack: the other side would break off, and look as if it had failed."""
+    pair = Pair()
+    pair.near.send(WINDOW_ADJUST, pack(">I", 100_000))
+    piece = text(b"x" * 1000)
+    if kind == EXTENDED_DATA:
+        piece = pack(">I", 1) + piece
+    allowed = (100_000 + GRACE) // 1000
+    for _ in range(allowed):
+        pair.near.process_packet(kind, 0, SSHPacket(piece))
+    with pytest.raises(PeerError, match="window"):
+        pair.near.process_packet(kind, 0, SSHPacket(piece))
+
+
+def test_a_window_grows_to_its_limit_and_no_further() -> None:
+    """RFC 4254 section 5.2. Who says so hears of it, not the side that it is told."""
+    pair = Pair()
+    pair.near.message(WINDOW_ADJUST, pack(">I", 0xFFFFFFFF))
+    pair.far.data(memoryview(bytes(1000)))
+    pair.near.message(WINDOW_ADJUST, pack(">I", 1000))
+    with pytest.raises(PeerError, match="too large"):
+        pair.near.message(WINDOW_ADJUST, pack(">I", 1))
+
+
+def test_nothing_of_a_flow_follows_its_eof() -> None:
+    """RFC 4254 section 5.3; a request and the CLOSE may."""
+    pair = Pair(whole)
+    pair.down.put((), EOF, b"")
+    assert pair.far.data(memoryview(b"late")) is True
+    for kind in (EOF, EXTENDED_DATA, DATA, REQUEST, CLOSE):
+        pair.down.put((), kind, b"")
+    assert [kind for kind, _ in pair.user.take()] == [EOF, REQUEST, CLOSE]
+    assert pair.journal.ticket == 0
+
+
+def test_a_start_behind_a_close_is_not_heard() -> None:
+    pair = Pair()
+    pair.near.message(CLOSE, b"")
+    for kind in (REQUEST, CLOSE, EOF, WINDOW_ADJUST):
+        pair.near.message(kind, b"exec")
+    assert pair.owner.heard == [("message", (CLOSE, b""))]
+
+
+@pytest.mark.parametrize("size", [0, 1, 63])
+def test_a_confirmation_of_packets_too_small_is_an_error(size: int) -> None:
+    """Attack: one message of the person becomes 32,768 for the target, in one turn of the loop."""
+    end = End(PaperLeg(), PaperOwner())
+    with pytest.raises(PeerError, match="at a time"):
+        end.process_open_confirmation(1, 1 << 20, size, SSHPacket(b""))
+
+
+def test_packets_are_never_larger_than_what_is_read() -> None:
+    end = End(PaperLeg(), PaperOwner())
+    end.process_open_confirmation(1, 1 << 20, 0xFFFFFFFF, SSHPacket(b""))
+    assert end.max_packet == MAX_PACKET
+
+
+def test_what_waits_without_being_recorded_is_counted_until_it_leaves() -> None:
+    """Attack: a recorder that stands still, and a flood of requests whose answers wait behind one recorded byte."""
+    pair = Pair(whole)
+    pair.far.data(memoryview(b"x"))
+    down = pair.down
+    for _ in range(WINDOW // OVERHEAD + 1):
+        down.put((), SUCCESS, b"")
+    assert pair.journal.is_behind
+    pair.acknowledge()
+    assert pair.journal.has_caught_up
+    pair.far.data(memoryview(b"x"))
+    for _ in range(WINDOW // OVERHEAD + 1):
+        down.put((), SUCCESS, b"")
+    assert pair.journal.is_behind
+    down.stop()
+    assert pair.journal.has_caught_up

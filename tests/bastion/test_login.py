@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bastion.errors import MisuseError
-from bastion.login import Login, parse
+from bastion.login import MAX_PART, Login, parse
 
 WEB1 = Login(account="root", target="web1")
 ALICE = Login(person="alice", account="root", target="web1")
@@ -50,6 +50,13 @@ def test_refused(text: str) -> None:
     with pytest.raises(MisuseError) as raised:
         parse(text)
     assert all(line.isprintable() for line in raised.value.lines())
+
+
+def test_lengths_are_told_apart() -> None:
+    with pytest.raises(MisuseError, match="user name is longer than"):
+        parse("a" * 100 + "@" + "b" * 100 + "@" + "c" * 100)
+    with pytest.raises(MisuseError, match="account is longer than"):
+        parse("a" * (MAX_PART + 1) + "@web1")
 
 
 @given(st.text(max_size=300))

@@ -16,6 +16,7 @@ from typing import Any
 import asyncssh
 import msgspec
 import pytest
+from asyncssh.packet import String
 
 from bastion.ssh import door as door_module
 from bastion.ssh import relay as relay_module
@@ -490,6 +491,41 @@ async def test_a_recorder_that_refuses_means_no_session(tmp_path: Path) -> None:
         assert site.asked_for(Credential) == [], "no credential leaves the vault for it"
 
 
+@pytest.mark.parametrize("via", ["direct", "jump"])
+@asynchronous
+async def test_a_fault_of_ours_while_dialling_is_said_and_leaves_nothing_open(via: str, tmp_path: Path) -> None:
+    """Here a pinned key that is none, which policyd never sends. A client that hears nothing waits for ever."""
+    async with world(tmp_path) as (site, target):
+        site.grant_changes["host_keys"] = [b"no key at all"]
+        said = await ssh(site, "id", via=via)
+        assert said.code == 69
+        assert said.lines == [
+            "bastion: internal error of the bastion", "bastion: tell the people who run it",
+        ]  # fmt: skip
+        assert target.connections == []
+        await until("policyd knows of its end", lambda: site.told_of(SessionEnded))
+
+
+@pytest.mark.parametrize("via", ["direct", "jump"])
+@asynchronous
+async def test_no_certificate_store_of_the_home_folder_is_looked_for(
+    via: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attack: whoever may write to ~/.ssh/crt would be any target; asyncssh trusts what lies there by itself."""
+    (tmp_path / "home/.ssh/crt").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    async with world(tmp_path) as (site, _):
+        process = await waiting(site, via)
+        relays = [door.relay for door in site.gateway.doors if door.relay is not None]
+        assert relays
+        for relay in relays:
+            for leg in (relay.target, relay.door):
+                assert leg is not None
+                assert not leg._x509_trusted_certs
+                assert not leg._x509_trusted_cert_paths
+        process.kill()
+
+
 @asynchronous
 async def test_no_recorder_means_no_session(tmp_path: Path) -> None:
     async with world(tmp_path) as (site, target):
@@ -691,6 +727,7 @@ async def test_a_forward_is_recorded_at_both_ends_and_asked_about(tmp_path: Path
             await until("it is closed", lambda: len(forwards(site)) == 2)
             assert site.asked_for(OpenChannel)[0].kind == "forward-local"
             assert site.asked_for(OpenChannel)[0].detail == "db.example:5432"
+            assert ("allowed", "forward-local") in [(one.what, one.kind) for one in site.access()]
             begun, over = forwards(site)
             assert (begun.state, over.state) == ("open", "close")
             assert begun.destination == b"db.example:5432"
@@ -769,6 +806,26 @@ async def test_an_unknown_channel_and_an_unknown_global_request_are_refused(tmp_
             assert answer == 82
             answer, _ = await client._make_global_request(b"keepalive@openssh.com")
             assert answer == 81
+
+
+@asynchronous
+async def test_a_target_asks_for_nothing_but_exits(tmp_path: Path) -> None:
+    """A channel request from the target is a way to say something to the client that no recording has."""
+    async with world(tmp_path) as (site, target):
+        answers: list[bool] = []
+
+        async def ask(process: Any) -> None:
+            answers.append(await process.channel._make_request(b"what", String(b"unrecorded")))
+            process.exit(0)
+
+        target.handler = ask
+        async with await site.client() as client:
+            process = await client.create_process("x")
+            heard: list[bool] = []
+            process.channel._process_what_request = lambda packet: bool(heard.append(True)) or True
+            await process.wait()
+            assert answers == [False]
+            assert heard == []
 
 
 # --- people and targets that break the rules ------------------------------------------------------------

@@ -7,17 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bastion.answers import MAX_UNANSWERED, Malformed
 from bastion.requests import (
     MAX_ENV,
     MAX_ENV_BYTES,
     MAX_MODES,
     MAX_REQUEST,
-    MAX_UNANSWERED,
     Answer,
     Ask,
     Effect,
     Forward,
-    Malformed,
     Refuse,
     Requests,
     Resize,

@@ -226,6 +226,7 @@ def test_a_flood_of_small_events_fits_too(size: int) -> None:
         journal.record(Kind.OUTPUT, MAX_CHANNEL, b"k" * size)
     appends = journal.take()
     assert all(len(encode(append)) <= MAX_MESSAGE for append in appends)
+    assert all(len(append.events) <= MAX_EVENTS for append in appends)
     assert len(events(appends)) == 3 * MAX_EVENTS + 1
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from bastion.ssh.auth import PersonConnection
 from bastion.ssh.connections import ServerConnection
 from bastion.ssh.transport import PacketTransport
 from bastion.startups import Outcome, plain_source
+from policy.messages import MAX_MESSAGE, TryPassword, Verdict, decode_request, encode
+from policy.model import Outcome as PolicyOutcome
 from tests.support.net import LOOPBACK
-from tests.support.rawssh import DISCONNECT, Raw
+from tests.support.rawssh import DISCONNECT, USERAUTH_BANNER, Raw, disconnect_reason
 
 
 class LetsEverybodyIn(asyncssh.SSHServer):
@@ -113,3 +116,45 @@ def test_secrets_of_a_login_are_not_in_reprs(tmp_path: Path) -> None:
     said: list[Any] = [TryPassword(person="sam", password=b"hunter2"), AnswerCode(person="sam", answers=["123456"])]
     assert "hunter2" not in repr(said)
     assert "123456" not in repr(said)
+
+
+def test_the_last_word_of_policyd_is_carried_out_before_its_end_is_noticed(tmp_path: Path) -> None:
+    """It says that nobody is let in any more and closes: the person must not hear that the service is away."""
+    path = tmp_path / "policyd.sock"
+
+    async def run() -> list[tuple[int, bytes]]:
+        loop = asyncio.get_running_loop()
+        options = await server_options(SshSettings(), asyncssh.load_keypairs([key]))
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(str(path))
+        listener.listen()
+        listener.setblocking(False)
+
+        async def policyd() -> None:
+            sock, _ = await loop.sock_accept(listener)
+            while True:
+                number, request = decode_request(await loop.sock_recv(sock, MAX_MESSAGE))
+                if isinstance(request, TryPassword):
+                    await loop.sock_sendall(sock, encode(number, Verdict(outcome=PolicyOutcome.DISCONNECT)))
+                    return sock.close()
+
+        def make() -> PacketTransport:
+            return PacketTransport(PersonConnection(loop, options, SshSettings(), path, lambda _: None))
+
+        task = loop.create_task(policyd())
+        server = await loop.create_server(make, LOOPBACK, 0)
+        raw = await (await Raw.connect(server.sockets[0].getsockname()[1])).begin()
+        raw.request("sam", "password", Boolean(False), String("x"))
+        await raw.gone.wait()
+        said = []
+        while not raw.kept.empty():
+            said.append(raw.kept.get_nowait())
+        await task
+        listener.close()
+        server.close()
+        return said
+
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    said = asyncio.run(run())
+    assert USERAUTH_BANNER not in [kind for kind, _ in said]
+    assert disconnect_reason(said[-1][1]) == "Too many authentication failures"

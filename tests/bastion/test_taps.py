@@ -9,6 +9,7 @@ import pytest
 
 from bastion.taps import (
     KEEP,
+    MAX_COMMAND,
     ChannelTap,
     Events,
     FilesTap,
@@ -19,10 +20,11 @@ from bastion.taps import (
     early_output,
     exit_events,
     note,
+    start_events,
     tap_for,
 )
 from policy.model import ChannelKind
-from recorder.model import Digest, Exit, ForwardNote, Kind, SftpOp, Start
+from recorder.model import MAX_EVENT_DATA, Digest, Exit, ForwardNote, Kind, SftpOp, Start
 
 KEY = b"k" * 32
 SECRET = {Kind.SEALED_INPUT, Kind.INPUT, Kind.REVEALED}
@@ -256,3 +258,16 @@ def test_other_requests_leave_no_exit() -> None:
 def test_bytes_before_the_start_are_kept() -> None:
     assert early_input(memoryview(b"in")) == [(Kind.INPUT, b"in")]
     assert early_output(memoryview(b"out")) == [(Kind.OUTPUT, b"out")]
+
+
+@pytest.mark.parametrize("size", [0, 1, MAX_COMMAND, MAX_COMMAND + 1, 200_000])
+def test_a_command_of_any_length_is_recorded_whole_in_events_that_can_be_read(size: int) -> None:
+    """An event has 32 KiB: what was split in the middle of its map was read by nobody."""
+    env = {f"LC_{number}": b"x" * 1024 for number in range(15)}
+    command = bytes(number % 251 for number in range(size))
+    events = start_events(Start(kind="exec", command=command, term=b"xterm", columns=80, rows=24, env=env))
+    starts = [msgspec.msgpack.decode(data, type=Start) for _, data in events]
+    assert all(len(data) <= MAX_EVENT_DATA for _, data in events)
+    assert b"".join(start.command for start in starts) == command
+    assert [start.more for start in starts] == [True] * (len(starts) - 1) + [False]
+    assert (starts[0].term, starts[0].env) == (b"xterm", env)

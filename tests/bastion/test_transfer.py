@@ -63,6 +63,8 @@ ROOT = Path(__file__).resolve().parents[2]
         (b"rsync --server '--daemon' .", "exec"),
         (b"rsync --server --rsh=evil . x", "exec"),
         (b"rsync --server -e evil . x", "exec"),
+        (b"rsync --server . x; id", "exec"),
+        (b"rsync --server . `id`", "exec"),
         (b"/tmp/sftp-server", "exec"),
         (b"sftp-server;id", "exec"),
         (b"sftp-server -d $(id)", "exec"),

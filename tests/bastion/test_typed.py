@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bastion.screen_state import ScreenState, asks_for_secret
-from bastion.typed import TypedText
+from bastion.typed import MAX_CHUNKS, MAX_WAITING, PATIENCE, TypedText
 from recorder.model import MAX_EVENT_DATA, Kind
 from tests.support.terminal import KEY, Terminal
 
@@ -276,6 +276,42 @@ def test_a_guard_holds_against_an_echo() -> None:
     assert tap.shown(b"p") == []
     assert kinds(tap.typed(b"w\x1b[D\t")) == [("SEALED_INPUT", b""), ("SEALED_INPUT", b"")]
     assert tap.typed(b"\r") == [(Kind.INPUT, b"\r")]
+
+
+def test_a_star_for_a_star_is_no_echo() -> None:
+    """A mask is the echo of any key: a secret that begins with `*` proves nothing."""
+    tap = TypedText(KEY, terminal=True)
+    tap.typed(b"*")
+    assert tap.shown(b"*") == []
+    assert kinds(tap.typed(b"h")) == [("SEALED_INPUT", b"")]
+
+
+def test_a_prompt_asks_once() -> None:
+    tap = TypedText(KEY, terminal=True)
+    tap.shown(b"Password: ")
+    tap.typed(b"secret")
+    tap.typed(b"\r")
+    tap.typed(b"l")
+    assert tap.shown(b"l") == [(Kind.REVEALED, b"l")], "Enter has answered it"
+    assert tap.typed(b"s") == [(Kind.INPUT, b"s")]
+
+
+def test_what_waits_for_its_echo_has_an_end() -> None:
+    tap = TypedText(KEY, terminal=True)
+    for _ in range(3 * MAX_CHUNKS):
+        tap.typed(b"x" * 100)
+    assert len(tap._waiting) <= MAX_CHUNKS
+    for _ in range(20):
+        tap.typed(b"x" * 1000)
+    assert sum(len(chunk.text) for chunk in tap._waiting) <= MAX_WAITING
+
+
+def test_an_echo_is_not_looked_for_without_end() -> None:
+    tap = TypedText(KEY, terminal=True)
+    tap.typed(b"secret word")
+    for _ in range(PATIENCE + 1):
+        assert tap.shown(b"output ") == []
+    assert tap.shown(b"secret word") == [], "long after, that is no echo"
 
 
 def test_a_guard_ends_when_the_prompt_is_over() -> None:

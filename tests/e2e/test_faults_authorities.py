@@ -1,5 +1,6 @@
 """recorderd or policyd is killed, stands still, has no disk: people are told, nothing passes unseen, it comes back."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -7,8 +8,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncssh
 import pytest
 
+from policy.messages import SessionKill
+from tests.support.attempts import connected
 from tests.support.chaos import (
     DISK,
     KEPT,
@@ -16,13 +20,14 @@ from tests.support.chaos import (
     FaultSite,
     Load,
     ended_tape,
+    find_tape,
     frozen,
     holds,
     patience,
     tape_of,
     verdicts,
 )
-from tests.support.net import tail, wait_until
+from tests.support.net import LOOPBACK, tail, wait_until
 from tests.support.sshd import SSHD
 
 pytestmark = [
@@ -275,6 +280,42 @@ def test_a_kill_by_an_operator_closes_both_legs_and_says_by_whom(site: FaultSite
         assert (tape.ended.reason, tape.ended.by.split()[0]) == ("killed", "operator")
         holds(tape, stream.received, stream.name)
         assert verdicts(site, tape.session) == {tape.session: "ok"}
+
+
+@pytest.mark.parametrize("entry", ["direct", "jump"])
+def test_a_killed_session_opens_no_further_channel(site: FaultSite, entry: str) -> None:
+    """[S12] Attack: the connection of a killed session lives on for a moment, and asks for one more channel."""
+
+    async def play() -> tuple[str, list[asyncssh.SSHCompletedProcess]]:
+        async with connected(site, entry) as connection:
+            channels = [await connection.create_process(f": s12-{n}; echo here; exec sleep 60") for n in "ab"]
+            for channel in channels:
+                assert await channel.stdout.readline() == "here\n"
+            session = site.sessions()[0]["session"]
+            site.ask(SessionKill(session=session, reason="enough"))
+            ended = [await connection.run("echo after the kill")]
+            with pytest.raises(asyncssh.ChannelOpenError, match="session ended"):
+                await connection.open_connection(LOOPBACK, site.target.port)
+            ended += [await channel.wait() for channel in channels]
+            await asyncio.wait_for(connection.wait_closed(), patience(5))
+            return session, ended
+
+    since = site.newest()
+    session, ended = asyncio.run(play())
+    for one in ended:
+        assert one.exit_status == 143
+        assert "bastion: session ended: an operator: enough" in str(one.stderr)
+    assert ended[0].stdout == ""
+    for name in ("s12-a", "s12-b"):
+        wait_until("the end on the target", lambda name=name: not _runs_on_target(name), patience(10))  # type: ignore[misc]
+    assert not site.sessions()
+    kinds = [row["event"] for row in site.audit() if int(row["seq"]) > since and row["session"] == session]
+    killed = next(at for at, kind in enumerate(kinds) if "kill" in kind)
+    assert "channel-open" in kinds[:killed]
+    assert "channel-open" not in kinds[killed:]
+    tape = find_tape(site, "s12", lambda tape: tape.session == session)
+    wait_until("the end of its recording", lambda: verdicts(site, session) == {session: "ok"}, patience(10))
+    assert b"after the kill" not in b"".join(tape.commands)
 
 
 def _runs_on_target(name: str) -> bool:

@@ -212,6 +212,21 @@ def test_a_person_without_the_role_may_not_ask(site: Gateway) -> None:
     assert "bastion: " in done.stderr
 
 
+def test_security_reads_the_trail_over_ssh(site: Gateway) -> None:
+    site.person("finn")
+    site.person("iris", "security")
+    rows = json.loads(site.ssh("audit", "list", "finn", "--json", key="iris").stdout)
+    assert [row["event"] for row in rows] == ["person-add"]
+    shown = site.ssh("audit", "show", rows[0]["seq"], key="iris").stdout
+    assert "finn" in shown
+    assert "is whole" in site.ssh("audit", "verify", key="iris").stdout
+    assert site.ssh("audit", "list", key="finn").returncode == 77
+    for words in (["list", "a", "b"], ["show"], ["erase"], []):
+        assert site.ssh("audit", *words, key="iris").returncode == 64
+    rows = json.loads(site.ssh("audit", "list", "audit", "--json", key="iris").stdout)
+    assert any((row["who"], row["event"], row["detail"]) == ("iris", "view", "what=finn") for row in rows)
+
+
 def test_neither_words_nor_a_target_nor_a_terminal_is_refused_clearly(site: Gateway) -> None:
     done = site.ssh()
     assert done.returncode == 64

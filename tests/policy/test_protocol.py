@@ -9,7 +9,7 @@ import pytest
 
 from policy import messages as m
 from policy.conversation import State
-from policy.model import Method, Outcome
+from policy.model import Method, Outcome, ViewVerb
 from policy.monitor import COMMANDS, TABLE
 
 TEXT = (Path(__file__).parents[2] / "policy" / "PROTOCOL.md").read_text()
@@ -22,6 +22,8 @@ EXAMPLES: dict[str, tuple[int, Any]] = {
     "OpenChannel": (7, m.OpenChannel(session="0" * 32, kind="exec", detail="uptime")),
     "Refused": (7, m.Refused(code=77, cause="no", hint="ask", ref="1f2e3d4c")),
     "EndSession": (0, m.EndSession(session="0" * 32, by="sue", reason="odd")),
+    "Viewing": (1, m.Viewing(verb=ViewVerb.PLAY, recordings=["0" * 32], range="from 1:30", reason="odd")),
+    "Noted": (1, m.Noted(event=4711, who="uid sue")),
 }
 
 

@@ -1,9 +1,12 @@
 """Views of recordings: noted under the name the kernel knows before they are answered, or refused."""
 
+import fcntl
 import grp
 import os
 import pwd
+import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +171,9 @@ def test_nobody_may_be_anybody(policyd):
 
 @as_somebody_else
 def test_another_group_does_not_get_in(policyd):
-    socket = policyd.home / "run" / "policyd-audit.sock"
-    mode = socket.stat().st_mode
-    socket.chmod(0o666)
+    path = policyd.home / "run" / "policyd-audit.sock"
+    mode = path.stat().st_mode
+    path.chmod(0o666)
     (policyd.home / "run").chmod(0o755)
     try:
         done = subprocess.run(
@@ -179,7 +182,7 @@ def test_another_group_does_not_get_in(policyd):
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
     finally:
-        socket.chmod(mode)
+        path.chmod(mode)
         (policyd.home / "run").chmod(0o750)
     assert done.stdout.strip() == "", done.stdout
 
@@ -272,3 +275,38 @@ def test_views_outlive_kill_9(make_policyd):
     assert shown(policyd, noted.event)["event"] == "view"
     assert policyd.done(m.AuditVerify()).text.startswith("the audit trail is whole")
     auditor.close()
+
+
+def test_the_sockets_that_systemd_hands_over(make_policyd, tmp_path):
+    """Each by its name, whatever the order: the auditors' is not taken for the operators'."""
+    policyd = make_policyd()
+    policyd.stop()
+    run = policyd.home / "run"
+    files = {"policyd-audit": "policyd-audit.sock", "policyd": "policyd.sock", "policyd-admin": "policyd-admin.sock"}
+    listeners = []
+    for file in files.values():
+        (run / file).unlink(missing_ok=True)
+        listeners.append(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        listeners[-1].bind(str(run / file))
+        listeners[-1].listen()
+    high = [fcntl.fcntl(one.fileno(), fcntl.F_DUPFD, 100) for one in listeners]
+
+    def hand_over() -> None:  # 3 is where sd_listen_fds(3) says they begin
+        for number, handle in enumerate(high, 3):
+            os.dup2(handle, number)
+
+    script = 'LISTEN_PID=$$ exec "$0" -m policy serve --config "$1"'
+    with (policyd.home / "log").open("ab") as log:
+        policyd.process = subprocess.Popen(
+            ["sh", "-c", script, sys.executable, str(policyd.config)], stderr=log, preexec_fn=hand_over,
+            env={**os.environ, "LISTEN_FDS": "3", "LISTEN_FDNAMES": ":".join(files)}, pass_fds=(3, 4, 5),
+        )  # fmt: skip
+    for one in listeners:
+        one.close()
+    for handle in high:
+        os.close(handle)
+    with policyd.auditor() as auditor:
+        assert isinstance(auditor.ask(play()), m.Noted), policyd.log()
+    assert policyd.done(m.AuditVerify()).text.startswith("the audit trail is whole")
+    with policyd.auditor() as auditor, pytest.raises(Gone):
+        auditor.ask(m.Admin(command="x"))

@@ -92,6 +92,11 @@ def test_a_short_batch_that_claims_a_million_events_is_refused() -> None:
         decode_events(b"\xff\xff\x3f\x7f\x00", 0)
 
 
+def test_planes_nobody_knows_are_refused() -> None:
+    with pytest.raises(FormatError, match="unknown planes"):
+        decode_events(b"\x01\x00\x80\x01" + bytes(20), 0)
+
+
 @given(st.binary(max_size=5000))
 def test_compression_is_undone(raw: bytes) -> None:
     assert decompress(compress(raw)) == raw

@@ -3,14 +3,16 @@
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from recorder.chain import Chain, Type
 from recorder.journal import SEAL_SECONDS
 from recorder.model import Event
 from recorder.reader import open_recording
+from recorder.records import decode_note
 from recorder.verdict import Verdict, verify
 from recorder.walk import Front, Record, open_file, read_front, size_of, walk
-from tests.recorder.studio import NODE_PUBLIC, Desk, folder, journal, small_session
+from tests.recorder.studio import NODE_PUBLIC, SESSION, Desk, folder, journal, small_session
 
 
 def records_of(path: Path) -> tuple[Front, list[Record]]:
@@ -105,6 +107,41 @@ def test_a_forger_without_keys_is_caught(change: str, whole: tuple[Path, bytes, 
     path.write_bytes(rebuilt(front, bodies))
     verdict = verify(path, NODE_PUBLIC)
     assert verdict.status == "altered", verdict
+
+
+def test_each_seal_has_a_key_of_its_own(whole: tuple[Path, bytes, list[Event]]) -> None:
+    """A thief of the running machine's keys must not be able to seal anew what was sealed before."""
+    recording = open_recording(whole[0])
+    following = [seal.next_key for seal in recording.seals()]
+    assert len({recording.header.seal_key, *following}) == len(following) + 1 > 3
+
+
+def test_a_forged_recovery_is_caught(tmp_path: Path) -> None:
+    path = tmp_path / "recovered.brec"
+    path.write_bytes((Path(__file__).parents[1] / "vectors" / "recovered.brec").read_bytes())
+    front, records = records_of(path)
+    last = records[-1]
+    note, _, _ = decode_note(last.body, SESSION, last.before)
+    forged = note.encode(SESSION, last.before, Ed25519PrivateKey.generate().sign)
+    kept = [(record.kind, record.body) for record in records[:-1]]
+    path.write_bytes(rebuilt(front, [*kept, (Type.NOTE, forged)]))
+    verdict = verify(path, NODE_PUBLIC)
+    assert verdict.status == "altered"
+    assert "signature of a note" in verdict.problems[0]
+
+
+def test_nothing_follows_what_recovery_wrote(whole: tuple[Path, bytes, list[Event]], tmp_path: Path) -> None:
+    path = tmp_path / "recovered.brec"
+    path.write_bytes((Path(__file__).parents[1] / "vectors" / "recovered.brec").read_bytes())
+    front, records = records_of(path)
+    kept = [(record.kind, record.body) for record in records]
+    path.write_bytes(rebuilt(front, [*kept, (0x90, b"skippable to whoever does not know it")]))
+    assert verify(path, NODE_PUBLIC).problems == ["something follows the note of recovery"]
+    front, records = records_of(whole[0])
+    kept = [(record.kind, record.body) for record in records]
+    foot = kept.pop()
+    path.write_bytes(rebuilt(front, [kept[0], foot]))
+    assert verify(path, NODE_PUBLIC).problems == ["FOOT without the final seal"]
 
 
 def test_a_whole_new_recording_by_another_node_is_caught(whole: tuple[Path, bytes, list[Event]]) -> None:

@@ -1,17 +1,19 @@
 """The journal's core: events in, effects out, in the order that keeps every promise."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recorder.chain import FRAME, Type
 from recorder.codec import FormatError
-from recorder.journal import SEAL_SECONDS, AppendMain, Effect, Instant, Limits
+from recorder.journal import SEAL_SECONDS, AppendMain, DropTail, Effect, Instant, Limits, SyncMain
 from recorder.keys import Keys, content_link, content_start
 from recorder.model import Event, KeyClass, Kind
 from recorder.parts import Gathered, Place, close_parts, open_parts, plain_chunk, split
 from recorder.records import decode_seal
-from tests.recorder.studio import SESSION, T0, entropy, journal
+from tests.recorder.studio import SESSION, T0, Desk, entropy, folder, journal
 
 KEY = Event(Kind.INPUT, 1, 5, b"l")
 ECHO = Event(Kind.OUTPUT, 1, 6, b"l")
@@ -77,6 +79,15 @@ def test_a_seal_now_and_then_if_something_came() -> None:
     core.append([KEY], at(61))
     assert names(core.due(at(SEAL_SECONDS + 2))) == ["AppendMain"]
     assert core.due(at(2 * SEAL_SECONDS + 3)) == []
+
+
+def test_a_tail_is_dropped_after_its_segment_is_on_disk(tmp_path: Path) -> None:
+    """Dying between the two would lose what was acknowledged."""
+    desk = Desk(folder(tmp_path / "recordings"), journal())
+    desk.append(Event(1, 1, 0, b"a"))
+    desk.carry_out(desk.journal.end("closed", "", "", desk.now))
+    effects = [type(effect) for effect in desk.journal.compacted(desk.waiting.pop().job(), desk.now)]
+    assert effects.index(AppendMain) < effects.index(SyncMain) < effects.index(DropTail)
 
 
 def test_one_segment_is_made_at_a_time_and_memory_is_bounded() -> None:

@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("rule", sa.Text(), nullable=False),
         sa.Column("source", sa.String(length=64), nullable=False),
+        sa.Column("asked_by", sa.Text(), nullable=False),
         sa.Column("asked", sa.BigInteger(), nullable=False),
         sa.Column("expires", sa.BigInteger(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),

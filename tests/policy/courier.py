@@ -1,0 +1,58 @@
+"""The test as policyd's courier: what is pushed to it, and what it answers, is the test's to say."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from bastion.courier.pointers import pick
+from policy import messages as m
+from tests.policy.policyd import Gone, Peer, Policyd
+
+
+@dataclass
+class FakeCourier:
+    """Answers each call with `document`, or with what `reply` makes of it; `held` calls wait for `release`."""
+
+    peer: Peer
+    document: Any = field(default_factory=dict)
+    reply: Callable[[Any], m.Called | None] | None = None
+    calls: list[Any] = field(default_factory=list)
+    ident: int = 100
+
+    def serve(self) -> None:
+        while True:
+            try:
+                _, call = self.peer.receive()
+            except (Gone, TimeoutError, OSError):
+                return
+            assert isinstance(call, m.HttpCall | m.MailCall)
+            self.calls.append(call)
+            if self.reply is not None:
+                answer = self.reply(call)
+            else:
+                document = json.dumps(self.document).encode()
+                answer = m.Called(task=call.task, status=200, values=pick(document, call.pick))
+            if answer is not None:
+                self.say(answer)
+
+    def say(self, answer: m.Called) -> None:
+        self.ident += 1
+        self.peer.send(m.encode(self.ident, answer))
+
+
+@contextmanager
+def courier_of(policyd: Policyd, document: Any = None) -> Iterator[FakeCourier]:
+    courier = FakeCourier(policyd.courier(m.Courier(pid=1)), document)
+    thread = threading.Thread(target=courier.serve, daemon=True)
+    thread.start()
+    try:
+        yield courier
+    finally:
+        with suppress(OSError):
+            courier.peer.sock.shutdown(socket.SHUT_RDWR)
+        thread.join(20)
+        courier.peer.close()

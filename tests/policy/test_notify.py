@@ -1,0 +1,308 @@
+"""Notices: their texts, how they are signed, and through a real policyd that they arrive, wait for nobody, and end."""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from policy import messages as m
+from policy.audit import Event
+from policy.notify import (
+    TOPICS,
+    Destination,
+    Topic,
+    notice,
+    parse_notify,
+    signed,
+    void_soon,
+    webhook_body,
+)
+from policy.rules import BadRules, parse_rules
+from policy.toml_tables import Reading
+from tests.policy.courier import courier_of
+from tests.policy.policyd import RULES, Policyd
+from tests.support.net import wait_until
+
+ALL = Destination(name="all", on=frozenset(Topic), link="https://bastion.example.org/r/{id}")
+ASKED = Event(
+    event="request", who="alice", what="root@web1", why="disk full", source="192.0.2.7",
+    detail={"request": "r-abcd2345", "person": "alice", "seconds": "7200", "ticket": "OPS-1", "kinds": "shell"},
+)  # fmt: skip
+
+
+def test_a_request_is_told_with_the_command_that_decides_it() -> None:
+    told = notice(ASKED, ALL)
+    assert told is not None
+    assert told.topic is Topic.REQUEST
+    assert told.text.splitlines() == [
+        "alice asks for root@web1 for 2h",
+        "reason: `disk full`",
+        "ticket: `OPS-1`",
+        "decide: ssh bastion approve r-abcd2345",
+        "or: ssh bastion deny r-abcd2345",
+        "https://bastion.example.org/r/r-abcd2345",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (Event(event="request-approve", who="lena", what="r-1", why="go",
+               detail={"person": "alice", "place": "root@web1"}),
+         ["r-1 of alice for root@web1 approved by lena", "comment: `go`"]),
+        (Event(event="request-deny", who="lena", what="r-1"), ["r-1 denied by lena"]),
+        (Event(event="break-glass", who="alice", what="alice on root@web1", why="fire", source="192.0.2.7",
+               detail={"grant": "g-1", "seconds": "60"}),
+         ["BREAK GLASS: alice on root@web1 for 1m", "by alice from 192.0.2.7", "end it: ssh bastion revoke g-1"]),
+        (Event(event="host-key-mismatch", who="alice", what="root@web1", source="192.0.2.7",
+               detail={"got": "SHA256:x"}),
+         ["host key of root@web1 is not the pinned one: refused", "got: SHA256:x"]),
+        (Event(event="person-locked", what="alice", source="192.0.2.7"), ["too many failures: password of alice"]),
+        (Event(event="code-locked", what="alice"), ["second factor of alice"]),
+        (Event(event="source-locked", what="192.0.2.7"), ["source 192.0.2.7"]),
+        (Event(event="request-expiring", what="r-1", detail={"person": "alice", "place": "root@web1"}),
+         ["request r-1 of alice for root@web1 is void soon", "decide: ssh bastion approve r-1"]),
+    ],
+)  # fmt: skip
+def test_each_event_in_words(event: Event, words: list[str]) -> None:
+    told = notice(event, ALL)
+    assert told is not None
+    for word in words:
+        assert word in told.text
+    assert told.text.startswith(told.subject)
+
+
+@pytest.mark.parametrize("kind", TOPICS)
+def test_hostile_text_is_quoted_and_cut(kind: str) -> None:
+    """A reason is written by whoever asks: it must not wake a channel, hide a link, or steer a terminal."""
+    evil = "\x1b[2J<!channel> <https://evil|approve> `x` \u202e\nBcc: x\r\n" + "y" * 5000
+    told = notice(
+        Event(event=kind, who=evil, what=evil, why=evil, source=evil, detail=dict.fromkeys(
+            ("request", "person", "seconds", "ticket", "place", "grant"), evil)),
+        ALL,
+    )  # fmt: skip
+    assert told is not None
+    assert told.subject.isprintable()
+    assert all(line.isprintable() for line in told.text.split("\n"))
+    assert len(told.text) < 3000
+    text = json.loads(webhook_body(told))["text"]
+    assert "<" not in text
+    assert ">" not in text
+
+
+def test_nothing_else_is_told() -> None:
+    only = Destination(name="some", on=frozenset({Topic.LOCK_OUT}))
+    assert notice(ASKED, only) is None
+    assert notice(Event(event="login", who="alice"), ALL) is None
+
+
+def test_the_signature_is_over_time_and_body() -> None:
+    headers = signed("key", 1_764_064_800, b'{"text": "x"}')
+    expected = hmac.new(b"key", b'v1:1764064800:{"text": "x"}', hashlib.sha256).hexdigest()
+    assert headers == {"X-Bastion-Timestamp": "1764064800", "X-Bastion-Signature": f"v1={expected}"}
+
+
+@pytest.mark.parametrize(
+    ("minutes", "left", "soon"),
+    [
+        (1440, 31, False),
+        (1440, 30, True),
+        (1440, 1, True),
+        (1440, 0, False),
+        (40, 11, False),
+        (40, 10, True),
+        (40, -1, False),
+    ],
+)
+def test_a_request_is_told_of_again_before_it_is_void(minutes: int, left: int, soon: bool) -> None:
+    asked, minute = 1_764_064_800 * 10**9, 60 * 10**9
+    assert void_soon(asked, asked + minutes * minute, asked + (minutes - left) * minute) is soon
+
+
+# --- settings -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        ('[[notify]]\nname = "a"', 1, "want either `webhook` or `mail`"),
+        ('[[notify]]\nname = "a"\nwebhook = "https://x"\nmail = "a@b"\nserver = "smtps://x"\nsender = "a@b"', 3,
+         "either"),
+        ('[[notify]]\nname = "a"\nwebhook = "https://x"', 1, "key: missing: nobody could tell"),
+        ('[[notify]]\nname = "a"\nwebhook = "http://x.example.org"\nkey = "file:k"', 3, "want https"),
+        ('[[notify]]\nname = "a"\nwebhook = "https://x"\nkey = "hunter2"', 4, "do not stand in this file"),
+        ('[[notify]]\nname = "a"\nwebhook = "https://x"\nkey = "file:k"\non = ["requests"]', 5,
+         "did you mean `request`"),
+        ('[[notify]]\nname = "a"\nwebhook = "https://x"\nkey = "file:k"\nserver = "smtps://x"', 5, "does not go with"),
+        ('[[notify]]\nwebhook = "file:u"', 1, "want a name"),
+        ('[[notify]]\nname = "a"\nwebhook = "file:u"\n[[notify]]\nname = "a"\nwebhook = "file:u"', 5,
+         "want a name of its"),
+        ('[[notify]]\nname = "a"\nmail = ["a@b"]', 1, "server: missing"),
+        ('[[notify]]\nname = "a"\nmail = ["a b"]\nserver = "smtps://x"\nsender = "a@b"', 3, "want an address like"),
+        ('[[notify]]\nname = "a"\nmail = ["a@b"]\nserver = "http://x"\nsender = "a@b"', 4, "want `smtps://HOST"),
+        ('[[notify]]\nname = "a"\nmail = ["a@b"]\nserver = "smtp://u:p@x"\nsender = "a@b"', 4, "want `smtps://HOST"),
+        ('[[notify]]\nname = "a"\nwebhok = "file:u"', 3, "did you mean `webhook`"),
+        ('notify = "x"', 1, "want tables that begin with `[[notify]]`"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_at_its_line(text: str, line: int, problem: str) -> None:
+    with pytest.raises(BadRules) as caught:
+        parse_rules(text)
+    shown = [str(one) for one in caught.value.problems]
+    assert any(one.startswith(f"policy.toml:{line}: ") and problem in one for one in shown), shown
+    assert "hunter2" not in str(caught.value)
+
+
+def test_no_more_than_people_can_oversee() -> None:
+    reading = Reading("policy.toml", {})
+    parse_notify(reading, [{"name": f"n{index}", "webhook": "file:u"} for index in range(21)])
+    assert ["at most 20" in str(problem) for problem in reading.problems] == [True]
+
+
+# --- through policyd ----------------------------------------------------------------------------------
+
+NOTIFY = """
+[[notify]]
+name    = "chat"
+webhook = "https://chat.example.org/hook"
+key     = "file:hook.key"
+on      = ["host-key-mismatch"]
+
+[[notify]]
+name   = "ops"
+mail   = ["ops@example.org", "sue@example.org"]
+server = "smtps://mail.example.org"
+sender = "bastion@example.org"
+on     = ["host-key-mismatch", "lock-out"]
+"""
+
+
+@pytest.fixture
+def policyd(make_policyd: Callable[..., Policyd]) -> Policyd:
+    daemon = make_policyd(files={"policy.toml": RULES + NOTIFY})
+    (daemon.home / "hook.key").write_text("k3y")
+    (daemon.home / "hook.key").chmod(0o600)
+    return daemon
+
+
+def mismatch(policyd: Policyd) -> None:
+    peer, grant = policyd.session("alice")
+    peer.ask(m.Report(session=grant.session, event="host-key-mismatch", detail={"got": "SHA256:new"}))
+    peer.close()
+
+
+def arrived(call: Any) -> m.Called:
+    return m.Called(task=call.task, status=204 if isinstance(call, m.HttpCall) else 250)
+
+
+def test_each_destination_is_told_once(policyd: Policyd) -> None:
+    with courier_of(policyd) as courier:
+        courier.reply = arrived
+        mismatch(policyd)
+        wait_until("two calls", lambda: len(courier.calls) == 2)
+        (post,) = [call for call in courier.calls if isinstance(call, m.HttpCall)]
+        (mail,) = [call for call in courier.calls if isinstance(call, m.MailCall)]
+        assert (post.method, post.url) == ("POST", "https://chat.example.org/hook")
+        signature = signed("k3y", int(post.headers["X-Bastion-Timestamp"]), post.body)["X-Bastion-Signature"]
+        assert post.headers["X-Bastion-Signature"] == signature
+        assert "host key of root@web1 is not the pinned one" in json.loads(post.body)["text"]
+        assert mail.to == ["ops@example.org", "sue@example.org"]
+        assert mail.subject == "bastion: host key of root@web1 is not the pinned one: refused"
+        assert "got: SHA256:new" in mail.text
+        assert policyd.audit("notify-failed") == []
+
+
+def test_a_lock_out_is_told(policyd: Policyd) -> None:
+    policyd.person("pat", "engineer", password="correct horse battery")
+    with courier_of(policyd) as courier:
+        courier.reply = arrived
+        for _ in range(5):
+            peer = policyd.connection("198.51.100.9")
+            peer.ask(m.TryPassword(person="pat", password=b"wrong"))
+            peer.close()
+        wait_until("the mail", lambda: courier.calls)
+        assert "password of pat" in courier.calls[0].text
+
+
+def test_what_does_not_arrive_is_tried_again_and_then_audited_once(policyd: Policyd) -> None:
+    """No login waits for it: the calls that are not answered hang for as long as they like."""
+    with courier_of(policyd) as courier:
+
+        def fail(call: Any) -> m.Called | None:
+            if isinstance(call, m.MailCall):
+                return None  # nothing is ever said
+            return m.Called(task=call.task, error="cannot be reached: connection refused")
+
+        courier.reply = fail
+        mismatch(policyd)
+        wait_until("the second try", lambda: sum(isinstance(call, m.HttpCall) for call in courier.calls) >= 2)
+        policyd.login("alice").close()
+        assert policyd.audit("notify-failed") == [], "there are two tries more"
+        wait_until("the fourth try", lambda: sum(isinstance(call, m.HttpCall) for call in courier.calls) == 4, 60)
+        wait_until("the event", lambda: policyd.audit("notify-failed"))
+        (event,) = policyd.audit("notify-failed")
+        assert (event["what"], event["why"]) == ("chat", "cannot be reached: connection refused")
+    assert "k3y" not in policyd.log()
+
+
+def test_a_flood_is_cut_and_said_so(policyd: Policyd) -> None:
+    with courier_of(policyd) as courier:
+        courier.reply = arrived
+        peer, grant = policyd.session("alice")
+        for _ in range(80):
+            peer.ask(m.Report(session=grant.session, event="host-key-mismatch"))
+        policyd.done(m.Whoami())
+        wait_until("the log", lambda: policyd.log().count("too many in this minute") > 5)
+        posts = sum(isinstance(call, m.HttpCall) for call in courier.calls)
+        assert posts <= 60, "thirty in a minute, of which there may be two"
+
+
+def test_an_address_that_is_secret(policyd: Policyd) -> None:
+    text = RULES + '[[notify]]\nname = "slack"\nwebhook = "file:slack.url"\n'
+    (policyd.home / "policy.toml").write_text(text)
+    (policyd.home / "slack.url").write_text("https://hooks.slack.example/services/T0/B0/s3cret\n")
+    (policyd.home / "slack.url").chmod(0o600)
+    policyd.done(m.Reload())
+    with courier_of(policyd) as courier:
+        courier.reply = arrived
+        mismatch(policyd)
+        wait_until("the call", lambda: courier.calls)
+        assert courier.calls[0].url == "https://hooks.slack.example/services/T0/B0/s3cret"
+        assert set(json.loads(courier.calls[0].body)) == {"text"}
+        assert "X-Bastion-Signature" not in courier.calls[0].headers
+    assert "s3cret" not in policyd.log() + json.dumps(policyd.audit())
+
+
+APPROVED = """
+[[rule]]
+name    = "guests are let in"
+who     = { roles = ["guest"] }
+where   = { targets = ["web1"] }
+as      = ["deploy"]
+allow   = ["shell"]
+require = { approval = { by = ["engineer"] } }
+"""
+
+
+def test_a_request_and_its_decision_are_told(policyd: Policyd) -> None:
+    (policyd.home / "policy.toml").write_text(
+        RULES + APPROVED + '[[notify]]\nname = "chat"\nwebhook = "https://chat.example.org/"\nkey = "file:hook.key"\n'
+    )
+    policyd.done(m.Reload())
+    with courier_of(policyd) as courier:
+        courier.reply = arrived
+        gina = policyd.login("gina")
+        asked = gina.ask(m.RequestAccess(account="deploy", target="web1", seconds=3600, reason="<!channel> demo"))
+        assert isinstance(asked, m.Done), asked.cause
+        wait_until("the request", lambda: len(courier.calls) == 1)
+        text = json.loads(courier.calls[0].body)["text"]
+        assert text.startswith("gina asks for deploy@web1 for 1h\nreason: `&lt;!channel&gt; demo`\n")
+        assert f"decide: ssh bastion approve {asked.data['request']}\n" in text
+        decided = policyd.login("alice").ask(m.Decide(request=asked.data["request"], approve=True, comment="go"))
+        assert isinstance(decided, m.Done), decided.cause
+        wait_until("the decision", lambda: len(courier.calls) == 2)
+        text = json.loads(courier.calls[1].body)["text"]
+        assert text.startswith(f"{asked.data['request']} of gina for deploy@web1 approved by alice\ncomment: `go`")
