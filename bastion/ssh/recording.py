@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from bastion.errors import RecorderLost
-from bastion.session import WINDOW, Session
+from bastion.session import Session
 from bastion.ssh.burst import burst, gathered, settle
 from bastion.ssh.pace import KEYS, pace
 from recorder.messages import (
@@ -112,7 +112,7 @@ class Recording:
             if self._typed:
                 self._typed = False
                 pace.typed(now)
-            if session.owed > WINDOW:
+            if session.is_behind:
                 self._press()
 
     def _send(self, message: bytes) -> None:

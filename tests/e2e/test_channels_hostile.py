@@ -876,17 +876,15 @@ def test_a_flood_behind_a_key_exchange_that_never_goes_on(site: Site, entry: str
 
 
 def test_somebody_who_does_not_read_the_answers_costs_little(site: Site, entry: str) -> None:
-    """[S7] Attack: requests without end, and nobody who takes the answers. We read no more either."""
+    """[S7] Attack: openings without end, and nobody who takes the refusals. We read no more either."""
 
     async def dialogue(raw: Raw) -> str:
-        channel = await raw.started("exec", String("cat"))
         transport = outermost(raw)._transport
         transport.pause_reading()
         before = memory(site)
-        for _ in range(60):
+        for _ in range(100):
             for _ in range(1000):
-                raw.ask(channel, "hello@example.com")
-                raw.say(GLOBAL_REQUEST, String("hello@example.com"), Boolean(True))
+                raw.open("session", 0, packet=0)
             await asyncio.sleep(0.01)
             if transport.get_write_buffer_size() > 1 << 20:
                 break
@@ -898,24 +896,26 @@ def test_somebody_who_does_not_read_the_answers_costs_little(site: Site, entry: 
 
 
 def test_answers_that_wait_for_a_recorder_that_stands_still_cost_little(site: Site, entry: str) -> None:
-    """[R3 S7] Behind one byte that is not acknowledged every answer waits, and they are no events."""
+    """[R3 S7] Behind output that is not acknowledged every answer waits, and answers are no events."""
 
     async def dialogue(raw: Raw) -> str:
-        channel = await raw.started("exec", String("cat"))
+        channel = await raw.started("exec", String("while sleep 0.02; do echo x; done"))
+        await raw.until(DATA)
         before = memory(site)
         with stopped(site.pid("recorder")):
-            raw.data(channel, b"x")
-            for _ in range(60):
-                for _ in range(2000):
-                    raw.ask(channel, "hello@example.com")
+            for _ in range(100):
+                for _ in range(500):
+                    raw.ask(channel, "hello@example.com", bytes(2000))
                 await asyncio.sleep(0.01)
-                if outermost(raw)._transport.get_write_buffer_size() > 1 << 20:
+                transport = outermost(raw)._transport  # gone behind `-J`: the flood overran the tunnel's window
+                if transport is None or transport.get_write_buffer_size() > 1 << 18:
                     break
+            else:
+                return "it was read all the time"
             grown = memory(site) - before
-        answers = 0
-        while (said := await raw.until(DATA, CHANNEL_FAILURE))[0] != DATA:
-            answers += 1
-        assert said[1].endswith(b"x")
+        if transport is not None:
+            await raw.until(CHANNEL_FAILURE)
+            await raw.until(DATA)
         return f"{grown // 1024} MiB more" if grown > MOST else ""
 
     assert talk(site, entry, dialogue) == ""

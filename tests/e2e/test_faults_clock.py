@@ -16,8 +16,8 @@ import asyncssh
 import pyotp
 import pytest
 
-from tests.support.chaos import KEPT, SHORT, FaultSite, Load, ended_tape, holds, patience, tape_of, verdicts
-from tests.support.net import LOOPBACK, tail
+from tests.support.chaos import KEPT, SHORT, FaultSite, Load, ended_tape, holds, patience, tape_of, tapes, verdicts
+from tests.support.net import LOOPBACK, tail, wait_until
 from tests.support.sshd import SSHD
 
 LIBRARY: Final = next(iter(glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")), "")
@@ -67,7 +67,7 @@ class ClockSite(FaultSite):
 def clock_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClockSite]:
     made = ClockSite(
         tmp_path_factory.mktemp("clock"),
-        {"ssh": ["dial = 5.0"], "policy": ["lock_after = 100", "source_failures = 1000"]},
+        {"policy": ["lock_after = 100", "source_failures = 1000"]},
     )
     try:
         yield made.start()
@@ -93,27 +93,27 @@ def test_sessions_live_by_the_monotonic_clock_and_recordings_stay_in_order(site:
     stream = load.counting("clock", to=KEPT).flows(1000)
     for ahead in (-DAY, DAY):
         began = time.monotonic()
-        short = load.counting(f"short{ahead}", to=SHORT).flows(100)
+        short = load.counting(f"short{ahead}", to=SHORT)
+        wait_until("its first words", lambda short=short: short.size or short.process.poll() is not None, patience(20))  # type: ignore[misc]
         site.set_clock(ahead)
         if time.monotonic() - began < 3:
             assert short.process.poll() is None
         assert short.wait(8) == 143
-        assert 4 <= time.monotonic() - began < patience(8)
+        assert 4 <= time.monotonic() - began < patience(15)
         assert "the time granted for this session is over" in short.err or "expired" in short.err
         stream.flows(1000)
     site.set_clock(0)
     stream.flows(1000)
     stream.process.terminate()
     stream.wait()
-    for name in ("clock", f"short{-DAY}", f"short{DAY}"):
-        tape = ended_tape(site, name)
+    ended_tape(site, "clock")
+    for tape in tapes(site):
         times = [event.ms for event in tape.events]
         assert times == sorted(times), "time in a recording never runs backwards"
         assert times[-1] < 600_000, "and does not jump"
-        assert verdicts(site, tape.session) == {tape.session: "ok"}
     holds(tape_of(site, "clock"), stream.received, "clock")
     assert site.bastion("audit", "verify").returncode == 0
-    assert set(verdicts(site).values()) == {"ok"}
+    wait_until("every recording whole", lambda: set(verdicts(site).values()) == {"ok"}, patience(15))
 
 
 def test_a_code_is_worth_nothing_twice_whatever_the_clock_says(site: ClockSite) -> None:
@@ -146,10 +146,10 @@ def code_works(site: ClockSite, code: str) -> bool:
 
         try:
             async with asyncssh.connect(
-                LOOPBACK, site.port, username=f"bob@{site.login()}", client_factory=Bob, known_hosts=None, config=None,
+                LOOPBACK, site.port, username="bob", client_factory=Bob, known_hosts=None, config=None,
                 client_keys=[str(site.key("bob"))], agent_path=None, preferred_auth="publickey,keyboard-interactive",
             ) as connection:  # fmt: skip
-                return (await connection.run("echo in")).stdout == "in\n"
+                return "bob" in str((await connection.run("whoami")).stdout)
         except (asyncssh.Error, OSError):
             return False
 

@@ -149,7 +149,7 @@ class Site:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **self.environment},
             )  # fmt: skip
         try:
-            wait_until("the bastion", self._is_up)
+            wait_until("the bastion", self._is_up, 60)  # three processes that start, on a machine that others use
         except AssertionError as error:
             raise AssertionError(f"{error}\n{tail(self.log)}") from None
 
