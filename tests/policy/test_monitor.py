@@ -240,9 +240,6 @@ class Quiet:
         async def end_conversation(self, talk):
             """It had none."""
 
-        def watched_by(self, talk):
-            return []
-
     class Workers:
         def leave(self, talk):
             """It was none."""
