@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from policy import audit
+from policy.access import may_watch
 from policy.access_words import grant_data, place_of, printable, request_detail
 from policy.audit import Event
 from policy.authority import Authority, ended_note
@@ -158,6 +159,10 @@ async def notices(desk: Authority, talk: Conversation, _: Notices) -> Rows:
             what = f"{grant.person} broke the glass of {place_of(grant)}: {grant.reason}"
             if grant.person not in names_behind(talk):
                 rows.append(["review", grant.id, what, f"ssh bastion review write {grant.id}"])
+    for live in desk.sessions.all():
+        if live.watched and not live.watchers and may_watch(desk, talk, live):
+            what = f"{live.person} on {live.account}@{live.target} waits for somebody to look on"
+            rows.append(["watch", live.id, what, f"ssh bastion watch {live.id}"])
     for grant in desk.standing.of_person(talk.person):
         if grant.ends - time.time_ns() <= SOON and grant.token is None:
             what = f"your leave for {place_of(grant)} ends at {shown_time(grant.ends)}"
