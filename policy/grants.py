@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -104,8 +105,15 @@ async def grant_revoke(desk: Authority, talk: Conversation, request: GrantRevoke
         # What was handed on from it goes with it.
         gone = [grant, *(one for one in desk.standing.of_person(grant.person) if _heir(one, grant))]
         events = [talk.event("grant-revoke", one.id, _detail(one), why=why) for one in gone]
-        await revoke(desk, talk.who, gone, why, events)
-    ended = await end_resting(desk, gone, talk.who, f"the leave was taken back{f': {why}' if why else ''}")
+        said = f"the leave was taken back{f': {why}' if why else ''}"
+        try:
+            await revoke(desk, talk.who, gone, why, events)
+        except LedgerError:
+            # Who is in goes even so, as with a kill; while nothing can be written nobody else gets in.
+            with suppress(ExceptionGroup):
+                await end_resting(desk, gone, talk.who, said)
+            raise
+    ended = await end_resting(desk, gone, talk.who, said)
     return Done(
         text=f"revoked grant `{grant.id}` of {grant.person} on {place_of(grant)}{ended_note(ended)}",
         data={"grant": grant.id, "person": grant.person, "sessions_ended": str(ended)},
