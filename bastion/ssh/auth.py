@@ -33,7 +33,7 @@ from bastion.errors import BastionError, MisuseError, PeerError
 from bastion.login import Login, parse
 from bastion.settings import SshSettings
 from bastion.ssh.connections import ServerConnection
-from bastion.ssh.links import REPLY_SECONDS, PolicyLink, PolicyLost
+from bastion.ssh.links import REPLY_SECONDS, PolicyLink, PolicyLost, Push
 from bastion.ssh.userauth import Attempt, KeyOffer, KeyProof, Password, Questions, read_attempt
 from bastion.startups import Outcome as Ending
 from bastion.startups import plain_source
@@ -43,17 +43,13 @@ from policy.messages import (
     AnswerCode,
     AskCode,
     Challenge,
-    EndSession,
-    Freeze,
     Hello,
     OfferKey,
     ProveKey,
     Reply,
     Request,
-    Thaw,
     TryPassword,
     Verdict,
-    Warn,
 )
 from policy.model import Method, Outcome
 
@@ -103,7 +99,7 @@ class PersonConnection(ServerConnection):
     def logged_in(self) -> None:
         """The person is proven and told so."""
 
-    def pushed(self, message: EndSession | Freeze | Thaw | Warn) -> None:
+    def pushed(self, message: Push) -> None:
         """policyd has something to say about a session, or everything of this connection."""
 
     def policy_lost(self) -> None:
@@ -300,7 +296,7 @@ class PersonConnection(ServerConnection):
     # --- policyd ------------------------------------------------------------------------------------
 
     def _push(self, message: Reply) -> None:
-        if not isinstance(message, EndSession | Freeze | Thaw | Warn):
+        if not isinstance(message, Push):
             return self._policy_gone()  # it says what we do not understand: better no policy than another one
         if self.person:
             self.pushed(message)
