@@ -75,7 +75,7 @@ class Entrance(PersonConnection, Door):
             return None
         try:
             choice = await menu.pick(local, self.policy)
-            return await self.pick(choice.account, choice.target) if choice is not None else None
+            return await self.pick(choice.account, choice.target, local) if choice is not None else None
         except BastionError as error:
             local.write_error("\r\n".join([*error.lines(), ""]).encode())
             local.exit(int(error.code))

@@ -46,9 +46,7 @@ WANTED = RequestAccess(account="root", target="web1", seconds=7200, ticket="OPS-
     [
         "request root@web1 --for 2h --ticket OPS-1 --reason disk is full",
         "request root@web1 --reason disk is full --for 2h --ticket OPS-1",
-        "request --ticket OPS-1 --reason disk is full --for=120m root@web1".replace(
-            "--for=120m root@web1", "--for=120m"
-        ),
+        "request --ticket OPS-1 root@web1 --reason disk is full --for=120m",
         "request --for 2h root@web1 --ticket=OPS-1 --reason=disk is full",
     ],
 )
