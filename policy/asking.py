@@ -118,6 +118,8 @@ async def request_list(desk: Authority, talk: Conversation, request: RequestList
 
 async def request_show(desk: Authority, talk: Conversation, request: RequestShow) -> Rows:
     found = await _seen(desk, talk, request.request)
+    if not names_behind(talk) & behind(found):
+        await desk.ledger.note(talk.event("view", f"request {found.id}"))
     rows = [[name, value] for name, value in zip(COLUMNS[:-1], row_of(found), strict=False)]
     rows += [["rule", found.rule], ["source", found.source]]
     if (rule := current_rule(desk, found)) is not None and found.state == Is.PENDING:

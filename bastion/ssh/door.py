@@ -26,8 +26,9 @@ from bastion.ssh.burst import burst
 from bastion.ssh.connections import ServerConnection
 from bastion.ssh.forwards import ForwardChannel
 from bastion.ssh.globals import GlobalRequests
+from bastion.ssh.links import Push
 from bastion.ssh.needs import settle
-from bastion.ssh.relay import Push, Relay
+from bastion.ssh.relay import Relay
 from bastion.ssh.sessions import SessionChannel
 from bastion.ssh.transport import PacketTransport
 from bastion.taps import ForwardTap

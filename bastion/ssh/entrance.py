@@ -13,8 +13,8 @@ from bastion.ssh import commands, menu
 from bastion.ssh.auth import PersonConnection
 from bastion.ssh.door import Door, Gateway
 from bastion.ssh.jump import HostCertificates, open_jump
-from bastion.ssh.links import POLICY_SOCKET
-from bastion.ssh.relay import Push, Relay
+from bastion.ssh.links import POLICY_SOCKET, Push
+from bastion.ssh.relay import Relay
 from bastion.startups import Outcome
 
 if TYPE_CHECKING:
