@@ -181,11 +181,13 @@ class OwnerAdd(Message):
 
     person: str
     scope: str
+    reason: str = ""
 
 
 class OwnerRemove(Message):
     person: str
     scope: str
+    reason: str = ""
 
 
 class OwnerList(Message):
