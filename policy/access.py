@@ -320,6 +320,7 @@ def _granted(live: Live, allow: Allow) -> Event:
             **({"ticket": live.ticket} if live.ticket else {}),
             **({"grant": live.grant} if live.grant else {}),
             **({"break-glass": "yes"} if allow.break_glass else {}),
+            **({"watched": "yes"} if allow.watched else {}),
         },
     )
 

@@ -67,7 +67,9 @@ async def request_access(desk: Authority, talk: Conversation, request: RequestAc
         asked = drawn_up(wish, rule, facts, ident=new_id("r"), now=now, asked_by=names_behind(talk) | {person.name})
         for ticket in tickets:
             if ticket.system == rule.require.ticket and not ticket.ok:
-                raise CommandRefused(f"ticket `{wish.ticket}` will not do: {ticket.detail}", "--ticket ID", code=77)
+                raise CommandRefused(
+                    f"ticket `{wish.ticket}` will not do: {ticket.detail}", "--ticket ID", code=77, need="ticket"
+                )
         if (known := _known(desk, asked)) is not None:
             return known
         if len(desk.standing.requests_of(person.name)) >= PENDING_EACH:

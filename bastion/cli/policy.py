@@ -10,6 +10,7 @@ import click
 
 from bastion.cli.common import (
     JSON,
+    REASON,
     account_at,
     ask,
     check_rules,
@@ -46,13 +47,14 @@ def explain(person: str, place: str, channel: str, at: str, source: str, as_json
 
 
 @command.command()
+@REASON
 @JSON
 @config_option
-def reload(as_json: bool, config: Path | None) -> None:
+def reload(reason: str, as_json: bool, config: Path | None) -> None:
     """Read policy.toml again. A bad file changes nothing, and is answered with what is wrong."""
     from policy.messages import Reload
 
-    show(ask(config, Reload()), as_json)
+    show(ask(config, Reload(reason=reason)), as_json)
 
 
 @command.command()
