@@ -1,5 +1,7 @@
 """`ssh bastion WORDS`: what a person can ask the bastion itself, with their own rights and nothing but ssh."""
 
+import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 from bastion.errors import BastionError, Denied, ExitCode, MisuseError
@@ -9,12 +11,14 @@ from bastion.ssh.local import LocalChannel
 from bastion.ssh.upstream import refused
 from bastion.vocabulary import VOCABULARY, overview
 from bastion.words import Given, Said, Word, help_of, parse, split
-from policy.messages import Done, MfaConfirm, MfaEnrol, Rows
+from policy.messages import Done, MfaConfirm, MfaEnrol, Rows, WatchBegin, WatchEnd
 
 JSON: Final = "--json"
+Watch = Callable[[str], asyncio.Event]
+"""A session that is to be looked at -> set when it is over."""
 
 
-async def run(channel: LocalChannel, policy: Any, address: str) -> None:
+async def run(channel: LocalChannel, policy: Any, address: str, watch: Watch) -> None:
     """Answer the channel's command and set its exit status. `address` is how people reach this bastion."""
     assert channel.command is not None
     try:
@@ -22,7 +26,7 @@ async def run(channel: LocalChannel, policy: Any, address: str) -> None:
         if said.help or said.word.ask is None:
             _put(channel, _help(said))
         else:
-            await _carry_out(channel, policy, said.word, said.given, address)
+            await _carry_out(channel, policy, said.word, said.given, address, watch)
         channel.exit(0)
     except BastionError as error:
         say(channel, "".join(f"{line}\n" for line in error.lines()))
@@ -42,9 +46,10 @@ def say(channel: LocalChannel, text: str) -> None:
     channel.write_error((text.replace("\n", "\r\n") if channel.terminal else text).encode())
 
 
-async def _carry_out(channel: LocalChannel, policy: Any, word: Word, given: Given, address: str) -> None:
+async def _carry_out(channel: LocalChannel, policy: Any, word: Word, given: Given, address: str, watch: Watch) -> None:
     assert word.ask is not None
     question = word.ask(given)
+    over = watch(question.session) if isinstance(question, WatchBegin) else None
     answer = await _answer(policy, question)
     _show(channel, word, given, answer, address)
     match word.name:
@@ -52,8 +57,11 @@ async def _carry_out(channel: LocalChannel, policy: Any, word: Word, given: Give
             await _decided(channel, policy, answer, given)
         case "mfa enrol" if isinstance(question, MfaEnrol) and not question.person and channel.terminal:
             await _confirm(channel, policy, word, given)
-        case "watch":
-            await ask.until_left(channel, "watching; ctrl-c ends it")
+        case "watch" if over is not None:
+            await ask.until_left(channel, "ctrl-c ends it", over)
+            if over.is_set():
+                return say(channel, "bastion: the session is over\n")
+            await _answer(policy, WatchEnd(session=given.rest[0]))
 
 
 async def _answer(policy: Any, question: Any) -> Rows | Done:
