@@ -32,6 +32,7 @@ from policy import (
     glass,
     grants,
     inquiries,
+    invitations,
     lifecycle,
     ownership,
     reach,
@@ -43,6 +44,7 @@ from policy import (
 )
 from policy import messages as m
 from policy.authority import Authority
+from policy.codes import ENROL
 from policy.conversation import Conversation, State, Violation
 from policy.ledger import LedgerError
 from policy.naming import CommandRefused
@@ -69,7 +71,9 @@ class Entry:
     once: bool = False  # a second time in a conversation is a violation
     decides: bool = False  # it says yes or no to a person: if it fails, the answer is no
     command: bool = False  # by role; may take long, so others are read meanwhile
-    beside: bool = False  # may wait for others (a ticket system), while the requests after it are answered
+    beside: bool = (
+        False  # may wait for others (a ticket system, a RADIUS server), while the requests after it are answered
+    )
     right: Right | None = None  # which a person needs; None: everybody, or the handler looks closer
 
 
@@ -117,8 +121,13 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.AccountRemove: _command(accounts.account_remove, None),
         m.AccountList: _command(accounts.account_list, None),
         m.AccountShow: _command(accounts.account_show, None),
-        m.MfaEnrol: _command(factors.mfa_enrol),
+        m.MfaEnrol: _command(factors.mfa_enrol, None),
+        m.MfaConfirm: _command(factors.mfa_confirm, None),
+        m.MfaRemove: _command(factors.mfa_remove, None),
+        m.MfaRecovery: _command(factors.mfa_recovery, None),
         m.MfaReset: _command(factors.mfa_reset),
+        m.MfaIssue: _command(factors.mfa_issue),
+        m.Invite: _command(invitations.invite),
         m.Explain: _command(reach.explain_access),
         m.WhoCan: _command(inquiries.who_can, Right.AUDIT),
         m.WhatCan: _command(inquiries.what_can, Right.AUDIT),
@@ -134,6 +143,8 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
 
 BY_TOKEN: Final = frozenset({m.Whoami, m.Reachable, m.CaLines})
 """Commands for who logged in with an access token."""
+UNENROLLED: Final = frozenset({m.Whoami, m.CaLines, m.MfaEnrol, m.MfaConfirm, m.MfaList})
+"""Commands for who has no second factor though one is demanded."""
 
 TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
     {
@@ -152,6 +163,8 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.AnswerCode: Entry(handler=authenticate.answer_code, decides=True),
         },
         State.PERSON: {
+            m.AskCode: Entry(handler=authenticate.ask_newer_code, decides=True),
+            m.AnswerCode: Entry(handler=authenticate.answer_newer_code, decides=True, beside=True),
             m.Authorize: Entry(handler=access.authorize, decides=True, beside=True),
             m.OpenChannel: Entry(handler=access.open_channel, decides=True),
             m.Credential: Entry(handler=dial.credential, decides=True),
@@ -230,7 +243,7 @@ async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery) ->
         if not data:
             return
         ident, request, entry = admit(talk, data)
-        if entry.command or (entry.beside and desk.rules.tickets):
+        if entry.command or (entry.beside and (desk.rules.tickets or desk.settings.radius.servers)):
             turn = object()  # not the request: messages have no hash
             kind = turns[entry.command]
             await kind.acquire_on_behalf_of(turn)
@@ -306,6 +319,12 @@ async def _check_right(desk: Authority, talk: Conversation, request: m.Request, 
         return await desk.refuse(
             talk, "command-refused", "logged in with a token", "a token leads to one account, and to nothing else",
             "log in with your key", what=name,
+        )  # fmt: skip
+    if talk.limited and type(request) not in UNENROLLED:
+        # Attack: a key alone, of an administrator of whom more than a key is demanded, used before they enrol.
+        return await desk.refuse(
+            talk, "command-refused", "no second factor is enrolled", "a second factor is demanded of you", ENROL,
+            what=name, need="mfa",
         )  # fmt: skip
     person = desk.roster.person(talk.person)
     if person is not None and not person.disabled and (entry.right is None or desk.has_right(talk, entry.right)):

@@ -28,6 +28,9 @@ COMMON_ACCOUNTS: Final = frozenset(_COMMON.split())
 """A person is one human. `ssh -J` sends the local user name as a claim, so a person named `root` would be claimed by
 everybody who works as root."""
 
+SECRET_NAMES: Final = ("ticket-", "join-")
+"""How login names begin that are secrets: access tokens and invitations."""
+
 
 _LOOK: Final = str.maketrans({"0": "o", "1": "l", ".": None, "-": None, "_": None})
 
@@ -43,6 +46,8 @@ def check_person_name(name: str) -> PersonName:
         raise BadName(f"person name `{name}` is that of a common account: name the human, not the account")
     if look(name) in _COMMON_LOOKS:
         raise BadName(f"person name `{name}` looks like that of a common account: name the human")
+    if name.startswith(SECRET_NAMES):
+        raise BadName(f"person name `{name}` begins as an access token or an invitation does")
     return PersonName(name)
 
 
@@ -65,6 +70,12 @@ def check_account_name(name: str) -> str:
     """The name itself; BadName otherwise. No `@`: the login string is split there."""
     _check("account", name, _ACCOUNT, MAX_ACCOUNT, "letters, digits, `.`, `_`, `-`, `+`, `$`, `\\`")
     return name
+
+
+def without_secret(claim: str) -> str:
+    """A login name as it may be kept: an access token or an invitation is a secret, whatever became of it."""
+    start = next((start for start in SECRET_NAMES if claim.startswith(start)), None)
+    return claim if start is None else f"{start}..."
 
 
 def plain_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

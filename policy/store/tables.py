@@ -12,10 +12,12 @@ from sqlalchemy.exc import IntegrityError
 from policy.store import schema as s
 from policy.store.access_tables import AccessTables
 from policy.store.conflict import Conflict as Conflict
+from policy.store.proof_tables import ProofTables
 from policy.store.records import (
     Account,
     AuditRow,
     Authenticator,
+    Code,
     Person,
     PersonKey,
     SealedSecret,
@@ -30,6 +32,7 @@ class Tables:
     def __init__(self, connection: Connection) -> None:
         self._db = connection
         self.access = AccessTables(connection)  # requests, votes, grants, reviews
+        self.proofs = ProofTables(connection)  # second factors, codes, invitations
 
     def nested(self) -> AbstractContextManager[object]:
         """A part of the transaction that is undone alone if its block raises."""
@@ -63,6 +66,9 @@ class Tables:
         for row in self._of(s.owner, only):
             owns[row.person].append(row.scope)
         phc = {row.person: row.phc for row in self._of(s.password, only)}
+        codes: dict[str, list[Code]] = defaultdict(list)
+        for code in self.proofs.codes(only):
+            codes[code.person].append(code)
         query = select(s.person).order_by(s.person.c.name)
         if only is not None:
             query = query.where(s.person.c.name == only)
@@ -75,6 +81,7 @@ class Tables:
                 offboarded=row.offboarded,
                 phc=phc.get(row.name, ""),
                 totp=tuple(totp[row.name]),
+                codes=tuple(codes[row.name]),
                 created=row.created,
                 origin=row.origin,
                 owns=tuple(sorted(owns[row.name])),
@@ -118,8 +125,11 @@ class Tables:
 
     # --- second factors -----------------------------------------------------------------------------
 
-    def add_authenticator(self, person: str, ident: str, kind: str, sealed: bytes, now: int) -> None:
-        self._insert(s.authenticator, person=person, id=ident, kind=kind, sealed=sealed, created=now)
+    def add_authenticator(
+        self, person: str, ident: str, kind: str, sealed: bytes, now: int, *, confirmed: bool = True
+    ) -> None:
+        first = now if confirmed else None
+        self._insert(s.authenticator, person=person, id=ident, kind=kind, sealed=sealed, created=now, confirmed=first)
 
     def remove_authenticators(self, person: str) -> int:
         return self._db.execute(delete(s.authenticator).where(s.authenticator.c.person == person)).rowcount
