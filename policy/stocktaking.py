@@ -10,7 +10,7 @@ from policy.naming import CommandRefused
 from policy.paging import paged
 from policy.sshkeys import parse_public_key
 
-PERSONS = ["person", "state", "origin", "roles", "keys", "fingerprints", "owns"]
+PERSONS = ["person", "state", "origin", "roles", "keys", "owns"]
 TARGETS = ["target", "address", "labels", "host keys"]
 ACCOUNTS = ["target", "account", "kind", "key"]
 
@@ -33,8 +33,7 @@ def _persons(desk: Authority) -> Iterator[tuple[str, list[str]]]:
     for one in desk.roster.persons():
         state = "offboarded" if one.offboarded is not None else "disabled" if one.disabled else "active"
         keys = "\n".join(key.line for key in one.keys)
-        prints = "\n".join(key.fingerprint for key in one.keys)
-        yield one.name, [one.name, state, one.origin, " ".join(sorted(one.roles)), keys, prints, "\n".join(one.owns)]
+        yield one.name, [one.name, state, one.origin, " ".join(sorted(one.roles)), keys, "\n".join(one.owns)]
 
 
 def _targets(desk: Authority) -> Iterator[tuple[str, list[str]]]:

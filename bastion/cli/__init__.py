@@ -19,6 +19,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "account": ("bastion.cli.account", "Accounts on targets, and the credentials that open them."),
     "owner": ("bastion.cli.owner", "Who looks after which targets."),
     "mfa": ("bastion.cli.mfa", "Second factors."),
+    "apply": ("bastion.cli.apply", "Make persons, targets and accounts as a file says."),
+    "export-inventory": ("bastion.cli.export_inventory", "Write them as such a file."),
     "policy": ("bastion.cli.policy", "Who may do what, and why."),
     "sessions": ("bastion.cli.sessions", "Live and past sessions."),
     "audit": ("bastion.cli.audit", "The audit trail."),
