@@ -289,9 +289,8 @@ async def _denied(
 ) -> Refused:  # fmt: skip
     cause, hint = denial_for_person(deny, facts)
     why, need = denial_for_audit(deny), need_of(deny)
-    waiting = [one.id for one in desk.standing.requests_of(facts.person)
-               if (one.account, one.target) == (facts.account, facts.target)]  # fmt: skip
-    if need == "approval" and waiting:
+    mine = desk.standing.requests_of(facts.person) if need == "approval" else []
+    if waiting := [one.id for one in mine if (one.account, one.target) == (facts.account, facts.target)]:
         cause, hint = f"{cause}; request `{waiting[0]}` waits", "try again when it is approved: ssh bastion requests"
     return await desk.refuse(
         talk, event, why, cause, hint, what=what, session=session, need=need,
@@ -321,6 +320,7 @@ def _granted(live: Live, allow: Allow) -> Event:
             **({"ticket": live.ticket} if live.ticket else {}),
             **({"grant": live.grant} if live.grant else {}),
             **({"break-glass": "yes"} if allow.break_glass else {}),
+            **({"watched": "yes"} if allow.watched else {}),
         },
     )
 

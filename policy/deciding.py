@@ -63,8 +63,10 @@ async def give(
         request_detail(request) | grant_data(grant) | {"kind": "token" if token else ""}, why=request.reason,
     )  # fmt: skip
 
+    waiting = request.id in desk.standing.requests
+
     def change(t: Tables) -> None:
-        if request.id in desk.standing.requests:
+        if waiting:
             if vote is not None:
                 t.access.add_vote(request.id, vote)
             if not t.access.close_request(request.id, Is.APPROVED, by, now):

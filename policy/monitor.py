@@ -268,7 +268,7 @@ async def answer(desk: Authority, talk: Conversation, request: m.Request, entry:
     except CommandRefused as error:
         what = type(request).__name__
         return await desk.refuse(
-            talk, "command-refused", error.cause, error.cause, error.hint, code=error.code, what=what
+            talk, "command-refused", error.cause, error.cause, error.hint, code=error.code, what=what, need=error.need
         )
     except LedgerError as error:
         talk.log().error("denied", request=type(request).__name__, error=str(error))

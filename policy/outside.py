@@ -44,15 +44,17 @@ def read_trust(name: str, base: Path) -> str:
 def _read(path: Path, limit: int, *, private: bool) -> str:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(handle)
+            data = os.read(handle, limit + 1) if stat.S_ISREG(status.st_mode) else b""
+        finally:
+            os.close(handle)
     except OSError as error:
         raise OutsideError(f"`{path}`: {(error.strerror or '').lower()}") from None
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise OutsideError(f"`{path}` is not a regular file")
-        if private and status.st_mode & 0o007:
-            raise OutsideError(f"others may use `{path}`: chmod o= {path}")
-        data = file.read(limit + 1)
+    if not stat.S_ISREG(status.st_mode):
+        raise OutsideError(f"`{path}` is not a regular file")
+    if private and status.st_mode & 0o007:
+        raise OutsideError(f"others may use `{path}`: chmod o= {path}")
     if len(data) > limit:
         raise OutsideError(f"`{path}` is longer than {limit} bytes")
     try:

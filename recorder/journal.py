@@ -50,9 +50,10 @@ BLOCK: Final = 4096
 BULK: Final = 16 * 1024
 """From here on with the fastest compression: a program writes, not a person."""
 
-UNLINKED, UNLINKED_BYTES = 16, 64 * 1024
-"""Chunks that the content chain may stand behind, and their bytes. Nobody sees it before the next seal or tail; and
-after the pause of a typist nothing is left in the processor's caches: 16 at once cost what three one by one would."""
+FRESH, FRESH_BYTES = 16, 64 * 1024
+"""Chunks that wait to be gathered for their segment and linked into the content chain, and their bytes. Nobody sees
+either before the next seal or tail; and after the pause of a typist nothing is left in the processor's caches: 16 at
+once cost what three one by one would."""
 
 
 class Instant(NamedTuple):
@@ -168,14 +169,13 @@ class Journal:
         self._offset = len(self.header)
         self._id = bytes.fromhex(opening.session)
         self._content = keys.content_start(opening.session)
-        self._unlinked: list[dict[KeyClass, bytes]] = []  # plaintext of the newest chunks, not in `_content` yet
-        self._unlinked_bytes = 0
         self._seq = self._segno = self._last_ms = 0
         self._index: list[Entry] = []
         self._sealed_seq = 0
         self._sealed_at = now.seconds
         self._pending = Gathered()
-        self._pending_bytes = 0
+        self._fresh: list[tuple[Chunk, dict[KeyClass, bytes]]] = []  # not in `_pending` and `_content` yet
+        self._pending_chunks = self._pending_events = self._pending_bytes = self._fresh_bytes = 0  # fresh ones included
         self._since = now.seconds
         self._compacting: SegmentJob | None = None
         self._ending = self.complete = False
@@ -205,15 +205,15 @@ class Journal:
 
     def appended(self, now: Instant) -> list[Effect]:
         """What may wait until the batch has been acknowledged; to be asked after each."""
-        if len(self._unlinked) >= UNLINKED or self._unlinked_bytes >= UNLINKED_BYTES:
-            self._link()
+        if len(self._fresh) >= FRESH or self._fresh_bytes >= FRESH_BYTES:
+            self._gather()
         return self._rotate(now) if self._holds(1) else []
 
     def due(self, now: Instant) -> list[Effect]:
         """What time brings; to be asked each second or so."""
         if self._ending:
             return []
-        old = self._pending.chunks and now.seconds - self._since >= self._limits.segment_seconds
+        old = self._pending_chunks and now.seconds - self._since >= self._limits.segment_seconds
         if old and (rotated := self._rotate(now)):
             return rotated
         if self._seq > self._sealed_seq and now.seconds - self._sealed_at >= SEAL_SECONDS:
@@ -226,7 +226,7 @@ class Journal:
         assert job is not None, "no segment is being made"
         self._index.append(Entry(self._offset, job.gathered.first_ms, job.place.seq))
         written = self._append(Type.SEGMENT, body)
-        if self._ending and not self._pending.chunks:
+        if self._ending and not self._pending_chunks:
             written += self._last_records(now)
             self.complete = True
         else:
@@ -256,31 +256,33 @@ class Journal:
         return effects if self._compacting else [*effects, Compact(self._job(now))]
 
     def _chunk(self, chunk: Chunk, plain: dict[KeyClass, bytes], now: Instant) -> bytes:
-        if not self._pending.chunks:
+        if not self._pending_chunks:
             self._since = now.seconds
         place = Place(Type.CHUNK, self._segno, self._seq, 1)
         size = sum(map(len, plain.values()))
         level = STORE if size < BLOCK else FAST if size < BULK else FASTEST
         body = close_parts(self._id, place, self._keys.of_segment(self._segno), plain, level)
         self._seq += 1
-        self._unlinked.append(plain)
-        self._unlinked_bytes += size
-        self._pending.add(chunk)
+        self._fresh.append((chunk, plain))
+        self._fresh_bytes += size
         self._pending_bytes += size
+        self._pending_chunks += 1
+        self._pending_events += sum(map(len, chunk.values()))
         return self._tail.frame(Type.CHUNK, body)
 
-    def _link(self) -> bytes:
-        """H after all chunks."""
+    def _gather(self) -> bytes:
+        """H after all chunks, which have gone into `_pending`."""
         content = self._keys.content
         assert content is not None
-        for seq, plain in enumerate(self._unlinked, self._seq - len(self._unlinked)):
+        for seq, (chunk, plain) in enumerate(self._fresh, self._seq - len(self._fresh)):
+            self._pending.add(chunk)
             self._content = keys.content_link(content, self._content, seq, plain.items())
-        self._unlinked, self._unlinked_bytes = [], 0
+        self._fresh, self._fresh_bytes = [], 0
         return self._content
 
     def _holds(self, segments: int) -> bool:
         """Whether the newest tail has so many segments' worth."""
-        return self._pending_bytes >= segments * self._limits.segment_bytes or self._pending.events >= segments * MANY
+        return self._pending_bytes >= segments * self._limits.segment_bytes or self._pending_events >= segments * MANY
 
     def _rotate(self, now: Instant) -> list[Effect]:
         """Begin to make a segment of what the tail holds, and a new tail for what comes; not while one is made."""
@@ -294,10 +296,12 @@ class Journal:
     def _job(self, now: Instant) -> SegmentJob:
         seconds, size = now.seconds - self._since, self._pending_bytes
         level = 19 if size < SMALL else next(level for least, level in LEVELS if seconds >= least)
-        chunks = self._pending.chunks
+        self._gather()
+        chunks = self._pending_chunks
         place = Place(Type.SEGMENT, self._segno, self._seq - chunks, chunks)
         job = self._compacting = SegmentJob(self.session, place, self._pending, self._root, size, level)
-        self._pending, self._pending_bytes = Gathered(), 0
+        self._pending = Gathered()
+        self._pending_chunks = self._pending_events = self._pending_bytes = 0
         return job
 
     def _last_records(self, now: Instant) -> bytes:
@@ -316,7 +320,7 @@ class Journal:
             seq=self._seq,
             wall_us=now.wall_us,
             ms=self._last_ms,
-            content=self._link(),
+            content=self._gather(),
             next_key=bytes(32) if last else self._seal_key.public_key().public_bytes_raw(),
         )
         self._sealed_seq, self._sealed_at = self._seq, now.seconds
@@ -328,7 +332,7 @@ class Journal:
         return record
 
     def _tail_header(self) -> TailHeader:
-        return TailHeader(self.session, self._segno, self._seq, self._link())
+        return TailHeader(self.session, self._segno, self._seq, self._gather())
 
     def _tail_chain(self) -> Chain:
         return Chain(self._tail_header().encode())

@@ -87,7 +87,7 @@ class Gathered:
     """Chunks on their way into a segment."""
 
     def __init__(self, chunks: Iterable[Chunk] = ()) -> None:
-        self.chunks = self.events = 0
+        self.chunks = 0
         self._classes: dict[KeyClass, tuple[Growing, array[int]]] = {}  # events; how many of each chunk
         for chunk in chunks:
             self.add(chunk)
@@ -101,7 +101,6 @@ class Gathered:
             if len(counts) < self.chunks:
                 counts.extend(repeat(0, self.chunks - len(counts)))
             counts.append(len(events))
-            self.events += len(events)
         self.chunks += 1
 
     @property

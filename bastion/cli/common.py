@@ -1,7 +1,7 @@
 """What the groups share: options, asking policyd, showing answers, reading secrets."""
 
-import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -109,38 +109,17 @@ def run_policy(command: str, *words: str, config: Path) -> tuple[list[str], str]
 
 def show(answer: Any, as_json: bool) -> None:
     """Rows as a table, Done as a sentence; JSON has the same facts."""
+    from bastion import present
     from policy.messages import Rows
 
-    if isinstance(answer, Rows):
-        _show_rows(answer.columns, answer.rows, answer.note, as_json)
-    elif as_json:
-        print(json.dumps({"text": answer.text, **answer.data}))
-    else:
-        print(neutral(answer.text, keep_lines=True))
-        for name, value in answer.data.items():
-            if value not in answer.text and value != "0":
-                print(f"  {neutral(name)}: {neutral(value)}")
-
-
-def _show_rows(columns: list[str], rows: list[list[str]], note: str, as_json: bool) -> None:
     if as_json:
-        print(json.dumps([dict(zip(columns, row, strict=False)) for row in rows]))
+        print(present.as_json(answer))
         return
-    if rows:
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for column in columns:
-            table.add_column(neutral(column), overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(neutral(cell)) for cell in row))
-        # a pipe gets whole lines: folding at 80 columns would cut what `grep` and `awk` look for
-        Console(width=None if sys.stdout.isatty() else 1000, highlight=False).print(table)
-    if note or not rows:
-        print(neutral(note or "nothing to show"), file=sys.stderr)
+    # a pipe gets whole lines: folding at 80 columns would cut what `grep` and `awk` look for
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(present.as_text(answer, width), end="")
+    if isinstance(answer, Rows) and (note := answer.note or ("" if answer.rows else "nothing to show")):
+        print(neutral(note), file=sys.stderr)
 
 
 def read_secret(prompt: str) -> str:

@@ -15,7 +15,7 @@ import trio
 
 from bastion import config
 from bastion.config import ConfigError, Settings
-from bastion.courier import http, mail
+from bastion.courier import http, ldap, mail
 from bastion.courier.link import Link
 from bastion.courier.places import networks
 from bastion.courier.reach import Reach
@@ -32,6 +32,7 @@ CALLS: Final[Mapping[type, Callable[[Any, Reach], Awaitable[Called]]]] = Mapping
     {
         HttpCall: http.call,
         MailCall: mail.call,
+        LdapCall: ldap.call,
     }
 )
 Call = HttpCall | MailCall | RadiusCall | LdapCall

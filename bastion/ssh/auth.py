@@ -33,7 +33,8 @@ from bastion.errors import BastionError, MisuseError, PeerError
 from bastion.login import Login, parse
 from bastion.settings import SshSettings
 from bastion.ssh.connections import ServerConnection
-from bastion.ssh.links import REPLY_SECONDS, PolicyLink, PolicyLost
+from bastion.ssh.links import REPLY_SECONDS, PolicyLink, PolicyLost, Push
+from bastion.ssh.userauth import Attempt, KeyOffer, KeyProof, Password, Questions, read_attempt
 from bastion.startups import Outcome as Ending
 from bastion.startups import plain_source
 from bastion.text import neutral
@@ -42,17 +43,13 @@ from policy.messages import (
     AnswerCode,
     AskCode,
     Challenge,
-    EndSession,
-    Freeze,
     Hello,
     OfferKey,
     ProveKey,
     Reply,
     Request,
-    Thaw,
     TryPassword,
     Verdict,
-    Warn,
 )
 from policy.model import Method, Outcome
 
@@ -64,10 +61,6 @@ MAX_PACKET: Final = 40_000
 """Bytes of one packet before login: RFC 4253 section 6.1 asks for 35,000, and 200 strangers may be here at once."""
 MAX_PACKET_LATER: Final = 256 * 1024
 """Bytes of one packet after login, as OpenSSH."""
-MAX_BLOB, MAX_SIGNATURE = 16 * 1024, 8 * 1024
-"""Bytes of a key or certificate (16384-bit RSA: 2 KiB), which travels to policyd twice, and of what it signs."""
-MAX_PASSWORD: Final = 1025
-"""Bytes of a password that policyd sees; it refuses more than 1024."""
 MAX_ANSWERS: Final = 8
 MAX_USER: Final = 1023
 """Bytes of a user name, as asyncssh; `bastion.login` takes fewer characters."""
@@ -106,7 +99,7 @@ class PersonConnection(ServerConnection):
     def logged_in(self) -> None:
         """The person is proven and told so."""
 
-    def pushed(self, message: EndSession | Freeze | Thaw | Warn) -> None:
+    def pushed(self, message: Push) -> None:
         """policyd has something to say about a session, or everything of this connection."""
 
     def policy_lost(self) -> None:
@@ -152,7 +145,9 @@ class PersonConnection(ServerConnection):
             self._user = user
             self._read_name(user)
         self._auth = None  # a question that was asked is abandoned by a new request (RFC 4256 section 3.1)
-        return self._undisturbed(self._attempt(self._parse(method, packet)))
+        offered = method in [name.encode() for name in self._methods]
+        attempt = read_attempt(method if offered else b"", packet, self._session_id)
+        return self._undisturbed(self._attempt(attempt, only_asks=method == b"none"))
 
     def _read_name(self, user: bytes) -> None:
         """What the user name asks for, as far as it can be understood."""
@@ -162,40 +157,6 @@ class PersonConnection(ServerConnection):
             self.misuse = MisuseError("user name is not UTF-8", "use: ssh account@target@bastion")
         except MisuseError as error:
             self.misuse = error
-
-    def _parse(self, method: bytes, packet: SSHPacket) -> "Callable[[], Awaitable[None]] | None":
-        """What to do for this method; None if it is not one that would do now. ProtocolError if it is malformed."""
-        if method not in [name.encode() for name in self._methods]:
-            packet.get_bytes(len(packet.get_remaining_payload()))
-            return None if method != b"none" or self._requests else _nothing
-        if method == b"publickey":
-            return self._parse_key(packet)
-        if method == b"password":
-            change, password = packet.get_boolean(), packet.get_string()
-            if change:
-                packet.get_string()
-            packet.check_end()
-            if change:
-                return None
-            return lambda: self._verdict(TryPassword(person=self.login.person, password=password[:MAX_PASSWORD]))
-        packet.get_string(), packet.get_string()  # language and submethods
-        packet.check_end()
-        return self._ask_code
-
-    def _parse_key(self, packet: SSHPacket) -> "Callable[[], Awaitable[None]] | None":
-        signed, algorithm, blob = packet.get_boolean(), packet.get_string(), packet.get_string()
-        data, signature = b"", b""
-        if signed:
-            # RFC 4252 section 7: what is signed is the session and this very request, byte by byte.
-            data = String(self._session_id) + packet.get_consumed_payload()
-            signature = packet.get_string()
-        packet.check_end()
-        if len(blob) > MAX_BLOB or len(signature) > MAX_SIGNATURE:
-            return None
-        person = self.login.person
-        if signed:
-            return lambda: self._verdict(ProveKey(person=person, blob=blob, signed=data, signature=signature))
-        return lambda: self._offer(OfferKey(person=person, blob=blob), algorithm)
 
     async def _undisturbed(self, work: Coroutine[Any, Any, None]) -> None:
         """Read nothing more from the client until it is answered: neither state nor memory changes meanwhile."""
@@ -210,19 +171,27 @@ class PersonConnection(ServerConnection):
         finally:
             self.packets.resume(_ASKING)
 
-    async def _attempt(self, act: "Callable[[], Awaitable[None]] | None") -> None:
-        self._requests += 1
+    async def _attempt(self, attempt: Attempt | None, *, only_asks: bool) -> None:
+        first, self._requests = not self._requests, self._requests + 1
         if self.policy is None:
             await self._begin()
         if self.is_closed():
             return
-        if act is None:
-            self._fail()
-        elif act is _nothing:
-            # As OpenSSH: a client may ask with `none` what there is, once, without being counted.
-            self._send_methods(partial=False)
-        else:
-            await act()
+        person = self.login.person
+        match attempt:
+            case KeyOffer():
+                await self._offer(OfferKey(person=person, blob=attempt.blob), attempt.algorithm)
+            case KeyProof(blob, signed, signature):
+                await self._verdict(ProveKey(person=person, blob=blob, signed=signed, signature=signature))
+            case Password():
+                await self._verdict(TryPassword(person=person, password=attempt.password))
+            case Questions():
+                await self._ask_code()
+            case None if first and only_asks:
+                # As OpenSSH: a client may ask with `none` what there is, once, without being counted.
+                self._send_methods(partial=False)
+            case None:
+                self._fail()
 
     async def _begin(self) -> None:
         """The conversation with policyd."""
@@ -327,7 +296,7 @@ class PersonConnection(ServerConnection):
     # --- policyd ------------------------------------------------------------------------------------
 
     def _push(self, message: Reply) -> None:
-        if not isinstance(message, EndSession | Freeze | Thaw | Warn):
+        if not isinstance(message, Push):
             return self._policy_gone()  # it says what we do not understand: better no policy than another one
         if self.person:
             self.pushed(message)
@@ -396,7 +365,3 @@ class _Question:
 
     def cancel(self) -> None:
         """Nothing is under way while the person thinks."""
-
-
-async def _nothing() -> None:
-    """The first `none`."""

@@ -19,6 +19,8 @@ from bastion.ssh.wipe import wipe
 from policy.messages import (
     MAX_MESSAGE,
     Authorize,
+    EndSession,
+    Freeze,
     Grant,
     Hello,
     Reply,
@@ -27,11 +29,16 @@ from policy.messages import (
     RequestAwait,
     Scanned,
     SessionEnded,
+    Thaw,
     UsePassword,
+    Warn,
     Worker,
     decode_reply,
     encode,
 )
+
+Push = EndSession | Freeze | Thaw | Warn
+"""What policyd says unasked to the connection of a person."""
 
 POLICY_SOCKET: Final = "policyd.sock"
 

@@ -20,6 +20,7 @@ from bastion.ssh.burst import burst
 from bastion.ssh.channels import End
 from bastion.ssh.endings import EXIT_OF, HINT_OF, WORDS_OF, SessionOver
 from bastion.ssh.hold import Standstill
+from bastion.ssh.links import Push
 from bastion.ssh.recording import Recording
 from bastion.ssh.upstream import TargetConnection, dial, refused
 from bastion.taps import note
@@ -45,8 +46,6 @@ from recorder.model import MAX_CHANNEL, AccessNote, Kind
 
 if TYPE_CHECKING:
     from bastion.ssh.door import Door
-
-Push = EndSession | Freeze | Thaw | Warn
 
 UNSEEN: Final = "it begins as soon as somebody looks on"
 

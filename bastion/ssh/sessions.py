@@ -308,12 +308,19 @@ class SessionChannel:
         local.terminal = Terminal(asked.term, asked.columns, asked.rows) if asked.term else None
         local.command = None if kind is ChannelKind.SHELL else detail
         local.env = dict(asked.ours)
+        # Before the first word of ours the client is told that its shell or command runs: only then it shows any.
+        local.start(self._begin_local)
         if self._failure is not None:
-            relay = await self.door.try_again(self._failure, local)
+            try:
+                relay = await self.door.try_again(self._failure, local)
+            except BastionError:
+                await local.drain()
+                raise
+            # What is typed from here on is for the shell, behind its start, if the person was asked for something.
+            self._switching = self.requests.state is State.STARTED
         else:
             if kind not in (ChannelKind.SHELL, ChannelKind.EXEC, ChannelKind.SCP):
                 return Denied("no target is named", "use: sftp account@target@bastion", code=ExitCode.USAGE)
-            local.start(lambda: self._carry(self.requests.decided(True)))
             found = await self.door.serve(local)
             if found is None:
                 local.finish()
@@ -326,6 +333,10 @@ class SessionChannel:
         self._link(relay)
         await self._linked
         return None
+
+    def _begin_local(self) -> None:
+        self._carry(self.requests.decided(True))
+        self._drain()
 
     # --- endings ------------------------------------------------------------------------------------
 

@@ -727,6 +727,7 @@ async def test_a_forward_is_recorded_at_both_ends_and_asked_about(tmp_path: Path
             await until("it is closed", lambda: len(forwards(site)) == 2)
             assert site.asked_for(OpenChannel)[0].kind == "forward-local"
             assert site.asked_for(OpenChannel)[0].detail == "db.example:5432"
+            assert ("allowed", "forward-local") in [(one.what, one.kind) for one in site.access()]
             begun, over = forwards(site)
             assert (begun.state, over.state) == ("open", "close")
             assert begun.destination == b"db.example:5432"

@@ -295,6 +295,11 @@ async def test_padding_of_what_is_passed_on_is_ours_and_zero(tmp_path: Path, mon
             for size in [*range(1, 40), 1000, 32768]:
                 result = await client.run("cat", input=b"x" * size, encoding=None)
                 assert result.stdout == b"x" * size
+            reader, writer = await client.open_connection("db", 5432, encoding=None)  # needs no record: the short way
+            for size in (1, 7, 100, 5000):
+                writer.write(b"x" * size)
+                assert await reader.readexactly(size) == b"x" * size
+            writer.close()
     kinds = Counter(packet[1] for packet in opened if 93 <= packet[1] <= 100)
     assert kinds[DATA] > 80
     assert {EOF, CLOSE, REQUEST, WINDOW_ADJUST} <= set(kinds)

@@ -162,20 +162,6 @@ async def test_one_of_several_pinned_keys_is_enough(tmp_path: Path) -> None:
         assert (await ssh(site, "exit", "3")).code == 3
 
 
-@asynchronous
-async def test_a_password_is_forgotten_after_the_handshake(tmp_path: Path) -> None:
-    """asyncssh keeps the options of a connection for as long as it lives."""
-    async with password_target(False) as (port, _), Site(tmp_path) as site:
-        site.target_port = port
-        site.answers[Credential] = lambda request: UsePassword(password=PASSWORD)
-        async with await site.client() as client:
-            await client.run("id")
-            target = site.relay.target
-            assert target is not None
-            assert target._options.password is None
-            assert "password" not in target._options.kwargs
-
-
 # --- a target that is not the one -----------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import sniffio
 
-OURS: Final = frozenset({"policy", "recorder", "bastion", "bastion.ssh", "replay"})
+OURS: Final = frozenset({"policy", "recorder", "replay"})
 
 
 class Popen(subprocess.Popen[Any]):

@@ -74,7 +74,7 @@ accounts.pipe = {{ password-file = "-" }}
     assert refused.returncode == 64
     assert "--yes" in refused.stderr
     done = cli.ok("apply", file, "--yes", "--reason", "ticket 9", given="a piped password\n")
-    assert "7 changes made" in done.stderr
+    assert "8 changes made" in done.stderr
     assert cli.policyd.audit("person-add", limit=1)[0]["why"] == "ticket 9"
     again = cli.ok("apply", file, "--yes")
     assert "nothing to change" in again.stderr

@@ -161,6 +161,7 @@ def test_text_from_outside_has_an_end():
     )
     assert len(body) < 64 * 1024
     assert "(1000000 characters)" in body
+    assert len(json.loads(body)["detail"]) == audit.MAX_DETAIL
 
 
 @given(st.text(), st.text())

@@ -233,7 +233,7 @@ async def test_what_counts_once_counts_once(wire):
 
 
 class Quiet:
-    """The things that the end of a conversation asks of an authority; nothing is decided here."""
+    """What the end of a conversation asks of an authority; nothing is decided here."""
 
     class Sessions:
         def watched_by(self, talk):

@@ -94,6 +94,7 @@ def test_an_allow_rule_says_all_of_it(key):
         'where = { labels = { env = "" } }', "as = 'root'", 'as = ["a@b"]', "allow = []", 'allow = "shell"',
         'who = { persons = ["Alice"] }', 'who = { persons = ["root"] }', "require = { mfa = true }",
         'require = { mfa = "soon" }', "require = { reason = 1 }", "require = { approval = { by = [], count = 1 } }",
+        'require = { approval = { by = ["lead"], count = -1 } }',
         'require = { approval = { by = ["lead"], count = 0 } }', 'from = ["everywhere"]', "from = []",
         'limits = { session = "0s" }', 'limits = { idle = "99d" }', "when = {}", 'when = { days = "monday" }',
         'when = { zone = "UTC" }', 'record = { sync = "yes" }', 'effect = "permit"', "who = 7", "limits = []",

@@ -178,12 +178,13 @@ def test_what_a_courier_says_unasked_is_not_heard(policyd: Policyd) -> None:
     other = policyd.courier(m.Courier(pid=2))
     with courier_of(policyd, issue()) as courier:
 
-        def lie(call: m.HttpCall) -> m.Called:
-            other.send(m.encode(9, m.Called(task=call.task, status=200, values=good)))
-            return m.Called(task=call.task, status=404)
+        def lie(call: m.HttpCall) -> None:
+            other.send(m.encode(9, m.Called(task=call.task, status=200, values=['"OPS-3"', *good[1:]])))
 
         courier.reply = lie
-        assert isinstance(ask(policyd.login("alice"), ticket="OPS-3"), m.Refused)
+        refused = ask(policyd.login("alice"), ticket="OPS-3")
+        assert isinstance(refused, m.Refused)
+        assert "gave no answer in time" in refused.cause
     other.close()
 
 
@@ -321,3 +322,17 @@ def test_who_hangs_up_while_a_ticket_is_looked_up_has_no_session(policyd: Policy
         wait_until("the grant", granted)
         session = granted()
         wait_until("its end", lambda: session not in [row[0] for row in policyd.done(m.SessionsList()).rows])
+
+
+def test_one_person_does_not_have_the_whole_courier(policyd: Policyd) -> None:
+    with courier_of(policyd) as courier:
+        courier.reply = lambda _: None  # a system that is slow
+        peers = [policyd.login("alice") for _ in range(5)]
+        for number, peer in enumerate(peers[:4]):
+            ticket = f"OPS-{number + 10}"
+            peer.send(m.encode(900, m.Authorize(account="root", target="web1", ticket=ticket, reason="x")))
+        wait_until("four calls", lambda: len(courier.calls) == 4)
+        assert "4 of your tickets are being looked up already" in ask(peers[4], ticket="OPS-20").cause
+        bob = policyd.login("bob")
+        bob.send(m.encode(900, m.Authorize(account="root", target="web1", ticket="OPS-21", reason="x")))
+        wait_until("the fifth", lambda: len(courier.calls) == 5)

@@ -133,7 +133,8 @@ def ending(path: Path) -> AccessNote:
 
 def test_a_full_disk_ends_recordings_properly_and_closes_the_door(tmp_path: Path) -> None:
     chance = random.Random(5)
-    with small_disk(tmp_path / "state", "12m"), running(tmp_path, reserve_mib=4) as daemon:
+    # The low-water mark: the tail that goes when its segment is made must not be room enough to open the door again.
+    with small_disk(tmp_path / "state", "12m"), running(tmp_path, reserve_mib=4, low_water_mib=3) as daemon:
         quiet, loud = daemon.client(), daemon.client()
         paths = [daemon.recordings / client.open() for client in (quiet, loud)]
         quiet.append(KEY)

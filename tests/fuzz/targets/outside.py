@@ -1,0 +1,61 @@
+"""Parsers of what the outside answers: JSON in the courier, values and files of tickets in policyd."""
+
+import json
+from datetime import UTC, datetime
+
+from bastion.courier.places import may_call
+from bastion.courier.pointers import MAX_VALUE, MAX_VALUES, BadDocument, pick
+from policy.messages import Called
+from policy.tickets.judging import judge
+from policy.tickets.model import Place, TicketProblem
+from policy.tickets.reading import pointers, read, request
+from policy.tickets.ticketfile import find
+from tests.fuzz.registry import target
+from tests.policy.test_tickets import FILE, JIRA, TICKETS, jira_issue, system
+
+NOW = datetime(2026, 11, 25, 20, 0, tzinfo=UTC)
+PLACE = Place(person="alice", account="root", target="web1", labels={})
+IT = system(JIRA)
+OF_A_FILE = system(FILE)
+WANTED = pointers(IT)
+ISSUE = json.dumps(jira_issue()).encode()
+
+
+@target("json-picks", errors=(BadDocument,), samples=(ISSUE, b'{"a":[1,{"b":null}],"":"\\ud800"}', b"[" * 70))
+def json_picks(raw: bytes) -> None:
+    found = pick(raw, [*WANTED, "/a/0", "/a/1/b", "/", ""])
+    assert len(found) == len(WANTED) + 4
+    assert sum(map(len, found)) <= MAX_VALUES
+    assert all(len(one) <= MAX_VALUE and one.isascii() for one in found)
+
+
+@target("ticket-answers", errors=(TicketProblem,), samples=(b"\n".join(text.encode() for text in pick(ISSUE, WANTED)),))
+def ticket_answers(raw: bytes) -> None:
+    """Values as a courier would hand them over, one a line: what is not in order is never ok."""
+    values = [line.decode("utf-8", "replace") for line in raw.split(b"\n")]
+    values += [""] * (len(WANTED) - len(values))
+    found = read(IT, "OPS-7", Called(task=1, status=200, values=values[: len(WANTED)]))
+    fact = judge(IT, "OPS-7", PLACE, found, NOW)
+    assert fact.detail.isprintable()
+    assert not fact.ok or (found.status.lower() in IT.status and fact.closes is not None and fact.closes > NOW)
+
+
+@target("ticket-numbers", errors=(TicketProblem,), samples=(b"OPS-7", b"OPS-7?x=1", b"../../x", "OPS-\u0667".encode()))
+def ticket_numbers(raw: bytes) -> None:
+    call = request(IT, raw.decode("utf-8", "replace"), PLACE)
+    assert call.url.startswith("https://jira.example.org/rest/api/2/issue/")
+    assert call.url.count("?") == 1
+    assert call.url.isascii()
+    assert call.url.isprintable()
+
+
+@target("ticket-file", errors=(TicketProblem,), samples=(TICKETS.encode(),))
+def ticket_file(raw: bytes) -> None:
+    judge(OF_A_FILE, "C-1", PLACE, find(OF_A_FILE, "C-1", raw.decode("utf-8", "replace")), NOW)
+
+
+@target(
+    "places", errors=(ValueError,), samples=(b"127.0.0.1", b"::ffff:169.254.169.254", b"fe80::1%eth0", b"64:ff9b::1")
+)
+def places(raw: bytes) -> None:
+    may_call(raw.decode("utf-8", "replace"))
