@@ -2,6 +2,8 @@
 
 from typing import Any, Final
 
+import msgspec
+
 from bastion.errors import BastionError, Denied, ExitCode, MisuseError
 from bastion.present import as_json, as_text, qr
 from bastion.ssh import ask
@@ -9,9 +11,13 @@ from bastion.ssh.local import LocalChannel
 from bastion.ssh.upstream import refused
 from bastion.vocabulary import VOCABULARY, overview
 from bastion.words import Given, Said, Word, help_of, parse, split
-from policy.messages import Done, MfaConfirm, MfaEnrol, Rows
+from policy.messages import AccountAdd, Done, MfaConfirm, MfaEnrol, Rows
 
 JSON: Final = "--json"
+MOST_ROWS: Final = 20_000
+"""Rows of one list: twice the targets we are made for; more would only fill the gateway's memory."""
+MAX_SECRET: Final = 16 * 1024
+"""Bytes of a piped secret; the private key of RSA with 16384 bits takes 13 KiB."""
 
 
 async def run(channel: LocalChannel, policy: Any, address: str) -> None:
@@ -45,7 +51,9 @@ def say(channel: LocalChannel, text: str) -> None:
 async def _carry_out(channel: LocalChannel, policy: Any, word: Word, given: Given, address: str) -> None:
     assert word.ask is not None
     question = word.ask(given)
-    answer = await _answer(policy, question)
+    if isinstance(question, AccountAdd) and not question.user_ca:
+        question = await _with_secret(channel, question)
+    answer = await _whole(policy, question)
     _show(channel, word, given, answer, address)
     match word.name:
         case "request" if given.has("--wait") and isinstance(answer, Done):
@@ -61,6 +69,36 @@ async def _answer(policy: Any, question: Any) -> Rows | Done:
     if not isinstance(answer, Rows | Done):
         raise refused(answer)
     return answer
+
+
+async def _whole(policy: Any, question: Any) -> Rows | Done:
+    """The answer; of a list that comes in pages, all of them."""
+    answer = await _answer(policy, question)
+    rows: list[list[str]] = []
+    while isinstance(answer, Rows):
+        rows += answer.rows
+        if not answer.next or not hasattr(question, "after") or question.after == answer.next or len(rows) > MOST_ROWS:
+            answer.rows = rows
+            break
+        question = msgspec.structs.replace(question, after=answer.next)
+        answer = await _answer(policy, question)
+    return answer
+
+
+async def _with_secret(channel: LocalChannel, question: AccountAdd) -> AccountAdd:
+    """A password typed unseen, or a password or private key piped in; never a word of the command, which is kept."""
+    if ask.is_there(channel):
+        text = await ask.line(channel, f"password of {question.account}@{question.target}: ", hidden=True) or ""
+    else:
+        piped = b""
+        while len(piped) <= MAX_SECRET and (data := await channel.read()):
+            piped += data
+        text = piped.decode("utf-8", "replace") if len(piped) <= MAX_SECRET else ""
+    if "PRIVATE KEY" in text:
+        return msgspec.structs.replace(question, private_key=text)
+    if not (password := text.partition("\n")[0].rstrip("\r")):
+        raise MisuseError("no secret came", "pipe it in: ssh bastion account add ... < FILE, or say --user-ca")
+    return msgspec.structs.replace(question, password=password)
 
 
 async def _decided(channel: LocalChannel, policy: Any, asked: Done, given: Given) -> None:
