@@ -2,6 +2,7 @@
 
 import base64
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -124,6 +125,13 @@ def test_a_secret_in_the_file_is_refused():
 def test_no_text_does_more_than_be_refused(text):
     with suppress(BadInventory):
         read(text, "f")
+
+
+def test_the_page_about_persons_has_a_file_that_is_read():
+    page = (Path(__file__).parents[2] / "policy" / "PERSONS.md").read_text()
+    wanted = read(page.partition("```toml\n")[2].partition("```")[0], "PERSONS.md")
+    assert wanted.targets["web1"].scan
+    assert wanted.persons["nora"].owns == {"env=test"}
 
 
 # --- comparing ----------------------------------------------------------------------------------------
