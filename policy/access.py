@@ -28,6 +28,7 @@ from policy.messages import (
     Allowed,
     Authorize,
     Done,
+    EndSession,
     Grant,
     OpenChannel,
     Refused,
@@ -214,6 +215,7 @@ async def recheck(desk: Authority, *, by: str = "policyd", person: str = "") -> 
             await desk.sessions.freeze_unwatched(live)
         for watcher in [one for one in live.watchers if not may_watch(desk, one, live)]:
             await desk.sessions.unwatch(live, watcher)
+            await watcher.push(EndSession(session=live.id, by=by, reason="you may not watch it any more"))
     return await desk.end_sessions(gone, by, "no longer allowed")
 
 

@@ -4,7 +4,6 @@ The grammar is the one of `ssh bastion WORDS` (`bastion.words`), so that what is
 """
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,9 +12,10 @@ import click
 
 from bastion.cli.common import found_config, show, talk
 from bastion.errors import Denied, ExitCode, MisuseError
+from bastion.text import neutral
 from bastion.vocabulary import VOCABULARY
 from bastion.words import Said, Word, help_of, parse
-from policy.messages import Done, MfaEnrol, RequestAwait, WatchEnd
+from policy.messages import Done, MfaEnrol, RequestAwait
 
 if TYPE_CHECKING:
     from bastion.control import Operator
@@ -101,12 +101,11 @@ def run(words: Sequence[str], config: Path | None) -> None:
 def _go_on(policyd: "Operator", said: Said, answer: Any, as_json: bool) -> None:
     """What is not over with the first answer."""
     if said.word.name == "watch":
-        print("watching; ctrl-c ends it", file=sys.stderr)
+        print("ctrl-c ends it", file=sys.stderr)
         try:
-            while True:
-                time.sleep(3600)
+            print(f"bastion: {neutral(policyd.until_over(said.given.rest[0]))}", file=sys.stderr)
         except KeyboardInterrupt:
-            policyd.ask(WatchEnd(session=said.given.rest[0]))
+            return  # policyd takes the end of the conversation for it
     if said.given.has("--wait") and isinstance(answer, Done) and answer.data.get("state") == "pending":
         request = answer.data["request"]
         while answer.data.get("state") == "pending":

@@ -65,16 +65,25 @@ async def line(local: LocalChannel, prompt: str, *, hidden: bool = False) -> str
         return typed.text.strip()
 
 
-async def until_left(local: LocalChannel, text: str) -> None:
-    """Until Ctrl-C, or for as long as the connection lives where there is no terminal."""
+async def until_left(local: LocalChannel, text: str, over: asyncio.Event) -> None:
+    """Until Ctrl-C, until it is `over`, or for as long as the connection lives where there is no terminal."""
     if local.terminal is not None:
         tell(local, text)
-    while True:
-        data = await local.read()
-        if local.terminal is None and not data:
-            await asyncio.get_running_loop().create_future()  # cancelled with the channel
-        if not data or any(key in data for key in _LEAVES):
-            return
+    ending = asyncio.ensure_future(over.wait())
+    try:
+        while not ending.done():
+            typed = asyncio.ensure_future(local.read())
+            try:
+                await asyncio.wait({typed, ending}, return_when=asyncio.FIRST_COMPLETED)
+                data = typed.result() if typed.done() else b"\0"
+            finally:
+                typed.cancel()
+            if not data and local.terminal is None:
+                await ending  # cancelled with the channel
+            elif not data or any(key in data for key in _LEAVES):
+                return
+    finally:
+        ending.cancel()
 
 
 async def decision(local: LocalChannel, policy: Any, request: str) -> Done:

@@ -1,26 +1,23 @@
 """`ssh bastion WORDS`: what a person can ask the bastion itself, with their own rights and nothing but ssh."""
 
+import asyncio
+from collections.abc import Callable
 from typing import Any, Final
-
-import msgspec
 
 from bastion.errors import BastionError, Denied, ExitCode, MisuseError
 from bastion.present import as_json, as_text, qr
-from bastion.ssh import ask
+from bastion.ssh import ask, pages, secrets
 from bastion.ssh.local import LocalChannel
-from bastion.ssh.upstream import refused
 from bastion.vocabulary import VOCABULARY, overview
 from bastion.words import Given, Said, Word, help_of, parse, split
-from policy.messages import AccountAdd, Done, MfaConfirm, MfaEnrol, Rows
+from policy.messages import AccountAdd, Done, MfaConfirm, MfaEnrol, Rows, WatchBegin, WatchEnd
 
 JSON: Final = "--json"
-MOST_ROWS: Final = 20_000
-"""Rows of one list: twice the targets we are made for; more would only fill the gateway's memory."""
-MAX_SECRET: Final = 16 * 1024
-"""Bytes of a piped secret; the private key of RSA with 16384 bits takes 13 KiB."""
+Watch = Callable[[str], asyncio.Event]
+"""A session that is to be looked at -> set when it is over."""
 
 
-async def run(channel: LocalChannel, policy: Any, address: str) -> None:
+async def run(channel: LocalChannel, policy: Any, address: str, watch: Watch) -> None:
     """Answer the channel's command and set its exit status. `address` is how people reach this bastion."""
     assert channel.command is not None
     try:
@@ -28,7 +25,7 @@ async def run(channel: LocalChannel, policy: Any, address: str) -> None:
         if said.help or said.word.ask is None:
             _put(channel, _help(said))
         else:
-            await _carry_out(channel, policy, said.word, said.given, address)
+            await _carry_out(channel, policy, said.word, said.given, address, watch)
         channel.exit(0)
     except BastionError as error:
         say(channel, "".join(f"{line}\n" for line in error.lines()))
@@ -48,57 +45,24 @@ def say(channel: LocalChannel, text: str) -> None:
     channel.write_error((text.replace("\n", "\r\n") if channel.terminal else text).encode())
 
 
-async def _carry_out(channel: LocalChannel, policy: Any, word: Word, given: Given, address: str) -> None:
+async def _carry_out(channel: LocalChannel, policy: Any, word: Word, given: Given, address: str, watch: Watch) -> None:
     assert word.ask is not None
     question = word.ask(given)
     if isinstance(question, AccountAdd) and not question.user_ca:
-        question = await _with_secret(channel, question)
-    answer = await _whole(policy, question)
+        question = await secrets.with_secret(channel, question)
+    over = watch(question.session) if isinstance(question, WatchBegin) else None
+    answer = await pages.whole(policy, question)
     _show(channel, word, given, answer, address)
     match word.name:
         case "request" if given.has("--wait") and isinstance(answer, Done):
             await _decided(channel, policy, answer, given)
         case "mfa enrol" if isinstance(question, MfaEnrol) and not question.person and channel.terminal:
             await _confirm(channel, policy, word, given)
-        case "watch":
-            await ask.until_left(channel, "watching; ctrl-c ends it")
-
-
-async def _answer(policy: Any, question: Any) -> Rows | Done:
-    answer = await policy.ask(question)
-    if not isinstance(answer, Rows | Done):
-        raise refused(answer)
-    return answer
-
-
-async def _whole(policy: Any, question: Any) -> Rows | Done:
-    """The answer; of a list that comes in pages, all of them."""
-    answer = await _answer(policy, question)
-    rows: list[list[str]] = []
-    while isinstance(answer, Rows):
-        rows += answer.rows
-        if not answer.next or not hasattr(question, "after") or question.after == answer.next or len(rows) > MOST_ROWS:
-            answer.rows = rows
-            break
-        question = msgspec.structs.replace(question, after=answer.next)
-        answer = await _answer(policy, question)
-    return answer
-
-
-async def _with_secret(channel: LocalChannel, question: AccountAdd) -> AccountAdd:
-    """A password typed unseen, or a password or private key piped in; never a word of the command, which is kept."""
-    if ask.is_there(channel):
-        text = await ask.line(channel, f"password of {question.account}@{question.target}: ", hidden=True) or ""
-    else:
-        piped = b""
-        while len(piped) <= MAX_SECRET and (data := await channel.read()):
-            piped += data
-        text = piped.decode("utf-8", "replace") if len(piped) <= MAX_SECRET else ""
-    if "PRIVATE KEY" in text:
-        return msgspec.structs.replace(question, private_key=text)
-    if not (password := text.partition("\n")[0].rstrip("\r")):
-        raise MisuseError("no secret came", "pipe it in: ssh bastion account add ... < FILE, or say --user-ca")
-    return msgspec.structs.replace(question, password=password)
+        case "watch" if over is not None:
+            await ask.until_left(channel, "ctrl-c ends it", over)
+            if over.is_set():
+                return say(channel, "bastion: the session is over\n")
+            await pages.answered(policy, WatchEnd(session=given.rest[0]))
 
 
 async def _decided(channel: LocalChannel, policy: Any, asked: Done, given: Given) -> None:
@@ -121,7 +85,7 @@ async def _confirm(channel: LocalChannel, policy: Any, word: Word, given: Given)
             say(channel, "bastion: it does not count yet: ssh bastion mfa confirm CODE\n")
             return
         try:
-            answer = await _answer(policy, MfaConfirm(code=code))
+            answer = await pages.answered(policy, MfaConfirm(code=code))
         except BastionError as error:
             if not left:
                 raise

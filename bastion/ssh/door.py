@@ -20,6 +20,7 @@ from asyncssh.constants import (
 )
 from asyncssh.misc import ProtocolError
 
+from bastion import notices
 from bastion.config import Settings
 from bastion.errors import BastionError, Denied, ExitCode, PeerError
 from bastion.ssh.burst import burst
@@ -34,7 +35,7 @@ from bastion.ssh.transport import PacketTransport
 from bastion.taps import ForwardTap
 from bastion.text import neutral
 from bastion.tunnels import asked_for, from_agent, from_display, from_socket, tcp, to_socket
-from policy.messages import Authorize
+from policy.messages import Authorize, EndSession, Notices
 from policy.model import ChannelKind
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Door(ServerConnection):
     target = ""
     port = 0
     via = "direct"
+    leads_to: tuple[str, str] | None = None  # where a token leads, and nowhere else
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -100,6 +102,8 @@ class Door(ServerConnection):
         self.relay: Relay | None = None
         self._starting: asyncio.Task[Relay] | None = None
         self._sessions: set[SessionChannel] = set()
+        self._told = False
+        self._watching: dict[str, asyncio.Event] = {}  # sessions that this person looks at, and that they are over
         self._trying = asyncio.Lock()
         self._forwards = 0
         self._no_more_sessions = False
@@ -172,6 +176,16 @@ class Door(ServerConnection):
         except BastionError as failure:
             return await settle(self, request, failure, local)
 
+    async def news(self) -> list[str]:
+        """What waits for this person, told with the first shell of a connection."""
+        if self._told or self.leads_to is not None:  # a token is for one thing, and for nothing beside it
+            return []
+        self._told = True
+        try:
+            return notices.lines(await self.policy.ask(Notices()))
+        except BastionError:
+            return []
+
     def wanted(self) -> Authorize:
         """What this connection asks for."""
         return Authorize(account=self.account, target=self.target, port=self.port, via=self.via)
@@ -188,6 +202,10 @@ class Door(ServerConnection):
     def _full(self, full: bool) -> None:
         if self._feeding is not None:
             (self._feeding.pause if full else self._feeding.resume)(self)
+
+    def watch(self, session: str) -> asyncio.Event:
+        """Set when a session that this person looks at is over."""
+        return self._watching.setdefault(session, asyncio.Event())
 
     # --- channels -----------------------------------------------------------------------------------
 
@@ -281,6 +299,8 @@ class Door(ServerConnection):
 
     def pushed(self, message: Push) -> None:
         """policyd has something to say about one session, or all of this person's connection."""
+        if isinstance(message, EndSession) and (over := self._watching.pop(message.session, None)) is not None:
+            return over.set()
         for relay in [self.relays.get(message.session)] if message.session else list(self.relays.values()):
             if relay is not None:
                 relay.pushed(message)

@@ -73,7 +73,7 @@ class Entrance(PersonConnection, Door):
 
     async def serve(self, local: "LocalChannel") -> Relay | None:
         if local.command is not None:
-            await commands.run(local, self.policy, self._place)
+            await commands.run(local, self.policy, self._place, self.watch)
             return None
         if local.terminal is None:
             commands.refuse_no_target(local)

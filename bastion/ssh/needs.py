@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bastion.errors import BastionError, Denied
+from bastion.errors import BastionError, Denied, ExitCode
+from bastion.requests import Requests
 from bastion.ssh import ask
-from bastion.ssh.local import LocalChannel
+from bastion.ssh.local import LocalChannel, Terminal
 from bastion.ssh.upstream import refused
 from policy.messages import (
     AnswerCode,
@@ -30,11 +31,53 @@ from policy.messages import (
     Rows,
     Verdict,
 )
-from policy.model import Outcome
+from policy.model import ChannelKind, Outcome
 
 if TYPE_CHECKING:
     from bastion.ssh.door import Door
     from bastion.ssh.relay import Relay
+    from bastion.ssh.sessions import SessionChannel
+
+
+async def find(
+    door: "Door", local: LocalChannel, asked: Requests, failure: BastionError | None, kind: ChannelKind, detail: bytes
+) -> "Relay | None":
+    """A session for a channel that has none yet; None when it was served here. BastionError if there is none."""
+    local.terminal = Terminal(asked.term, asked.columns, asked.rows) if asked.term else None
+    local.command = None if kind is ChannelKind.SHELL else detail
+    local.env = dict(asked.ours)
+    if failure is not None:
+        try:
+            relay: Relay | None = await door.try_again(failure, local)
+        except BastionError:
+            await local.drain()
+            raise
+    elif kind in (ChannelKind.SHELL, ChannelKind.EXEC, ChannelKind.SCP):
+        relay = await door.serve(local)
+    else:
+        raise Denied("no target is named", "use: sftp account@target@bastion", code=ExitCode.USAGE)
+    if relay is not None and not relay.is_live:
+        raise relay.why
+    return relay
+
+
+class News:
+    """What waits for a person, told at the first shell of their connection, when that has begun and not before."""
+
+    def __init__(self, door: "Door", channel: "SessionChannel") -> None:
+        self._door = door
+        self._channel = channel
+        self._lines: list[str] = []
+
+    async def hear(self) -> None:
+        self._lines = await self._door.news()
+        if self._channel.requests.is_running:
+            self.say()
+
+    def say(self) -> None:
+        for text in self._lines:
+            self._channel.tell(text, terminals_only=True)
+        self._lines = []
 
 
 async def settle(door: "Door", request: Authorize, failure: BastionError, local: LocalChannel) -> "Relay":

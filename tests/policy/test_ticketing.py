@@ -336,3 +336,41 @@ def test_one_person_does_not_have_the_whole_courier(policyd: Policyd) -> None:
         bob = policyd.login("bob")
         bob.send(m.encode(900, m.Authorize(account="root", target="web1", ticket="OPS-21", reason="x")))
         wait_until("the fifth", lambda: len(courier.calls) == 5)
+
+
+APPROVED = """
+[[rule]]
+name    = "guests with approval and ticket"
+who     = { roles = ["guest"] }
+where   = { targets = ["web1"] }
+as      = ["root"]
+allow   = ["shell"]
+require = { approval = { by = ["engineer"] }, ticket = "jira" }
+"""
+
+
+def test_a_request_names_a_ticket_in_order_and_its_grant_brings_it_along(policyd: Policyd) -> None:
+    (policyd.home / "policy.toml").write_text(f"{RULES}{APPROVED}# {next(NUMBERS)}")
+    policyd.done(m.Reload())
+    with courier_of(policyd, issue(name="gina")) as courier:
+        gina = policyd.login("gina")
+
+        def wish(ticket: str) -> Any:
+            return gina.ask(m.RequestAccess(account="root", target="web1", seconds=600, reason="demo", ticket=ticket))
+
+        assert "answered with another ticket" in wish("OPS-2").cause
+        asked = wish("OPS-1")
+        assert isinstance(asked, m.Done), asked.cause
+        refused = ask(gina, ticket="OPS-1")
+        assert refused.need == "approval"
+        decided = policyd.login("alice").ask(m.Decide(request=asked.data["request"], approve=True))
+        assert isinstance(decided, m.Done), decided.cause
+        calls = len(courier.calls)
+        grant = ask(gina, ticket="", reason="")
+        assert isinstance(grant, m.Grant), grant.cause
+        assert len(courier.calls) == calls, "found a moment ago"
+        courier.document = issue(status="Closed", name="gina")
+        (policyd.home / "policy.toml").write_text(f"{RULES}{APPROVED}# {next(NUMBERS)}")
+        policyd.done(m.Reload())
+        again = policyd.login("gina")
+        assert "is `Closed`" in ask(again, ticket="", reason="").cause, "a grant outlives no ticket"
