@@ -93,6 +93,7 @@ async def account_list(desk: Authority, talk: Conversation, request: AccountList
         (
             (f"{one.target} {one.name}", [one.name, one.target, opened_by(one)])  # a blank sorts before all of a name
             for target in targets
+            if target.name >= request.after.partition(" ")[0]  # pages of ten thousand are not worked out from the start
             for one in desk.roster.accounts(target.name)
         ),
         request.after,

@@ -152,6 +152,7 @@ async def person_list(desk: Authority, talk: Conversation, request: PersonList) 
                 ],
             )
             for one in desk.roster.persons()
+            if one.name > request.after
         ),
         request.after,
         request.limit,

@@ -127,6 +127,7 @@ async def target_list(desk: Authority, talk: Conversation, request: TargetList) 
                 ],
             )
             for one in targets
+            if one.name > request.after
         ),
         request.after,
         request.limit,

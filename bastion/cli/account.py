@@ -117,3 +117,11 @@ def private_key(name: str) -> str:
         return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
     except (ValueError, UnsupportedAlgorithm):
         raise MisuseError(f"cannot read the key in `{name}`", f"check it: ssh-keygen -y -f {name}") from None
+
+
+def public_line(private: str) -> str:
+    """The public half, as in a .pub file, of a key that `private_key` has read."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
+
+    key = load_ssh_private_key(private.encode(), None).public_key()
+    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()

@@ -317,6 +317,11 @@ def test_the_owner_approves_where_a_rule_says_so(jit_policyd):
         given = olga.ask(m.Decide(request=asked.data["request"], approve=True))
         assert isinstance(given, m.Done), given
         assert given.data["grant"]
+        gift = m.GrantAdd(person="dora", account="root", target="db1", seconds=600, reason="for tonight")
+        given = olga.ask(gift)
+        assert isinstance(given, m.Done), given
+        elsewhere = olga.ask(m.GrantAdd(person="dora", account="root", target="db2", seconds=600, reason="x"))
+        assert isinstance(elsewhere, m.Refused)
 
 
 # --- leaving --------------------------------------------------------------------------------------------
