@@ -136,6 +136,7 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "policy.lock_after": (1, 100),
     "policy.lock_minutes": (1, 24 * 60),
     "policy.source_failures": (1, 100_000),
+    "policy.recheck_seconds": (1, 3600),
     "recorder.sync_ms": (0, 10_000),
     "recorder.reserve_mib": (1, 1024 * 1024),
     "recorder.low_water_mib": (1, 1024 * 1024),

@@ -29,6 +29,7 @@ from policy.messages import (
     Allowed,
     Authorize,
     Done,
+    EndSession,
     Grant,
     OpenChannel,
     Refused,
@@ -220,6 +221,7 @@ async def recheck(desk: Authority, *, by: str = "policyd", person: str = "") -> 
             await desk.sessions.freeze_unwatched(live)
         for watcher in [one for one in live.watchers if not may_watch(desk, one, live)]:
             await desk.sessions.unwatch(live, watcher)
+            await watcher.push(EndSession(session=live.id, by=by, reason="you may not watch it any more"))
     return await desk.end_sessions(gone, by, "no longer allowed")
 
 
@@ -295,9 +297,8 @@ async def _denied(
 ) -> Refused:  # fmt: skip
     cause, hint = denial_for_person(deny, facts)
     why, need = denial_for_audit(deny), need_of(deny)
-    waiting = [one.id for one in desk.standing.requests_of(facts.person)
-               if (one.account, one.target) == (facts.account, facts.target)]  # fmt: skip
-    if need == "approval" and waiting:
+    mine = desk.standing.requests_of(facts.person) if need == "approval" else []
+    if waiting := [one.id for one in mine if (one.account, one.target) == (facts.account, facts.target)]:
         cause, hint = f"{cause}; request `{waiting[0]}` waits", "try again when it is approved: ssh bastion requests"
     if need == "mfa" and (person := desk.roster.person(talk.person)) is not None and not is_asked(desk, person):
         hint = ENROL
@@ -329,6 +330,7 @@ def _granted(live: Live, allow: Allow) -> Event:
             **({"ticket": live.ticket} if live.ticket else {}),
             **({"grant": live.grant} if live.grant else {}),
             **({"break-glass": "yes"} if allow.break_glass else {}),
+            **({"watched": "yes"} if allow.watched else {}),
         },
     )
 

@@ -79,5 +79,6 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     lock_after: int = 5  # failed factors per person ...
     lock_minutes: int = 15  # ... within, and for, this long
     source_failures: int = 20  # failed attempts per source address within the same time
+    recheck_seconds: int = 30  # how long a session may outlive the hour at which it is forbidden
     radius: RadiusSettings = RadiusSettings()
     viewers: list[str] = []  # OS users who may view recordings; empty: whoever may connect to the auditors' socket

@@ -21,6 +21,7 @@ import trio
 
 from policy import (
     access,
+    accounts,
     asking,
     authenticate,
     dial,
@@ -32,7 +33,10 @@ from policy import (
     grants,
     inquiries,
     invitations,
+    lifecycle,
+    ownership,
     reach,
+    stocktaking,
     tokens,
     trail,
     views,
@@ -100,18 +104,23 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.WatchEnd: _command(four_eyes.watch_end, Right.WATCH),
         m.PersonAdd: _command(directory.person_add),
         m.PersonSet: _command(directory.person_set),
-        m.PersonOffboard: _command(directory.person_offboard),
+        m.PersonOffboard: _command(lifecycle.person_offboard),
         m.PersonList: _command(directory.person_list),
         m.PersonShow: _command(directory.person_show),
+        m.OwnerAdd: _command(ownership.owner_add),
+        m.OwnerRemove: _command(ownership.owner_remove),
+        m.OwnerList: _command(ownership.owner_list, None),
+        m.Inventory: _command(stocktaking.inventory),
         m.TargetAdd: _command(estate.target_add),
+        m.TargetSet: _command(estate.target_set),
         m.TargetRemove: _command(estate.target_remove),
-        m.TargetList: _command(estate.target_list),
-        m.TargetShow: _command(estate.target_show),
-        m.TargetHostkey: _command(estate.target_hostkey),
-        m.AccountAdd: _command(estate.account_add),
-        m.AccountRemove: _command(estate.account_remove),
-        m.AccountList: _command(estate.account_list),
-        m.AccountShow: _command(estate.account_show),
+        m.TargetList: _command(estate.target_list, None),  # these six are owners' too: the handlers look at whose it is
+        m.TargetShow: _command(estate.target_show, None),
+        m.TargetHostkey: _command(estate.target_hostkey, None),
+        m.AccountAdd: _command(accounts.account_add, None),
+        m.AccountRemove: _command(accounts.account_remove, None),
+        m.AccountList: _command(accounts.account_list, None),
+        m.AccountShow: _command(accounts.account_show, None),
         m.MfaEnrol: _command(factors.mfa_enrol, None),
         m.MfaConfirm: _command(factors.mfa_confirm, None),
         m.MfaRemove: _command(factors.mfa_remove, None),
@@ -272,7 +281,7 @@ async def answer(desk: Authority, talk: Conversation, request: m.Request, entry:
     except CommandRefused as error:
         what = type(request).__name__
         return await desk.refuse(
-            talk, "command-refused", error.cause, error.cause, error.hint, code=error.code, what=what
+            talk, "command-refused", error.cause, error.cause, error.hint, code=error.code, what=what, need=error.need
         )
     except LedgerError as error:
         talk.log().error("denied", request=type(request).__name__, error=str(error))

@@ -29,8 +29,8 @@ from asyncssh.constants import (
 from asyncssh.misc import DisconnectError, ProtocolError, ProtocolNotSupported
 from asyncssh.packet import Boolean, NameList, SSHPacket, String, UInt32
 
-from bastion.errors import BastionError, MisuseError, PeerError
-from bastion.login import Login, parse
+from bastion.errors import BastionError, Denied, MisuseError, PeerError
+from bastion.login import Login, Secret, parse
 from bastion.settings import SshSettings
 from bastion.ssh.connections import ServerConnection
 from bastion.ssh.links import REPLY_SECONDS, PolicyLink, PolicyLost, Push, patience
@@ -49,6 +49,7 @@ from policy.messages import (
     Reply,
     Request,
     TryPassword,
+    TryToken,
     Verdict,
 )
 from policy.model import Method, Outcome
@@ -68,6 +69,9 @@ MAX_USER: Final = 1023
 _CONNECTION: Final = b"ssh-connection"
 _FIRST: Final = [Method.PUBLIC_KEY, Method.PASSWORD]
 _ASKING: Final = "asking policyd"
+BAD_TOKEN: Final = Denied(
+    "this token is not known, used up or over", "ask for another: ssh bastion token ACCOUNT@TARGET"
+)
 
 
 class PersonConnection(ServerConnection):
@@ -91,6 +95,7 @@ class PersonConnection(ServerConnection):
         self.source = ""
         self.client = ""
         self.login = Login()
+        self.leads_to: tuple[str, str] | None = None  # with a token: the only account and target there are
         self.misuse: MisuseError | None = None  # what is wrong with the user name, told after login alone
         self.policy: PolicyLink | None = None
 
@@ -177,7 +182,11 @@ class PersonConnection(ServerConnection):
             await self._begin()
         if self.is_closed():
             return
-        person, place = self.login.person, self._leads_to()
+        if self._token is not None:
+            # All there is to show, whatever method the client would begin with; and nothing else is tried after it: a
+            # key must not log in somebody who asked for something else.
+            return await self._show_token(self._token) if first else self._fail()
+        person, place = self._claim, self._leads_to()
         match attempt:
             case KeyOffer():
                 await self._offer(OfferKey(person=person, blob=attempt.blob), attempt.algorithm)
@@ -193,6 +202,17 @@ class PersonConnection(ServerConnection):
                 self._send_methods(partial=False)
             case None:
                 self._fail()
+
+    @property
+    def _token(self) -> Secret | None:
+        secret = self.login.secret
+        return secret if secret is not None and not secret.joins else None
+
+    @property
+    def _claim(self) -> str:
+        """Who they say they are; an invitation is a claim to be whoever it was made for."""
+        secret = self.login.secret
+        return secret.reveal() if secret is not None and secret.joins else self.login.person
 
     async def _begin(self) -> None:
         """The conversation with policyd."""
@@ -237,6 +257,13 @@ class PersonConnection(ServerConnection):
             String(reply.name), String(reply.instructions), String(""), UInt32(len(reply.prompts)), prompts,
         )  # fmt: skip
 
+    async def _show_token(self, token: Secret) -> None:
+        reply = await self.ask(TryToken(token=token.reveal()))
+        if isinstance(reply, Verdict) and reply.outcome is Outcome.REFUSED:
+            self.send_auth_banner("".join(f"{line}\n" for line in BAD_TOKEN.lines()))
+            self._methods = reply.next = []
+        await self._carry_out(reply)
+
     async def _verdict(self, request: Request) -> None:
         await self._carry_out(await self.ask(request))
 
@@ -247,6 +274,7 @@ class PersonConnection(ServerConnection):
             raise PolicyLost(f"the policy service answered with {type(reply).__name__}")
         match reply.outcome:
             case Outcome.DONE if reply.person:
+                self.leads_to = (reply.account, reply.target) if reply.target else None
                 await self._succeed(reply.person)
             case Outcome.MORE:
                 self._methods = reply.next
@@ -295,7 +323,7 @@ class PersonConnection(ServerConnection):
             raise ProtocolError("answer is not UTF-8") from None
         packet.check_end()
         self._auth = None
-        answer = AnswerCode(person=self.login.person, answers=answers)
+        answer = AnswerCode(person=self._claim, answers=answers)
         return self._undisturbed(self._verdict(answer), patience(answer))
 
     # --- policyd ------------------------------------------------------------------------------------

@@ -229,7 +229,9 @@ class Report(Message):
 
 
 class EndSession(Message):
-    """Push: close this session now and tell the person why. An empty id means every session of the conversation."""
+    """Push: close this session now and tell the person why. An empty id means every session of the conversation.
+
+    To who watches a session: it has ended, or may not be watched any more."""
 
     session: str
     by: str

@@ -353,6 +353,14 @@ def test_wrong_codes_end_no_session_and_lock_codes(policyd):
         assert isinstance(peer.ask(m.Whoami()), m.Rows), "and still in"
 
 
+def test_an_answer_that_nobody_asked_for(policyd):
+    name = somebody(policyd)
+    phone = enrolled(policyd, name)
+    with login_with(policyd, name, phone.code()) as peer:
+        assert peer.ask(m.AnswerCode(person="", answers=[phone.code()])) == m.Verdict(outcome=Outcome.REFUSED)
+        assert isinstance(peer.ask(m.Whoami()), m.Rows)
+
+
 def test_whom_no_code_can_be_asked_of(policyd):
     name = somebody(policyd)
     with policyd.login(name) as peer:

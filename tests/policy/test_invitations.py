@@ -102,8 +102,12 @@ def test_an_invitation_ends(make_policyd):
 
     policyd = make_policyd()
     name, token = invited(policyd)
-    with sqlite3.connect(policyd.database) as db:
-        db.execute("UPDATE invitation SET expires = expires - ?", (73 * 3600 * 10**9,))
+    key = sshkeys.generate_private_key()
+    with policyd.connection() as peer:
+        assert peer.ask(m.OfferKey(person=token, blob=key.public.blob)).ok
+        with sqlite3.connect(policyd.database) as db:
+            db.execute("UPDATE invitation SET expires = expires - ?", (73 * 3600 * 10**9,))
+        assert not peer.ask(m.OfferKey(person=token, blob=key.public.blob)).ok
     assert join(policyd, token).outcome is Outcome.REFUSED
     policyd.done(m.Invite(name=name))
     policyd.done(m.PersonOffboard(name=name))
