@@ -1,4 +1,4 @@
-"""RADIUS: packets by the RFC's own examples, and calls to a server that behaves, one that misbehaves, and FreeRADIUS."""
+"""RADIUS: packets by the RFC's own examples, and calls to servers that behave or do not, and to FreeRADIUS."""
 
 import hashlib
 import hmac

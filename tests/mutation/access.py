@@ -79,7 +79,8 @@ GUARDS: Final[list[Mutant]] = [
          "passwords guessed on past the lock", "test_wrong_passwords_lock_the_password_and_not_the_key"),
         ("code_locked=desk.lockouts.locked_code(found.name, time.time()),", "code_locked=False,",
          "codes guessed on past the lock", "test_wrong_codes_lock_the_code"),
-        ("has_code=is_asked(desk, found),", "has_code=False,", "the second factor is skipped", "test_halfway_is_nowhere"),
+        ("has_code=is_asked(desk, found),", "has_code=False,", "the second factor is skipped",
+         "test_halfway_is_nowhere"),
     ),
     *guards(
         "policy/advance.py", "tests/policy/test_sessions.py",

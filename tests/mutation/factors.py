@@ -20,7 +20,8 @@ GUARDS: Final[list[Mutant]] = [
         ("if not 0 < len(code) <= MAX_CODE:", "if False:", "an empty answer reaches whoever judges",
          "tests/policy/test_login.py::test_odd_answers"),
         ("    if not event.ok:\n        return _fail(login, event, \"invitation", "    if False:\n        return _fail("
-         "login, event, \"invitation", "a used invitation", "tests/policy/test_invitations.py::test_two_at_once_are_one"),
+         "login, event, \"invitation", "a used invitation",
+         "tests/policy/test_invitations.py::test_two_at_once_are_one"),
         ("failures = 0 if login.done else login.failures", "failures = 0", "guesses without end after the login",
          "tests/policy/test_login.py::test_a_newer_code_does_not_reset_the_count"),
     ),
@@ -30,7 +31,8 @@ GUARDS: Final[list[Mutant]] = [
          "a question that nobody can answer", "test_whom_no_code_can_be_asked_of"),
         ("if talk.newer is None:\n        return Verdict", "if False:\n        return Verdict",
          "an answer before the question", "test_an_answer_that_nobody_asked_for"),
-        ("return replace(person, fresh=is_fresh(age, allowed_age(desk.rules, facts)))", "return replace(person, fresh=True)",
+        ("return replace(person, fresh=is_fresh(age, allowed_age(desk.rules, facts)))",
+         "return replace(person, fresh=True)",
          "nobody is asked", "test_who_showed_a_code_lately_is_not_asked_again"),
         ("claim=without_secret(claim[:MAX_LOGIN])", "claim=claim[:MAX_LOGIN]", "invitations in the trail",
          "tests/policy/test_invitations.py::test_the_secret_is_kept_nowhere"),
@@ -51,7 +53,8 @@ GUARDS: Final[list[Mutant]] = [
         ("if talk.limited and type(request) not in UNENROLLED:", "if False:", "who should enrol first commands without",
          "test_who_has_none_though_one_is_demanded_may_enrol_and_nothing_else"),
         ("entry.beside and (desk.rules.tickets or desk.settings.radius.servers)", "entry.beside and desk.rules.tickets",
-         "a phone that is asked holds up sessions", "tests/policy/test_radius.py::test_a_newer_code_holds_up_nothing_else"),
+         "a phone that is asked holds up sessions",
+         "tests/policy/test_radius.py::test_a_newer_code_holds_up_nothing_else"),
     ),
     *guards(
         "policy/proofs.py", "tests/policy/test_proofs.py",
@@ -68,7 +71,8 @@ GUARDS: Final[list[Mutant]] = [
     ),
     *guards(
         "policy/factors.py", "tests/policy/test_factors.py",
-        ("if own and (refused := await _not_shown(desk, talk, person, \"MfaEnrol\")) is not None:", "if refused := None:",
+        ("if own and (refused := await _not_shown(desk, talk, person, \"MfaEnrol\")) is not None:",
+         "if refused := None:",
          "a thief adds a phone", "test_a_thief_of_a_key_does_not_add_a_phone"),
         ("if (refused := await _not_shown(desk, talk, person, \"MfaConfirm\")) is not None:", "if refused := None:",
          "a thief finishes what the owner began", "test_nor_by_confirming_what_its_owner_began"),
@@ -81,15 +85,19 @@ GUARDS: Final[list[Mutant]] = [
         ("t.proofs.drop_unconfirmed(person.name)\n", "pass\n", "an older picture counts as well",
          "test_a_second_picture_makes_the_first_void"),
         ("    if not _is_own(talk, person):\n        return None\n    return await desk.refuse(\n        talk, "
-         "\"command-refused\", \"one's own", "    if True:\n        return None\n    return await desk.refuse(\n        talk, "
+         "\"command-refused\", \"one's own",
+         "    if True:\n        return None\n    return await desk.refuse(\n        talk, "
          "\"command-refused\", \"one's own", "an administrator's stolen key makes the code it lacks",
          "test_factors_of_others"),
         ("if last and not _verifying_keys(person) and (is_demanded", "if False and (is_demanded",
          "the last factor goes though one is demanded", "test_the_last_one_stays_while_rules_ask_for_one"),
         ("        t.remove_authenticators(person.name)\n        t.proofs.remove_codes(person.name)",
-         "        t.remove_authenticators(person.name)", "recovery codes outlive a reset", "test_a_reset_takes_everything"),
-        ("if not own and (talk.limited or not desk.has_right(talk, Right.ADMINISTER)):\n        return await _not_yours("
-         "desk, talk, \"MfaEnrol\")", "if not own and not desk.has_right(talk, Right.ADMINISTER):\n        return await "
+         "        t.remove_authenticators(person.name)", "recovery codes outlive a reset",
+         "test_a_reset_takes_everything"),
+        ("if not own and (talk.limited or not desk.has_right(talk, Right.ADMINISTER)):\n        return await "
+         "_not_yours("
+         "desk, talk, \"MfaEnrol\")",
+         "if not own and not desk.has_right(talk, Right.ADMINISTER):\n        return await "
          "_not_yours(desk, talk, \"MfaEnrol\")", "who should enrol first does so for others",
          "test_who_has_none_though_one_is_demanded_may_enrol_and_nothing_else"),
         ("if not own:  # whoever reads them", "if False:  # whoever reads them", "recovery codes of somebody else",
@@ -103,9 +111,11 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_picture_is_good_for_a_quarter_of_an_hour"),
         ("if one.kind == TOTP and one.confirmed is not None", "if one.kind == TOTP", "asked for what was never scanned",
          "test_what_one_enrols_counts_after_its_first_code"),
-        ("if not await desk.ledger.write(lambda t: t.use_step(one.id, step, time.time_ns()), durable=True):", "if False:",
+        ("if not await desk.ledger.write(lambda t: t.use_step(one.id, step, time.time_ns()), durable=True):",
+         "if False:",
          "one code twenty times", "tests/policy/test_sessions.py::test_twenty_at_once_with_one_code"),
-        ("if not t.proofs.use_code(code.id, time.time_ns()):", "if False:", "a code that memory does not know to be used",
+        ("if not t.proofs.use_code(code.id, time.time_ns()):", "if False:",
+         "a code that memory does not know to be used",
          "tests/policy/test_races.py::test_a_code_that_expires_between_look_and_leap"),
         ("usable(person, codes.ISSUED, time.time_ns()) or", "", "a reset opens the door to the thief of a key",
          "test_an_issued_code_is_asked_for_though_nothing_is_enrolled"),
