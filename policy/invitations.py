@@ -76,13 +76,13 @@ async def invite(desk: Authority, talk: Conversation, request: Invite) -> Done:
 
 async def invited(desk: Authority, claim: str, key: PublicKey) -> Joining | None:
     """What this login name and key would lead to, if the name is an invitation that holds."""
-    if not _TOKEN.fullmatch(claim) or desk.roster.owner(key.fingerprint) is not None:
+    if not _TOKEN.fullmatch(claim):
         return None
     found = await desk.ledger.read(lambda t: t.proofs.invitation(_digest(claim)))
     if found is None or found.expires <= time.time_ns():
         return None
     person = desk.roster.person(found.person)
-    if person is None or person.disabled or person.keys:
+    if person is None or person.keys:
         return None
     return Joining(invitation=found, key=key)
 
