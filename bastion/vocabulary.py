@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from bastion.vocabulary_estate import ESTATE
 from bastion.words import ALL, Given, Option, Takes, Word
 from policy.messages import (
     AuditList,
@@ -149,8 +150,10 @@ _OF_STAFF: Final = (
     Word(name="kill", arguments="SESSION", about="end a session now (security)",
          ask=lambda given: SessionKill(session=given.rest[0], reason=given.text("--reason")),
          options=(_why("the person is shown it"),)),
-    Word(name="audit list", arguments="[NAME]", ask=lambda given: AuditList(what=given.word(0)),
-         about="who did what; NAME: a person, target, account@target, session (security)"),
+    Word(name="audit list", arguments="[NAME]",
+         ask=lambda given: AuditList(what=given.word(0), about=given.text("--about")),
+         about="who did what; NAME: a person, target, account@target, session (security)",
+         options=(Option("--about", "all that a person did, got or is named in", value="PERSON"),)),
     Word(name="audit show", arguments="ID", about="one event, or what a person was shown as [ref] (security)",
          ask=lambda given: AuditShow(ident=given.rest[0])),
     Word(name="audit verify", about="is the trail whole (security)", ask=lambda _: AuditVerify()),
@@ -162,12 +165,16 @@ _OF_STAFF: Final = (
     Word(name="owner list", arguments="[PERSON]", about="who owns which targets", here=True,
          ask=lambda given: OwnerList(person=given.word(0))),
     Word(name="owner add", arguments="PERSON SCOPE", about="SCOPE: a target, label=value, or *", here=True,
-         ask=lambda given: OwnerAdd(person=given.rest[0], scope=given.rest[1])),
+         ask=lambda given: OwnerAdd(person=given.rest[0], scope=given.rest[1], reason=given.text("--reason")),
+         options=(_why("the audit trail keeps it", needed=False),)),
     Word(name="owner remove", arguments="PERSON SCOPE", about="take it away", here=True,
-         ask=lambda given: OwnerRemove(person=given.rest[0], scope=given.rest[1])),
+         ask=lambda given: OwnerRemove(person=given.rest[0], scope=given.rest[1], reason=given.text("--reason")),
+         options=(_why("the audit trail keeps it", needed=False),)),
 )  # fmt: skip
 
-VOCABULARY: Final[dict[str, Word]] = {word.name: word for word in (*_OF_PEOPLE, *_OF_LEAVE, *_OF_FACTORS, *_OF_STAFF)}
+VOCABULARY: Final[dict[str, Word]] = {
+    word.name: word for word in (*_OF_PEOPLE, *_OF_LEAVE, *_OF_FACTORS, *_OF_STAFF, *ESTATE)
+}
 """By name, in the order of the help."""
 
 

@@ -17,6 +17,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "person": ("bastion.cli.person", "People who may log in."),
     "target": ("bastion.cli.target", "Machines behind the bastion, and their pinned host keys."),
     "account": ("bastion.cli.account", "Accounts on targets, and the credentials that open them."),
+    "apply": ("bastion.cli.apply", "Make persons, targets and accounts as a file says."),
+    "export-inventory": ("bastion.cli.export_inventory", "Write them as such a file."),
     "mfa": ("bastion.cli.words", "Second factors."),
     "request": ("bastion.cli.words", "Ask for leave to use an account for a time."),
     "requests": ("bastion.cli.words", "Requests for leave."),

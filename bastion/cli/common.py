@@ -28,6 +28,7 @@ MAX_KEY_FILE: Final = 64 * 1024
 DEFAULT_CONFIGS: Final = ("bastion.toml", "/etc/bastion/bastion.toml")
 
 JSON: Final = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+REASON: Final = click.option("--reason", default="", metavar="TEXT", help="Why, for the audit trail.")
 PASSWORD_STDIN: Final = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 
 
@@ -53,6 +54,30 @@ def ask(config: Path | None, command: Any) -> Any:
     """Send one command to policyd; its Rows or Done."""
     with talk(config) as operator:
         return operator.ask(command)
+
+
+def pages(config: Path | None, first: Any) -> Any:
+    """All Rows of a list: `first` asked, and asked again for what follows, in one conversation."""
+    with talk(config) as operator:
+        return all_pages(operator, first)
+
+
+def all_pages(operator: "Operator", first: Any) -> Any:
+    """The same in a conversation that goes on."""
+    import msgspec
+
+    from policy.messages import Rows
+
+    rows: list[list[str]] = []
+    question = first
+    while True:
+        page = operator.ask(question)
+        assert isinstance(page, Rows)
+        rows += page.rows
+        # What policyd says to go on with is not what we went on with before: a list without end would fill the memory.
+        if not page.next or page.next == question.after:
+            return Rows(columns=page.columns, rows=rows, note=page.note)
+        question = msgspec.structs.replace(question, after=page.next)
 
 
 def talk(config: Path | None) -> "AbstractContextManager[Operator]":

@@ -33,7 +33,7 @@ from bastion.errors import BastionError, Denied, MisuseError, PeerError
 from bastion.login import Login, Secret, parse
 from bastion.settings import SshSettings
 from bastion.ssh.connections import ServerConnection
-from bastion.ssh.links import REPLY_SECONDS, PolicyLink, PolicyLost, Push
+from bastion.ssh.links import REPLY_SECONDS, PolicyLink, PolicyLost, Push, patience
 from bastion.ssh.userauth import Attempt, KeyOffer, KeyProof, Password, Questions, read_attempt
 from bastion.startups import Outcome as Ending
 from bastion.startups import plain_source
@@ -163,11 +163,11 @@ class PersonConnection(ServerConnection):
         except MisuseError as error:
             self.misuse = error
 
-    async def _undisturbed(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _undisturbed(self, work: Coroutine[Any, Any, None], seconds: float = REPLY_SECONDS) -> None:
         """Read nothing more from the client until it is answered: neither state nor memory changes meanwhile."""
         self.packets.pause(_ASKING)
         try:
-            async with asyncio.timeout(REPLY_SECONDS):
+            async with asyncio.timeout(seconds):
                 await work
         except PolicyLost as error:
             self._turn_away(error)
@@ -186,16 +186,17 @@ class PersonConnection(ServerConnection):
             # All there is to show, whatever method the client would begin with; and nothing else is tried after it: a
             # key must not log in somebody who asked for something else.
             return await self._show_token(self._token) if first else self._fail()
-        person = self._claim
+        person, place = self._claim, self._leads_to()
         match attempt:
             case KeyOffer():
                 await self._offer(OfferKey(person=person, blob=attempt.blob), attempt.algorithm)
             case KeyProof(blob, signed, signature):
-                await self._verdict(ProveKey(person=person, blob=blob, signed=signed, signature=signature))
+                proof = ProveKey(person=person, blob=blob, signed=signed, signature=signature, place=place)
+                await self._verdict(proof)
             case Password():
-                await self._verdict(TryPassword(person=person, password=attempt.password))
+                await self._verdict(TryPassword(person=person, password=attempt.password, place=place))
             case Questions():
-                await self._ask_code()
+                await self._verdict(AskCode(person=person))
             case None if first and only_asks:
                 # As OpenSSH: a client may ask with `none` what there is, once, without being counted.
                 self._send_methods(partial=False)
@@ -244,10 +245,11 @@ class PersonConnection(ServerConnection):
         else:
             self._fail()
 
-    async def _ask_code(self) -> None:
-        reply = await self.ask(AskCode(person=self._claim))
-        if not isinstance(reply, Challenge):
-            return await self._carry_out(reply)
+    def _leads_to(self) -> str:
+        """Where this login leads, as far as its name says so."""
+        return f"{self.login.account}@{self.login.target}" if self.login.target else ""
+
+    def _ask_person(self, reply: Challenge) -> None:
         self._auth = _Question(self)  # type: ignore[assignment]
         prompts = b"".join(String(text) + Boolean(echo) for text, echo in reply.prompts)
         self.send_packet(
@@ -266,6 +268,8 @@ class PersonConnection(ServerConnection):
         await self._carry_out(await self.ask(request))
 
     async def _carry_out(self, reply: Reply) -> None:
+        if isinstance(reply, Challenge):
+            return self._ask_person(reply)
         if not isinstance(reply, Verdict):
             raise PolicyLost(f"the policy service answered with {type(reply).__name__}")
         match reply.outcome:
@@ -319,7 +323,8 @@ class PersonConnection(ServerConnection):
             raise ProtocolError("answer is not UTF-8") from None
         packet.check_end()
         self._auth = None
-        return self._undisturbed(self._verdict(AnswerCode(person=self._claim, answers=answers)))
+        answer = AnswerCode(person=self._claim, answers=answers)
+        return self._undisturbed(self._verdict(answer), patience(answer))
 
     # --- policyd ------------------------------------------------------------------------------------
 

@@ -6,12 +6,11 @@ from typing import Any, Final
 
 from bastion.errors import BastionError, Denied, ExitCode, MisuseError
 from bastion.present import as_json, as_text, qr
-from bastion.ssh import ask
+from bastion.ssh import ask, pages, secrets
 from bastion.ssh.local import LocalChannel
-from bastion.ssh.upstream import refused
 from bastion.vocabulary import VOCABULARY, overview
 from bastion.words import Given, Said, Word, help_of, parse, split
-from policy.messages import Done, MfaConfirm, MfaEnrol, Rows, WatchBegin, WatchEnd
+from policy.messages import AccountAdd, Done, MfaConfirm, MfaEnrol, Rows, WatchBegin, WatchEnd
 
 JSON: Final = "--json"
 Watch = Callable[[str], asyncio.Event]
@@ -49,8 +48,10 @@ def say(channel: LocalChannel, text: str) -> None:
 async def _carry_out(channel: LocalChannel, policy: Any, word: Word, given: Given, address: str, watch: Watch) -> None:
     assert word.ask is not None
     question = word.ask(given)
+    if isinstance(question, AccountAdd) and not question.user_ca:
+        question = await secrets.with_secret(channel, question)
     over = watch(question.session) if isinstance(question, WatchBegin) else None
-    answer = await _answer(policy, question)
+    answer = await pages.whole(policy, question)
     _show(channel, word, given, answer, address)
     match word.name:
         case "request" if given.has("--wait") and isinstance(answer, Done):
@@ -61,14 +62,7 @@ async def _carry_out(channel: LocalChannel, policy: Any, word: Word, given: Give
             await ask.until_left(channel, "ctrl-c ends it", over)
             if over.is_set():
                 return say(channel, "bastion: the session is over\n")
-            await _answer(policy, WatchEnd(session=given.rest[0]))
-
-
-async def _answer(policy: Any, question: Any) -> Rows | Done:
-    answer = await policy.ask(question)
-    if not isinstance(answer, Rows | Done):
-        raise refused(answer)
-    return answer
+            await pages.answered(policy, WatchEnd(session=given.rest[0]))
 
 
 async def _decided(channel: LocalChannel, policy: Any, asked: Done, given: Given) -> None:
@@ -91,7 +85,7 @@ async def _confirm(channel: LocalChannel, policy: Any, word: Word, given: Given)
             say(channel, "bastion: it does not count yet: ssh bastion mfa confirm CODE\n")
             return
         try:
-            answer = await _answer(policy, MfaConfirm(code=code))
+            answer = await pages.answered(policy, MfaConfirm(code=code))
         except BastionError as error:
             if not left:
                 raise

@@ -42,11 +42,13 @@ class ProveKey(Message):
     blob: bytes
     signed: bytes
     signature: bytes
+    place: str = ""  # account@target that the login is for, which may ask for a newer code than others
 
 
 class TryPassword(Message):
     person: str
     password: bytes
+    place: str = ""  # as in ProveKey
 
 
 class TryToken(Message):

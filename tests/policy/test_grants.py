@@ -336,6 +336,22 @@ def test_a_locked_database_gives_nothing_and_takes_no_use(make_policyd):
         no(authorize(peer), 75, need="approval")
 
 
+def test_revoked_with_a_locked_database_who_is_in_goes(make_policyd):
+    policyd = prepared(make_policyd(files={"policy.toml": RULES}))
+    name = dba(policyd)
+    ident = given(policyd, name, uses=9)
+    with policyd.login(name) as peer, policyd.operator() as operator:
+        grant = authorize(peer)
+        locker = sqlite3.connect(policyd.database, isolation_level=None)
+        locker.execute("BEGIN IMMEDIATE")
+        assert operator.ask(m.GrantRevoke(grant=ident)).code == 69
+        assert peer.push().session == grant.session
+        locker.execute("ROLLBACK")
+        locker.close()
+        assert isinstance(operator.ask(m.GrantRevoke(grant=ident)), m.Done)
+        no(authorize(peer), 75, need="approval")
+
+
 def test_a_use_that_was_answered_survives_a_kill(make_policyd):
     policyd = prepared(make_policyd(files={"policy.toml": RULES}))
     name = dba(policyd)

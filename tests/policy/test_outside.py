@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from policy.notify import Topic, signed
-from policy.outside import MAX_SECRET, OutsideError, read_secret, read_trust
+from policy.outside import MAX_SECRET, OutsideError, missing, read_secret, read_trust
 from policy.rules import parse_rules
 from policy.tickets.model import Kind
 
@@ -60,6 +60,24 @@ def test_what_is_no_secret(tmp_path: Path, data: bytes, mode: int, why: str) -> 
     with pytest.raises(OutsideError, match=why) as caught:
         secret(tmp_path, data, mode)
     assert "s3cret" not in str(caught.value).replace(str(tmp_path), "")
+
+
+def test_what_rules_name_and_is_not_there(tmp_path: Path) -> None:
+    text = (
+        '[tickets.jira]\nkind = "jira"\nurl = "https://x"\nstatus = ["x"]\ntoken = "file:none"\nca = "ca.pem"\n'
+        '[tickets.small]\nkind = "file"\nfile = "t.toml"\nstatus = ["x"]\n'
+        '[[notify]]\nname = "a"\nwebhook = "https://x"\nkey = "file:open"\n'
+        '[[notify]]\nname = "b"\nwebhook = "credential:elsewhere"\n'
+    )
+    (tmp_path / "open").write_text("x")
+    (tmp_path / "open").chmod(0o666)
+    found = list(missing(parse_rules(text), tmp_path))
+    keys = ["tickets.jira.token", "tickets.jira.ca", "tickets.small.file", "notify `a`: key"]
+    assert [one.partition(": `")[0].partition(": others")[0] for one in found] == keys
+    for name in ("none", "ca.pem", "t.toml", "open"):
+        (tmp_path / name).write_text("x")
+        (tmp_path / name).chmod(0o600)
+    assert list(missing(parse_rules(text), tmp_path)) == []
 
 
 def test_where_nothing_is(tmp_path: Path) -> None:
