@@ -38,9 +38,12 @@ async def shell(process: "asyncssh.SSHServerProcess[bytes]") -> None:
     line = b""
     while not line.endswith(b"\n"):
         try:
-            line += await process.stdin.read(100)
+            data = await process.stdin.read(100)
         except asyncssh.TerminalSizeChanged:
             continue
+        if not data:
+            break
+        line += data
     process.stdout.write(b"ran " + line)
     process.exit(4)
 
