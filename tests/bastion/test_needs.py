@@ -55,20 +55,28 @@ class AtTerminal:
         self._process = process
         self.shown = b""
 
-    async def until(self, text: bytes) -> None:
-        async with asyncio.timeout(10):
-            while text not in self.shown:
-                data = await self._process.stdout.read(1000)
-                assert data, self.shown
-                self.shown += data
-        self.shown = self.shown.partition(text)[2]
+    async def until(self, text: bytes) -> bytes:
+        """What came before it."""
+        try:
+            async with asyncio.timeout(3):
+                while text not in self.shown:
+                    data = await self._process.stdout.read(1000)
+                    assert data, self.shown
+                    self.shown += data
+        except TimeoutError:
+            raise AssertionError(f"no {text!r} in {self.shown!r}") from None
+        before, _, self.shown = self.shown.partition(text)
+        return before
 
     def type(self, text: bytes) -> None:
         self._process.stdin.write(text)
 
     async def ends(self) -> tuple[int | None, bytes]:
-        async with asyncio.timeout(10):
-            done = await self._process.wait()
+        try:
+            async with asyncio.timeout(3):
+                done = await self._process.wait()
+        except TimeoutError:
+            raise AssertionError(f"it does not end: {self.shown!r}") from None
         return done.exit_status, self.shown + bytes(done.stdout or b"") + bytes(done.stderr or b"")  # type: ignore[arg-type]
 
 
@@ -126,8 +134,11 @@ async def test_nobody_there(need: str, options: dict[str, Any], tmp_path: Path) 
         site.answers[Authorize] = lambda _: missing(need)
         async with await site.client() as client:
             process = await client.create_process("id", encoding=None, **options)
-            async with asyncio.timeout(10):
-                done = await process.wait()
+            try:
+                async with asyncio.timeout(3):
+                    done = await process.wait()
+            except TimeoutError:
+                raise AssertionError("somebody is asked") from None
         assert done.exit_status in (75, 77)
         said = bytes(done.stdout or b"") + bytes(done.stderr or b"")  # type: ignore[arg-type]
         assert said.replace(b"\r", b"") == f"bastion: it needs {need}\nbastion: do something else\n".encode()
@@ -158,14 +169,14 @@ async def test_a_newer_code_is_not_shown(tmp_path: Path) -> None:
         coded(site, "123456")
         async with await site.client() as client:
             alice = await sits_down(client)
-            await alice.until(b"code: ")
-            assert b"\x1b]" not in alice.shown
+            shown = await alice.until(b"code: ")
+            assert b"\x1b]" not in shown
+            assert b"\x1b[2J" not in shown
             alice.type(b"654321\r")
             await alice.until(b"that code is wrong")
             await alice.until(b"code: ")
             alice.type(b"123456\r")
-            await alice.until(b"$ ")
-            assert b"123456" not in alice.shown
+            assert b"123456" not in await alice.until(b"$ ")
             alice.type(b"\n")
             assert (await alice.ends())[0] == 4
 

@@ -24,7 +24,7 @@ from policy.messages import (
     decode_request,
     encode,
 )
-from policy.model import Outcome
+from policy.model import Method, Outcome
 from tests.support.net import LOOPBACK
 from tests.support.rawssh import Raw
 
@@ -49,7 +49,7 @@ async def meets(path: Path, name: str, methods: list[str], *, good: bool) -> tup
         while data := await loop.sock_recv(sock, MAX_MESSAGE):
             number, request = decode_request(data)
             asked.append(request)
-            reply: Any = Verdict(outcome=Outcome.REFUSED, next=[])
+            reply: Any = Verdict(outcome=Outcome.REFUSED, next=[Method.PUBLIC_KEY, Method.PASSWORD])
             if isinstance(request, TryToken) and good:
                 reply = Verdict(outcome=Outcome.DONE, person="alice", account="root", target="web1")
             elif isinstance(request, OfferKey | ProveKey | TryPassword):
