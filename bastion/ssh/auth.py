@@ -189,10 +189,8 @@ class PersonConnection(ServerConnection):
             await self._begin()
         if self.is_closed():
             return
-        if self._token is not None:
-            # All there is to show, whatever method the client would begin with; and nothing else is tried after it: a
-            # key must not log in somebody who asked for something else.
-            return await self._show_token(self._token) if first else self._fail()
+        if self._token is not None and first:  # all there is to show, whatever method the client would begin with
+            return await self._show_token(self._token)
         person, place = self._claim, self._leads_to()
         match attempt:
             case KeyOffer():
@@ -268,7 +266,8 @@ class PersonConnection(ServerConnection):
         reply = await self.ask(TryToken(token=token.reveal()))
         if isinstance(reply, Verdict) and reply.outcome is Outcome.REFUSED:
             self.send_auth_banner("".join(f"{line}\n" for line in BAD_TOKEN.lines()))
-            self._methods = reply.next = []
+            # Attack, or mistake: a key behind it that logs in somebody who asked for something else.
+            reply.next = []
         await self._carry_out(reply)
 
     async def _verdict(self, request: Request) -> None:

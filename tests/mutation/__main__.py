@@ -16,6 +16,7 @@ from tests.mutation.runner import End, Result
 
 LISTS: Final = (
     "policy", "access", "grants", "factors", "persons", "views", "bastion", "gateway", "outside", "recorder", "replay",
+    "words",
 )  # fmt: skip
 
 
