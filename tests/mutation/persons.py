@@ -24,7 +24,7 @@ GUARDS: Final[list[Mutant]] = [
     ),
     *guards(
         "policy/names.py", LIFE,
-        ("if look(name) in _COMMON_LOOKS:", "if False:", "a person who reads like `root`",
+        ("if look(name) in _COMMON_LOOKS:", "if name in COMMON_ACCOUNTS:", "a person who reads like `root`",
          "test_a_name_that_looks_like_a_common_account_is_refused"),
     ),
     *guards(
@@ -37,11 +37,22 @@ GUARDS: Final[list[Mutant]] = [
          "an administrator logs in as somebody who may more", "test_an_administrator_does_not_raise_themselves"),
     ),
     *guards(
+        "policy/invitations.py", LIFE,
+        ('        not_above(desk.speaker(talk), person, desk.rules.rights, "an invitation")\n', "",
+         "an invitation for who may more, followed by who made it", "test_an_invitation_is_no_way_to_raise_oneself"),
+        ('    no_look_alike(name, desk.roster.persons())\n    if person', "    if person",
+         "a look-alike is invited", "test_an_invitation_is_no_way_to_raise_oneself"),
+    ),
+    *guards(
         "policy/lifecycle.py", LIFE,
         (", check=lambda: check_last(desk, person.name, None))", ")", "the last administrator is offboarded",
          "test_two_administrators_who_remove_each_other_at_once_do_not_both_succeed"),
         ("    if person.owns and not name:\n", "    if False:\n", "targets that belong to nobody",
          "test_whose_things_would_belong_to_nobody_does_not_leave"),
+        ("ended = await desk.end_person(person.name, talk.who, OVER) + await", "ended = await",
+         "an offboarded person's sessions go on", "test_who_leaves_leaves_nothing_in_force"),
+        ("+ await recheck(desk, by=talk.who)", "", "what they approved for others goes on",
+         "test_what_they_approved_for_others_ends_with_them"),
         ("if heir is None or heir.disabled or heir.name == person.name:", "if heir is None:",
          "targets handed to who is disabled", "test_whose_things_would_belong_to_nobody_does_not_leave"),
         ('    not_for_oneself(talk.person, heir.name, "ownership")\n', "",
