@@ -14,7 +14,9 @@ from tests.mutation import runner
 from tests.mutation.mutant import Mutant, select
 from tests.mutation.runner import End, Result
 
-LISTS: Final = ("policy", "access", "grants", "persons", "views", "bastion", "gateway", "outside", "recorder", "replay")
+LISTS: Final = (
+    "policy", "access", "grants", "factors", "persons", "views", "bastion", "gateway", "outside", "recorder", "replay",
+)  # fmt: skip
 
 
 def main() -> int:
