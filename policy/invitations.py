@@ -54,7 +54,6 @@ async def invite(desk: Authority, talk: Conversation, request: Invite) -> Done:
         if roles and set(roles) != person.roles:
             raise CommandRefused(f"person `{name}` exists already", f"bastion person set {name} --add-role ROLE")
     why = text(request.reason, "reason")
-    no_look_alike(name, desk.roster.persons())
     if person is not None:
         # Attack: an invitation for somebody who may more, who has no key yet, followed by who made it.
         not_above(desk.speaker(talk), person, desk.rules.rights, "an invitation")

@@ -52,7 +52,7 @@ GUARDS: Final[list[Mutant]] = [
         ("ended = await desk.end_person(person.name, talk.who, OVER) + await", "ended = await",
          "an offboarded person's sessions go on", "test_who_leaves_leaves_nothing_in_force"),
         ("+ await recheck(desk, by=talk.who)", "", "what they approved for others goes on",
-         "test_what_they_approved_for_others_ends_with_them"),
+         "test_what_they_approved_for_others_ends_with_them", "TimeoutError"),
         ("if heir is None or heir.disabled or heir.name == person.name:", "if heir is None:",
          "targets handed to who is disabled", "test_whose_things_would_belong_to_nobody_does_not_leave"),
         ('    not_for_oneself(talk.person, heir.name, "ownership")\n', "",
