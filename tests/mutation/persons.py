@@ -29,6 +29,8 @@ GUARDS: Final[list[Mutant]] = [
     ),
     *guards(
         "policy/directory.py", LIFE,
+        ("            check=lambda: no_look_alike(name, desk.roster.persons()),\n", "", "a look-alike is added",
+         "test_a_name_that_looks_like_another_is_refused"),
         ("        check_last(desk, person.name, after)\n", "", "the last administrator is disabled or stripped",
          "test_the_last_key_of_the_last_administrator_stays"),
         ('        not_for_oneself(talk.person, person.name, "roles")\n', "        pass\n",
@@ -40,7 +42,7 @@ GUARDS: Final[list[Mutant]] = [
         "policy/invitations.py", LIFE,
         ('        not_above(desk.speaker(talk), person, desk.rules.rights, "an invitation")\n', "",
          "an invitation for who may more, followed by who made it", "test_an_invitation_is_no_way_to_raise_oneself"),
-        ('    no_look_alike(name, desk.roster.persons())\n    if person', "    if person",
+        ("            check=lambda: no_look_alike(name, desk.roster.persons()),\n", "",
          "a look-alike is invited", "test_an_invitation_is_no_way_to_raise_oneself"),
     ),
     *guards(
