@@ -82,6 +82,11 @@ GUARDS: Final[list[Mutant]] = [
          "test_an_owner_sees_only_what_they_own"),
     ),
     *guards(
+        "policy/estate.py", LIFE,
+        ("    await _disown(desk, talk, target.name)\n", "", "a new target under an old name has the old one's owner",
+         "test_a_target_that_comes_back_under_an_old_name_belongs_to_nobody"),
+    ),
+    *guards(
         "policy/accounts.py", LIFE,
         ("    check_tends(desk, talk, request.target)\n    target = the_target(", "    target = the_target(",
          "an account on a target of others", "test_elsewhere_an_owner_may_nothing_and_learns_nothing"),

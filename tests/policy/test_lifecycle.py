@@ -310,6 +310,19 @@ def test_an_ownership_that_ends_ends_at_once(make_policyd):
     assert "owned before=web1" in newest(policyd, "owner-remove")["detail"]
 
 
+def test_a_target_that_comes_back_under_an_old_name_belongs_to_nobody(make_policyd):
+    policyd = make_policyd()
+    policyd.person("otto")
+    policyd.done(m.OwnerAdd(person="otto", scope="web1"))
+    policyd.done(m.OwnerAdd(person="otto", scope="env=test"))
+    policyd.done(m.TargetRemove(name="web1", reason="scrapped"))
+    assert newest(policyd, "target-remove")["why"] == "scrapped"
+    policyd.target("web1", "root", env="prod")
+    assert [row[1] for row in policyd.done(m.OwnerList(person="otto")).rows] == ["env=test"]
+    assert refused(policyd, m.TargetShow(name="web1"), "otto").code == 77
+    assert newest(policyd, "owner-remove")["why"] == "target removed"
+
+
 @pytest.mark.parametrize("scope", ["nosuch", "env=", "=x", "ENV=x", "env=a\nb", "", "web1 db1", "a" * 300])
 def test_scopes_that_mean_nothing(policyd, scope):
     refused(policyd, m.OwnerAdd(person="bob", scope=scope))
