@@ -10,13 +10,14 @@ from typing import Final, TypedDict
 import msgspec
 import trio
 
-from policy import login, signatures, sshkeys
+from policy import login, signatures, sshkeys, sync
 from policy.audit import Event
 from policy.authority import Authority
 from policy.conditions import FactorKind
 from policy.conversation import Conversation, State, Violation
 from policy.credentials import Rejected, Speaker, check_certificate
 from policy.factors import check_code
+from policy.ldap.planning import DIRECTORY
 from policy.lockouts import CODE, PERSON, SOURCE, network_of
 from policy.messages import (
     Acceptable,
@@ -236,7 +237,7 @@ def _person(desk: Authority, name: str) -> login.Person | None:
         disabled=found.disabled,
         locked=desk.lockouts.locked_person(found.name, time.time()),
         code_locked=desk.lockouts.locked_code(found.name, time.time()),
-        has_password=bool(found.phc),
+        has_password=bool(found.phc) or _by_directory(desk, found.origin),
         has_code=bool(found.totp),
     )
 
@@ -275,15 +276,27 @@ async def _advance(
     return answer
 
 
+def _by_directory(desk: Authority, origin: str) -> bool:
+    """Whether the directory checks the passwords of persons of this origin; then no other password of theirs counts."""
+    return origin == DIRECTORY and desk.rules.directory is not None and desk.rules.directory.passwords
+
+
 async def _check_password(desk: Authority, name: str, password: Secret | None) -> login.PasswordChecked:
+    began, flaw = trio.current_time(), ""
     person = desk.roster.person(name)
     try:
-        ok = await desk.passwords.check(person.phc if person else "", password or Secret(b""))
+        if person is not None and _by_directory(desk, person.origin):
+            why = await sync.check_password(desk, name, password.reveal() if password else b"")
+            ok, flaw = not why, "" if why == sync.WRONG else why
+        else:
+            ok = await desk.passwords.check(person.phc if person else "", password or Secret(b""))
     except Busy:
         ok = False
+    if not ok and desk.rules.directory is not None and desk.rules.directory.passwords:
+        await trio.sleep_until(began + sync.ANSWER_SECONDS)
     # Of a hundred guesses under way at once, those that come after the lock are wrong whatever they are.
     ok = ok and not desk.lockouts.locked_person(name, time.time())
-    return login.PasswordChecked(ok=ok, now=time.time())
+    return login.PasswordChecked(ok=ok, now=time.time(), flaw=flaw)
 
 
 async def _failed(desk: Authority, talk: Conversation, failed: login.Failed, key: str, *, counted: bool) -> None:

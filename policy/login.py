@@ -103,10 +103,11 @@ class PasswordTried(_Asked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PasswordChecked:
-    """Answers VerifyPassword or BurnPassword."""
+    """Answers VerifyPassword or BurnPassword. `flaw`: why it was not checked; then nobody is locked for it."""
 
     ok: bool
     now: float
+    flaw: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,7 +294,8 @@ def _password_checked(login: Login, event: PasswordChecked) -> Step:
     if not person.has_password:
         return _fail(login, event, "person has no password", name=person.name)
     if not event.ok:
-        return _fail(login, event, "password is wrong", name=person.name, counts=True)
+        reason = event.flaw or "password is wrong"
+        return _fail(login, event, reason, name=person.name, counts=not event.flaw)
     return _first_factor(login, event, person, FactorKind.PASSWORD, None)
 
 

@@ -17,6 +17,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "person": ("bastion.cli.person", "People who may log in."),
     "target": ("bastion.cli.target", "Machines behind the bastion, and their pinned host keys."),
     "account": ("bastion.cli.account", "Accounts on targets, and the credentials that open them."),
+    "directory": ("bastion.cli.directory", "The directory (LDAP, Active Directory) that people come from."),
     "mfa": ("bastion.cli.mfa", "Second factors."),
     "policy": ("bastion.cli.policy", "Who may do what, and why."),
     "sessions": ("bastion.cli.sessions", "Live and past sessions."),

@@ -1,0 +1,26 @@
+"""What is known of the directory since policyd began: how its syncs went. `policy.sync` makes them."""
+
+from dataclasses import dataclass, field
+
+import trio
+
+from policy.ldap.planning import Plan, Step
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What came of a sync."""
+
+    at: float  # Unix seconds
+    plan: Plan | None = None
+    done: list[Step] = field(default_factory=list)
+    problem: str = ""
+    stopped: str = ""  # the problem, if it is that too many would lose something
+
+
+@dataclass(slots=True, kw_only=True)
+class Synced:
+    last: Outcome | None = None  # that was carried out, or failed
+    good: float | None = None  # Unix seconds of the last one that was carried out
+    failures: int = 0  # in a row
+    turn: trio.Lock = field(default_factory=trio.Lock)  # one at a time: a plan is for the persons it was made of
