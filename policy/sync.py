@@ -115,15 +115,17 @@ async def _note(desk: Authority, directory: Directory | None, outcome: Outcome) 
         log.info("directory", host=host, changes=len(outcome.done), refused=_refused(outcome))
     else:
         log.error("directory", host=host, problem=outcome.problem)
-    was, desk.synced.failures = desk.synced.failures, desk.synced.failures + 1 if outcome.problem else 0
+    synced = desk.synced
+    synced.failures = synced.failures + 1 if outcome.problem else 0
     event = ""
     if outcome.stopped and (before is None or before.stopped != outcome.stopped):
         event = STOPPED
-    elif outcome.problem and directory is not None and desk.synced.failures == directory.alarm:
-        event = FAILED
-    elif not outcome.problem and directory is not None and was >= directory.alarm:
+    elif outcome.problem and not outcome.stopped and directory is not None and synced.failures >= directory.alarm:
+        event = FAILED if synced.alarm != FAILED else ""
+    elif not outcome.problem and synced.alarm:
         event = BACK
     if event:
+        synced.alarm = event if event != BACK else ""
         try:
             await desk.ledger.note(Event(event=event, who="policyd", what=host, why=outcome.problem))
         except LedgerError as error:

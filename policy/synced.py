@@ -23,4 +23,5 @@ class Synced:
     last: Outcome | None = None  # that was carried out, or failed
     good: float | None = None  # Unix seconds of the last one that was carried out
     failures: int = 0  # in a row
+    alarm: str = ""  # the event that people were told of last, until it is good again
     turn: trio.Lock = field(default_factory=trio.Lock)  # one at a time: a plan is for the persons it was made of
