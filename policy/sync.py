@@ -22,11 +22,14 @@ from policy.ldap.model import Directory, DirectoryProblem, Entry
 from policy.ldap.planning import DIRECTORY, Step, loss, plan
 from policy.ledger import LedgerError
 from policy.outside import OutsideError, read_secret, read_trust
+from policy.passwords import WAITING
 from policy.store import Conflict, Tables
 from policy.synced import Outcome
 
 MAX_ENTRIES: Final = 100_000
 """Persons of a directory, or members of a group: some 100 MB while a sync is at it. More is a filter gone wrong."""
+READ_SECONDS: Final = 600.0
+"""For everybody and all groups: 10,000 persons take some ten seconds. Who drips must not hold up operators."""
 RETRY_SECONDS: Final = 60.0
 """After a sync that failed; the next one may be due earlier."""
 LOOK_SECONDS: Final = 5.0
@@ -87,8 +90,14 @@ async def _carry_out(
     desk: Authority, directory: Directory, outcome: Outcome, by: str, source: str, *, only_plan: bool
 ) -> None:
     digest = desk.rules.digest
-    everybody = await _search(desk, directory, asking.persons(directory))
-    groups = {group: await _search(desk, directory, asking.members(directory, group)) for group, _ in directory.roles}
+    try:
+        with trio.fail_after(READ_SECONDS):
+            everybody = await _search(desk, directory, asking.persons(directory))
+            groups = {
+                group: await _search(desk, directory, asking.members(directory, group)) for group, _ in directory.roles
+            }
+    except trio.TooSlowError:
+        raise DirectoryProblem(f"was not read within {READ_SECONDS / 60:g} minutes") from None
     found, refused = await trio.to_thread.run_sync(partial(read, directory, everybody, groups, time.time()))
     remembered = await desk.ledger.read(lambda t: t.directory_entries())
     outcome.plan = plan(directory, found, refused, desk.roster.persons(), remembered)
@@ -140,6 +149,13 @@ async def check_password(desk: Authority, name: str, password: bytes) -> str:
     directory = desk.rules.directory
     if directory is None or not directory.passwords:
         return "passwords are not checked by the directory any more"
+    if desk.synced.checks.statistics().tasks_waiting >= WAITING:
+        return "too many passwords are being checked"
+    async with desk.synced.checks:
+        return await _check_password(desk, directory, name, password)
+
+
+async def _check_password(desk: Authority, directory: Directory, name: str, password: bytes) -> str:
     try:
         if not password:
             raise DirectoryProblem("is not asked about an empty password")
@@ -155,6 +171,9 @@ async def check_password(desk: Authority, name: str, password: bytes) -> str:
         if now.disabled:
             return f"disabled in the directory: {now.disabled}"
         trust = await _trust(desk, directory)
+        if desk.lockouts.locked_person(name, time.time()):
+            # Of a hundred guesses at once those after the lock do not get there: it would lock the account, too.
+            return "person is locked out"
         called = await desk.couriers.ldap(asking.password_call(directory, now.dn, password, trust=trust))
         if not called.error and called.status == asking.INVALID_CREDENTIALS:
             return WRONG

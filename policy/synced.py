@@ -1,10 +1,14 @@
 """What is known of the directory since policyd began: how its syncs went. `policy.sync` makes them."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import trio
 
 from policy.ldap.planning import Plan, Step
+
+CHECKS_AT_ONCE: Final = 4
+"""Passwords that the directory is asked about; the courier has other things to do, too."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,4 +28,5 @@ class Synced:
     good: float | None = None  # Unix seconds of the last one that was carried out
     failures: int = 0  # in a row
     alarm: str = ""  # the event that people were told of last, until it is good again
+    checks: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(CHECKS_AT_ONCE))
     turn: trio.Lock = field(default_factory=trio.Lock)  # one at a time: a plan is for the persons it was made of
