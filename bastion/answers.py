@@ -40,6 +40,11 @@ class Answers:
                 return self._ready()
         raise Malformed("answer to a request that was not made")
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything that was asked has been answered."""
+        return not self._answers
+
     def give_up(self) -> list[bool]:
         """Whatever is open is answered with yes."""
         ready = [answer is not False for answer in self._answers]

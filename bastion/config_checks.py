@@ -27,6 +27,8 @@ MAX_SOCKET_PATH: Final = 107
 LONGEST_SOCKET: Final = "policyd-courier.sock"
 MIN_RSA_BITS: Final = 3072
 MAX_KEY_FILE: Final = 64 * 1024  # bytes; a 16384-bit RSA key takes 13 KiB
+MAX_RADIUS_SECONDS: Final = 25
+"""The gateway ends a login after 30; nobody would hear a later answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ def surroundings(settings: Settings) -> Iterator[Trouble]:
     yield from _host_keys(settings)
     yield from _numbers(settings)
     yield from _policy(settings)
+    yield from _radius(settings)
     yield from _auditors(settings)
     yield from _courier(settings)
 
@@ -133,6 +136,7 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "policy.lock_after": (1, 100),
     "policy.lock_minutes": (1, 24 * 60),
     "policy.source_failures": (1, 100_000),
+    "policy.recheck_seconds": (1, 3600),
     "recorder.sync_ms": (0, 10_000),
     "recorder.reserve_mib": (1, 1024 * 1024),
     "recorder.low_water_mib": (1, 1024 * 1024),
@@ -168,6 +172,21 @@ def _policy(settings: Settings) -> Iterator[Trouble]:
     elif scheme != "credential" or not name:
         yield Trouble("policy.master_key", "unknown source", f"`{scheme}:`", "`file:PATH` or `credential:NAME`")
     # `credential:` exists only inside the unit that was given it, so nothing can be said about it here
+
+
+def _radius(settings: Settings) -> Iterator[Trouble]:
+    radius = settings.policy.radius
+    for server in radius.servers:
+        if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?", server):
+            yield Trouble("policy.radius.servers", "no address", f"`{server[:80]}`", "`HOST[:PORT]`")
+    if not 1 <= radius.seconds <= MAX_RADIUS_SECONDS:
+        yield Trouble("policy.radius.seconds", "out of range", str(radius.seconds), f"1 to {MAX_RADIUS_SECONDS}")
+    scheme, _, name = radius.secret.partition(":")
+    if scheme == "file" and name:
+        if (trouble := _private_file("policy.radius.secret", settings.path.parent / name)) is not None:
+            yield trouble
+    elif (radius.secret or radius.servers) and (scheme != "credential" or not name):
+        yield Trouble("policy.radius.secret", "unknown source", f"`{scheme[:20]}`", "`file:PATH` or `credential:NAME`")
 
 
 def _auditors(settings: Settings) -> Iterator[Trouble]:

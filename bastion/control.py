@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from bastion.errors import Denied, ExitCode, PeerError
-from policy.messages import MAX_MESSAGE, Admin, Command, Done, Refused, Rows, decode_reply, encode
+from policy.messages import MAX_MESSAGE, Admin, Command, Done, EndSession, Refused, Rows, decode_reply, encode
 
 ADMIN_SOCKET: Final = "policyd-admin.sock"
 
@@ -72,6 +72,15 @@ class Operator:
                 f"policyd closed the connection: {(error.strerror or '').lower()}",
                 "see its log: journalctl -u bastion-policyd",
             ) from None
+
+    def until_over(self, session: str) -> str:
+        """Wait, for as long as it takes, until a session that is watched here is over; why it is."""
+        self._sock.settimeout(None)
+        while data := self._sock.recv(MAX_MESSAGE + 1):
+            _, push = decode_reply(data)
+            if isinstance(push, EndSession) and push.session == session:
+                return push.reason
+        raise PeerError("policyd closed the connection", "see its log: journalctl -u bastion-policyd")
 
 
 def is_answering(path: Path) -> bool:

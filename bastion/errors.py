@@ -48,11 +48,16 @@ class MisuseError(BastionError):
 
 
 class Denied(BastionError):
+    """`need` is what would turn it into leave: mfa, reason, ticket or approval; empty: nothing of these."""
+
     code = ExitCode.DENIED
 
-    def __init__(self, cause: str, hint: str = "", *, ref: str = "", code: ExitCode = ExitCode.DENIED) -> None:
+    def __init__(
+        self, cause: str, hint: str = "", *, ref: str = "", code: ExitCode = ExitCode.DENIED, need: str = ""
+    ) -> None:
         super().__init__(cause, hint, ref=ref)
         self.code = code
+        self.need = need
 
 
 class RecorderLost(BastionError):

@@ -2,9 +2,11 @@
 
 `@` is the documented separator: it alone survives ssh, scp, sftp, rsync, git, ansible and `-J` of every OpenSSH
 measured. `#`, `~`, `%` and `:` are understood for people who come from elsewhere. One word alone is a person
-without a target: the menu, or a command of ours. Pure.
+without a target: the menu, or a command of ours. In the place of a person a secret may stand, `ticket-...` or
+`join-...`. Pure.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +19,37 @@ MAX_PART: Final = 128
 SYNONYMS: Final = "#~%:"
 """Separators of other products, understood where no `@` is."""
 
+SECRET: Final = re.compile(r"(ticket|join)-[a-z2-7]{16,}")
+"""What is taken for a secret: those there are have 40 characters, and one that was mistyped is no less to be kept."""
+
 _HINT: Final = "use: ssh account@target@bastion"
+
+
+class Secret:
+    """A token in the place of a person's name. It is shown to nobody: no log, no list, no repr has it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """For policyd alone."""
+        return self._value
+
+    @property
+    def joins(self) -> bool:
+        """An invitation, which goes along with a key; else an access token, which goes by itself."""
+        return self._value.startswith("join-")
+
+    def __repr__(self) -> str:
+        return f"{self._value.partition('-')[0]}-\N{HORIZONTAL ELLIPSIS}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +57,7 @@ class Login:
     """What a user name on the wire asks for. `person` is only a claim; who somebody is, policyd says."""
 
     person: str = ""
+    secret: Secret | None = None  # in the place of a person
     account: str = ""
     target: str = ""  # "": no target, the menu or a command
     port: int = 0  # 0: the target's own
@@ -90,7 +123,8 @@ def _checked(person: str, account: str, target: str, port: int, *, claimed: bool
             raise MisuseError(f"{name} begins with `-`", _HINT)
     if not set(target) <= _TARGET:
         raise MisuseError("target is no host name", _HINT)
-    return Login(person=person, account=account, target=target, port=port)
+    secret = Secret(person) if SECRET.fullmatch(person) else None
+    return Login(person="" if secret else person, secret=secret, account=account, target=target, port=port)
 
 
 _TARGET: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")

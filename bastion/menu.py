@@ -47,6 +47,7 @@ class Menu:
         self._choices = list(choices)
         self._filter = ""
         self._at = 0
+        self.news = ""  # what waits for the person, on one line
         self.rest = b""  # typed behind the key that picked: for the target
 
     @property
@@ -94,7 +95,7 @@ class Menu:
         room = max(1, rows - 4)
         first = max(0, min(self._at - room // 2, len(shown) - room))
         title = f"bastion   {len(shown)} of {len(self._choices)}"
-        lines = [f"{_BOLD}{title[:columns]}{_PLAIN}", ""]
+        lines = [f"{_BOLD}{title[:columns]}{_PLAIN}", neutral(self.news)[:columns]]
         width = min(max((len(neutral(one.name)) for one in shown), default=0), columns - 4)
         for number, one in enumerate(shown[first : first + room], first):
             name = neutral(one.name)[: columns - 4].ljust(width)

@@ -6,6 +6,7 @@ three tenths of a second).
 
 import json
 from collections.abc import Sequence
+from io import StringIO
 from typing import Final
 
 from rich.cells import cell_len, chop_cells
@@ -31,8 +32,18 @@ def as_text(answer: Rows | Done, width: int | None) -> str:
     if isinstance(answer, Rows):
         return table(answer.columns, answer.rows, width) if answer.rows else ""
     lines = [neutral(answer.text, keep_lines=True)]
-    lines += [f"  {neutral(name)}: {neutral(value)}" for name, value in answer.data.items() if value not in answer.text]
+    lines += [f"  {neutral(name)}: {neutral(value)}" for name, value in answer.data.items()
+              if value not in answer.text and value != "0"]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def qr(text: str) -> str:
+    """A QR code drawn with half blocks, for phones."""
+    import segno  # nothing else needs it, and most commands are over before it is imported
+
+    out = StringIO()
+    segno.make(text).terminal(out=out, compact=True)
+    return out.getvalue()
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> str:

@@ -172,6 +172,11 @@ class Requests:
             return []  # the person has been answered
         return [Answer(ready) for ready in self._answers.answered(ok)]
 
+    @property
+    def is_running(self) -> bool:
+        """The person knows that their shell or command has begun."""
+        return self.state is State.STARTED and self._answers.is_empty
+
     # ------------------------------------------------------------------------------------------------
 
     def _note(self, name: bytes, rest: bytes, kind: ChannelKind) -> Start:

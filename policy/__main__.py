@@ -103,11 +103,14 @@ def _init(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from policy.configuration import read_all, read_configuration, read_rules
+    from policy.configuration import BadConfiguration, read_all, read_configuration, read_rules
+    from policy.outside import missing
 
     config = read_configuration(arguments.config)
     path = arguments.file or config.rules
     rules = read_rules(path) if arguments.file else read_all(config)[0]
+    if problems := [f"{path}: {problem}" for problem in missing(rules, config.path.parent)]:
+        raise BadConfiguration(problems)
     print(f"{path}: {len(rules.rules)} rule{'' if len(rules.rules) == 1 else 's'}, all fine")
 
 

@@ -13,6 +13,7 @@ import trio
 
 from policy.audit import Event
 from policy.authority import Authority
+from policy.codes import ENROL, is_asked
 from policy.conditions import Factor, Facts, TicketFact
 from policy.conversation import Conversation
 from policy.decide import (
@@ -28,6 +29,7 @@ from policy.messages import (
     Allowed,
     Authorize,
     Done,
+    EndSession,
     Grant,
     OpenChannel,
     Refused,
@@ -64,6 +66,11 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
             desk, talk, request.account, request.target, ticket=request.ticket, reason=request.reason, tickets=tickets
         )
     what = f"{request.account}@{request.target}"
+    if talk.limited:
+        return await desk.refuse(
+            talk, "access-refused", "no second factor is enrolled", "a second factor is demanded of you", ENROL,
+            what=what, need="mfa",
+        )  # fmt: skip
     decision = decide(desk.rules, facts)
     if isinstance(decision, Deny):
         return await _denied(desk, talk, facts, decision, what)
@@ -214,6 +221,7 @@ async def recheck(desk: Authority, *, by: str = "policyd", person: str = "") -> 
             await desk.sessions.freeze_unwatched(live)
         for watcher in [one for one in live.watchers if not may_watch(desk, one, live)]:
             await desk.sessions.unwatch(live, watcher)
+            await watcher.push(EndSession(session=live.id, by=by, reason="you may not watch it any more"))
     return await desk.end_sessions(gone, by, "no longer allowed")
 
 
@@ -289,10 +297,11 @@ async def _denied(
 ) -> Refused:  # fmt: skip
     cause, hint = denial_for_person(deny, facts)
     why, need = denial_for_audit(deny), need_of(deny)
-    waiting = [one.id for one in desk.standing.requests_of(facts.person)
-               if (one.account, one.target) == (facts.account, facts.target)]  # fmt: skip
-    if need == "approval" and waiting:
+    mine = desk.standing.requests_of(facts.person) if need == "approval" else []
+    if waiting := [one.id for one in mine if (one.account, one.target) == (facts.account, facts.target)]:
         cause, hint = f"{cause}; request `{waiting[0]}` waits", "try again when it is approved: ssh bastion requests"
+    if need == "mfa" and (person := desk.roster.person(talk.person)) is not None and not is_asked(desk, person):
+        hint = ENROL
     return await desk.refuse(
         talk, event, why, cause, hint, what=what, session=session, need=need,
         code=PENDING if need == "approval" else 77,
@@ -321,6 +330,7 @@ def _granted(live: Live, allow: Allow) -> Event:
             **({"ticket": live.ticket} if live.ticket else {}),
             **({"grant": live.grant} if live.grant else {}),
             **({"break-glass": "yes"} if allow.break_glass else {}),
+            **({"watched": "yes"} if allow.watched else {}),
         },
     )
 

@@ -67,7 +67,9 @@ async def request_access(desk: Authority, talk: Conversation, request: RequestAc
         asked = drawn_up(wish, rule, facts, ident=new_id("r"), now=now, asked_by=names_behind(talk) | {person.name})
         for ticket in tickets:
             if ticket.system == rule.require.ticket and not ticket.ok:
-                raise CommandRefused(f"ticket `{wish.ticket}` will not do: {ticket.detail}", "--ticket ID", code=77)
+                raise CommandRefused(
+                    f"ticket `{wish.ticket}` will not do: {ticket.detail}", "--ticket ID", code=77, need="ticket"
+                )
         if (known := _known(desk, asked)) is not None:
             return known
         if len(desk.standing.requests_of(person.name)) >= PENDING_EACH:
@@ -116,6 +118,8 @@ async def request_list(desk: Authority, talk: Conversation, request: RequestList
 
 async def request_show(desk: Authority, talk: Conversation, request: RequestShow) -> Rows:
     found = await _seen(desk, talk, request.request)
+    if not names_behind(talk) & behind(found):
+        await desk.ledger.note(talk.event("view", f"request {found.id}"))
     rows = [[name, value] for name, value in zip(COLUMNS[:-1], row_of(found), strict=False)]
     rows += [["rule", found.rule], ["source", found.source]]
     if (rule := current_rule(desk, found)) is not None and found.state == Is.PENDING:

@@ -135,6 +135,7 @@ class Wanted:
     event: str = ""
     who: str = ""
     what: str = ""
+    about: str = ""  # a person: what they did, what was done to them, where they are named
 
     def fits(self, row: AuditRow) -> bool:
         """A row that is damaged fits every name: nobody may hide something by damaging it."""
@@ -142,17 +143,22 @@ class Wanted:
             return False
         if self.event and row.event != self.event:
             return False
-        if not (self.who or self.what):
+        if not (self.who or self.what or self.about):
             return True
         try:
             said = msgspec.json.decode(row.body, type=Event)
         except msgspec.MsgspecError:
             return True
-        return self._is_by(said) and self._is_about(said)
+        return self._is_by(said) and self._is_about(said) and self._concerns(said)
 
     def _is_by(self, said: Event) -> bool:
         """`sue` fits the person and the OS user `uid sue`; `uid 0` fits an operator."""
         return not self.who or f" {self.who} " in f" {said.who} "
+
+    def _concerns(self, said: Event) -> bool:
+        """Named anywhere as a word of its own: as who acts, whom it is done to, heir, or approver."""
+        texts = (said.who, said.what, *said.detail.values())
+        return not self.about or any(self.about in text.split() for text in texts)
 
     def _is_about(self, said: Event) -> bool:
         account, _, target = said.what.rpartition("@")

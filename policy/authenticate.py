@@ -1,57 +1,50 @@
-"""First words, and the login: looks up facts for `policy.login`, carries out its effects, keeps what happened."""
+"""First words, and the login: looks up the facts that `policy.login` decides over."""
 
 import hashlib
 import re
 import time
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypedDict
 
 import msgspec
 import trio
 
-from policy import login, signatures, sshkeys, sync
-from policy.audit import Event
+from policy import invitations, login, signatures, sshkeys, sync
+from policy.advance import Answer, advance
 from policy.authority import Authority
+from policy.codes import ENROL, is_asked, is_demanded
+from policy.concerned import facts_about
 from policy.conditions import FactorKind
 from policy.conversation import Conversation, State, Violation
 from policy.credentials import Rejected, Speaker, check_certificate
-from policy.factors import check_code
-from policy.ldap.planning import DIRECTORY
-from policy.lockouts import CODE, PERSON, SOURCE, network_of
 from policy.messages import (
-    Acceptable,
     Admin,
     AnswerCode,
     AskCode,
     Called,
-    Challenge,
     Courier,
     Done,
     Hello,
     OfferKey,
     ProveKey,
+    Refused,
     Scanned,
     TryPassword,
     TryToken,
     Verdict,
     Worker,
 )
-from policy.model import MAX_LOGIN, Method, Outcome
-from policy.names import plain_address
-from policy.passwords import Busy
+from policy.model import MAX_LOGIN, Outcome
+from policy.names import plain_address, without_secret
+from policy.proofs import allowed_age, is_fresh
 from policy.sshkeys import PublicKey
 from policy.sshwire import BadKey
-from policy.store import Tables
 from policy.vault import Secret
 
 SSH_SESSION: Final = range(20, 65)
 """Bytes of an exchange hash: SHA-1 to SHA-512 (RFC 4253 section 8)."""
 
 _TOKEN: Final = re.compile(rb"ticket-[a-z2-7]{40}")
-
-Answer = Acceptable | Challenge | Verdict
-
 
 # --- first words ------------------------------------------------------------------------------------
 
@@ -103,13 +96,15 @@ async def scanned(desk: Authority, talk: Conversation, request: Scanned) -> None
 
 async def offer_key(desk: Authority, talk: Conversation, request: OfferKey) -> Answer:
     offer = _offer(desk, talk, request.person, request.blob)
+    offer, _ = await _joining(desk, request.person, offer)
     event = login.KeyOffered(**_asked(desk, talk, request.person), owner=offer.owner)
-    return await _advance(desk, talk, event, key=sshkeys.fingerprint(request.blob))
+    return await advance(desk, talk, event, key=sshkeys.fingerprint(request.blob))
 
 
 async def prove_key(desk: Authority, talk: Conversation, request: ProveKey) -> Answer:
     """Offered before or not: the key is judged here in full, and only the signature makes it count."""
     offer = _offer(desk, talk, request.person, request.blob)
+    offer, joining = await _joining(desk, request.person, offer)
     kind, valid, flaw = FactorKind.KEY, False, offer.flaw
     if offer.key is not None and talk.hello is not None:
         try:
@@ -127,16 +122,19 @@ async def prove_key(desk: Authority, talk: Conversation, request: ProveKey) -> A
                 kind = FactorKind.CERTIFICATE
     event = login.KeyProven(
         **_asked(desk, talk, request.person),
-        owner=offer.owner, valid=valid, kind=kind, flaw=flaw, speaker=offer.speaker,
+        owner=_with_fresh(desk, talk, offer.owner, request.place), valid=valid, kind=kind, flaw=flaw,
+        speaker=offer.speaker, joins=joining is not None,
     )  # fmt: skip
-    return await _advance(desk, talk, event, key=sshkeys.fingerprint(request.blob))
+    return await advance(desk, talk, event, key=sshkeys.fingerprint(request.blob), joining=joining)
 
 
 async def try_password(desk: Authority, talk: Conversation, request: TryPassword) -> Answer:
     if (token := as_token(request.password)) is not None:
         return await show_token(desk, talk, request.person, token)
-    event = login.PasswordTried(**_asked(desk, talk, request.person), size=len(request.password))
-    return await _advance(desk, talk, event, Secret(request.password[: login.MAX_PASSWORD]))
+    asked = _asked(desk, talk, request.person)
+    asked["claimed"] = _with_fresh(desk, talk, asked["claimed"], request.place)
+    event = login.PasswordTried(**asked, size=len(request.password))
+    return await advance(desk, talk, event, Secret(request.password[: login.MAX_PASSWORD]))
 
 
 async def try_token(desk: Authority, talk: Conversation, request: TryToken) -> Answer:
@@ -150,7 +148,7 @@ async def show_token(desk: Authority, talk: Conversation, claim: str, digest: by
     stands = grant is not None and grant.starts <= now < grant.ends and not 0 < grant.uses <= grant.used
     owner = _person(desk, grant.person) if grant is not None and stands else None
     talk.token = grant.id if grant is not None and owner is not None else ""
-    answer = await _advance(desk, talk, login.TokenShown(**_asked(desk, talk, claim), owner=owner))
+    answer = await advance(desk, talk, login.TokenShown(**_asked(desk, talk, claim), owner=owner))
     if talk.state is not State.PERSON or grant is None or not isinstance(answer, Verdict):
         talk.token = ""
         return answer
@@ -163,7 +161,39 @@ def as_token(secret: bytes) -> bytes | None:
 
 
 async def ask_code(desk: Authority, talk: Conversation, request: AskCode) -> Answer:
-    return await _advance(desk, talk, login.CodeAsked(**_asked(desk, talk, request.person)))
+    return await advance(desk, talk, login.CodeAsked(**_asked(desk, talk, request.person)))
+
+
+async def ask_newer_code(desk: Authority, talk: Conversation, _: AskCode) -> Answer | Refused:
+    """Of a person who is in: a rule wants a newer code than the login did, or one on this connection."""
+    person = desk.roster.person(talk.person)
+    if talk.token or person is None or not is_asked(desk, person):
+        return await desk.refuse(
+            talk, "code-refused", "none can be asked for", "you have no second factor that could be shown",
+            "log in with your key" if talk.token else ENROL,
+        )  # fmt: skip
+    if talk.newer is None or talk.newer.phase in (login.Phase.DONE, login.Phase.CLOSED):
+        if talk.newer is not None and talk.newer.failures >= login.MAX_FAILURES:
+            return Verdict(outcome=Outcome.REFUSED)
+        talk.newer = login.step_up(talk.newer or talk.login)
+    return _still_in(await advance(desk, talk, login.CodeAsked(**_asked(desk, talk, ""))))
+
+
+async def answer_newer_code(desk: Authority, talk: Conversation, request: AnswerCode) -> Answer:
+    if talk.newer is None:
+        return Verdict(outcome=Outcome.REFUSED)
+    # The claim of a login string inside `ssh -J` is nothing here: this conversation's person is known.
+    event = login.CodeAnswered(
+        **_asked(desk, talk, ""), person=_person(desk, talk.person), answers=tuple(request.answers[:8])
+    )
+    return _still_in(await advance(desk, talk, event))
+
+
+def _still_in(answer: Answer) -> Answer:
+    """No more tries is no reason to disconnect somebody whose sessions live."""
+    if isinstance(answer, Verdict) and answer.outcome is Outcome.DISCONNECT:
+        return Verdict(outcome=Outcome.REFUSED)
+    return answer
 
 
 async def answer_code(desk: Authority, talk: Conversation, request: AnswerCode) -> Answer:
@@ -172,7 +202,7 @@ async def answer_code(desk: Authority, talk: Conversation, request: AnswerCode) 
         person=_person(desk, talk.login.person),
         answers=tuple(request.answers[:8]),
     )
-    return await _advance(desk, talk, event)
+    return await advance(desk, talk, event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +225,8 @@ def _offer(desk: Authority, talk: Conversation, claim: str, blob: bytes) -> _Off
         return _Offer(flaw=str(error))
     owner = desk.roster.owner(key.fingerprint)
     if owner is None or key.fingerprint in desk.revoked_keys:
-        return _Offer(flaw="key is revoked" if owner else "key is not known")
+        revoked = key.fingerprint in desk.revoked_keys
+        return _Offer(flaw="key is revoked" if revoked else "key is not known", key=None if revoked else key)
     line = next(one.line for one in owner.keys if one.fingerprint == key.fingerprint)
     required = sshkeys.parse_authorized_key(line).verify_required
     return _Offer(owner=_person(desk, owner.name), key=key, verify_required=required)
@@ -213,6 +244,16 @@ def _certified(desk: Authority, talk: Conversation, claim: str, blob: bytes) -> 
     return _Offer(owner=owner, key=judged.key, verify_required=judged.verify_required, speaker=judged)
 
 
+async def _joining(desk: Authority, claim: str, offer: _Offer) -> tuple[_Offer, invitations.Joining | None]:
+    """Whose the key would become by the invitation that the login name is, if it is one and the key is nobody's."""
+    if offer.owner is not None or offer.key is None or offer.speaker is not None:
+        return offer, None
+    joining = await invitations.invited(desk, claim, offer.key)
+    if joining is None:
+        return offer, None
+    return replace(offer, owner=_person(desk, joining.invitation.person), flaw=""), joining
+
+
 class _Asked(TypedDict):
     """What every request of a login has in common."""
 
@@ -225,7 +266,7 @@ class _Asked(TypedDict):
 def _asked(desk: Authority, talk: Conversation, claim: str) -> _Asked:
     now = time.time()
     locked = desk.lockouts.locked_source(talk.source, now)
-    return _Asked(claim=claim[:MAX_LOGIN], claimed=_person(desk, claim), now=now, source_locked=locked)
+    return _Asked(claim=without_secret(claim[:MAX_LOGIN]), claimed=_person(desk, claim), now=now, source_locked=locked)
 
 
 def _person(desk: Authority, name: str) -> login.Person | None:
@@ -237,115 +278,18 @@ def _person(desk: Authority, name: str) -> login.Person | None:
         disabled=found.disabled,
         locked=desk.lockouts.locked_person(found.name, time.time()),
         code_locked=desk.lockouts.locked_code(found.name, time.time()),
-        has_password=bool(found.phc) or _by_directory(desk, found.origin),
-        has_code=bool(found.totp),
+        has_password=bool(found.phc) or sync.checks_password_of(desk, found),
+        has_code=is_asked(desk, found),
+        needs_code=is_demanded(desk, found),
     )
 
 
-async def _advance(
-    desk: Authority, talk: Conversation, event: login.Event, password: Secret | None = None, *, key: str = ""
-) -> Answer:
-    """Step the machine and do as it says until it has answered. `key`: the print of the one shown, for the log."""
-    answer: Answer | None = None
-    talk.login, effects = login.step(talk.login, event)
-    todo = deque(effects)
-    while todo:
-        result: login.Event | None = None
-        match todo.popleft():
-            case login.Reply(message=message):
-                answer = message
-            case login.VerifyPassword(person=name):
-                result = await _check_password(desk, name, password)
-            case login.BurnPassword():
-                result = await _check_password(desk, "", password)
-            case login.VerifyCode(person=name, code=code):
-                ok = await check_code(desk, name, code) and not desk.lockouts.locked_code(name, time.time())
-                result = login.CodeChecked(ok=ok, now=time.time())
-            case login.Failed() as failed:
-                await _failed(desk, talk, failed, key, counted=not isinstance(event, login.KeyOffered))
-            case login.Succeeded() as succeeded:
-                await _succeeded(desk, talk, succeeded)
-            case login.Close():
-                talk.state = State.OVER
-        if result is not None:
-            talk.login, more = login.step(talk.login, result)
-            todo.extend(more)
-    assert answer is not None, "every step of the login replies"
-    if isinstance(answer, Verdict) and answer.outcome is Outcome.DISCONNECT:
-        talk.state = State.OVER
-    return answer
-
-
-def _by_directory(desk: Authority, origin: str) -> bool:
-    """Whether the directory checks the passwords of persons of this origin; then no other password of theirs counts."""
-    return origin == DIRECTORY and desk.rules.directory is not None and desk.rules.directory.passwords
-
-
-async def _check_password(desk: Authority, name: str, password: Secret | None) -> login.PasswordChecked:
-    began, flaw = trio.current_time(), ""
-    person = desk.roster.person(name)
-    try:
-        if person is not None and _by_directory(desk, person.origin):
-            why = await sync.check_password(desk, name, password.reveal() if password else b"")
-            ok, flaw = not why, "" if why == sync.WRONG else why
-        else:
-            ok = await desk.passwords.check(person.phc if person else "", password or Secret(b""))
-    except Busy:
-        ok = False
-    if not ok and desk.rules.directory is not None and desk.rules.directory.passwords:
-        await trio.sleep_until(began + sync.ANSWER_SECONDS)
-    # Of a hundred guesses under way at once, those that come after the lock are wrong whatever they are.
-    ok = ok and not desk.lockouts.locked_person(name, time.time())
-    return login.PasswordChecked(ok=ok, now=time.time(), flaw=flaw)
-
-
-async def _failed(desk: Authority, talk: Conversation, failed: login.Failed, key: str, *, counted: bool) -> None:
-    """Kept and counted. An offer is neither: agents offer all their keys, and each stranger could fill the disk."""
-    log = talk.log().bind(key=key) if key else talk.log()
-    log.info("login-failed", person=failed.person[:64], method=failed.method, reason=failed.reason)
-    if not counted:
-        return
-    now = time.time()
-    kind = CODE if failed.method is Method.CODE else PERSON
-    subjects = [(SOURCE, network_of(talk.source))] + [(kind, failed.person)] * failed.counts
-    locked = [(kind, subject) for kind, subject in subjects if desk.lockouts.count(kind, subject, now)]
-    event = Event(
-        event="login-failed", who=failed.person, why=failed.reason, source=talk.source, detail={"method": failed.method}
-    )
-    locks = [
-        Event(event=f"{kind}-locked", what=subject, who=failed.person, source=talk.source) for kind, subject in locked
-    ]
-
-    def remember(t: Tables) -> None:
-        for kind, subject in subjects:
-            t.add_failure(kind, subject, int(now * 1e9))
-
-    await desk.ledger.write(remember, event, *locks)
-
-
-async def _succeeded(desk: Authority, talk: Conversation, succeeded: login.Succeeded) -> None:
-    """From here on the conversation speaks for a person: only after the event is kept."""
-    name, proven = succeeded.person, talk.login
-    detail = {"factors": " ".join(succeeded.factors), "client": talk.hello.client if talk.hello else ""}
-    if proven.speaker is not None:
-        detail["certificate"] = f"{proven.speaker.key_id} serial {proven.speaker.serial} ca {proven.speaker.ca}"
-    event = Event(event="login", who=name, source=talk.source, detail=detail)
-    ways = {FactorKind.PASSWORD: PERSON, FactorKind.CODE: CODE}
-    # A key says nothing about who guesses the password: only the way that was used is open again.
-    cleared = [ways[kind] for kind in succeeded.factors if kind in ways and desk.lockouts.failed(ways[kind], name)]
-
-    def clear(t: Tables) -> None:
-        for kind in cleared:
-            t.clear_failures(kind, name)
-
-    if cleared:
-        await desk.ledger.write(clear, event)
-    else:
-        await desk.ledger.note(event)
-    for kind in cleared:
-        desk.lockouts.clear(kind, name)
-    now, clock = time.time(), trio.current_time()
-    talk.person, talk.speaker = name, proven.speaker
-    talk.factors = tuple((kind, clock - max(0.0, now - at)) for kind, at in proven.factors)
-    desk.proofs.remember(name, talk.source, talk.factors)
-    talk.state = State.PERSON
+def _with_fresh(desk: Authority, talk: Conversation, person: login.Person | None, place: str) -> login.Person | None:
+    """With what is remembered of codes from this address, against what this place asks for."""
+    found = desk.roster.person(person.name) if person is not None and person.has_code else None
+    if person is None or found is None:
+        return person
+    account, _, target = place.rpartition("@")
+    facts = replace(facts_about(desk, found, account, target, talk), source=talk.source) if account else None
+    age = desk.proofs.newest(found.name, talk.source, trio.current_time())
+    return replace(person, fresh=is_fresh(age, allowed_age(desk.rules, facts)))

@@ -23,7 +23,8 @@ from policy.passwords import Passwords
 from policy.proofs import Proofs
 from policy.rights import Right
 from policy.roster import Roster
-from policy.rules import RuleSet
+from policy.rules import RuleSet, differences
+from policy.safeguards import administrators
 from policy.sessions import Live, Sessions
 from policy.sshkeys import PrivateKey
 from policy.standing import OPERATOR, Standing
@@ -86,25 +87,30 @@ class Authority:
         """Whether a user certificate was revoked, by the key it certifies or by its CA."""
         return bool({ca, key} & self.revoked_keys)
 
-    async def reload(self, who: str, source: str) -> list[str]:
+    async def reload(self, who: str, source: str, why: str = "") -> list[str]:
         """Read the rules again; the problems that keep the old ones in force."""
         try:
             rules, trusted, revoked = await trio.to_thread.run_sync(read_all, self.config)
         except BadConfiguration as error:
-            structlog.get_logger().error("rules-kept", problems=error.problems[:20])
-            await self.ledger.note(
-                Event(
-                    event="reload-refused", who=who, source=source, why=error.problems[0], what=str(self.config.rules)
-                )
-            )
-            return error.problems
+            return await self._kept(who, source, error.problems)
+        persons, certificates = self.roster.persons(), bool(trusted)
+        before = administrators(persons, self.rules.rights, certificates=bool(self.trusted_cas))
+        if before and not administrators(persons, rules.rights, certificates=certificates):
+            return await self._kept(who, source, [f"{self.config.rules}: [rights] would leave no administrator"])
         detail = {"rules": str(len(rules.rules)), "digest": rules.digest, "before": self.rules.digest}
+        detail |= differences(self.rules, rules)
         await self.ledger.note(
-            Event(event="reload", who=who, source=source, what=str(self.config.rules), detail=detail)
+            Event(event="reload", who=who, source=source, why=why, what=str(self.config.rules), detail=detail)
         )
         self.rules, self.trusted_cas, self.revoked_keys = rules, trusted, revoked
         structlog.get_logger().info("rules", rules=len(rules.rules), digest=rules.digest)
         return []
+
+    async def _kept(self, who: str, source: str, problems: list[str]) -> list[str]:
+        structlog.get_logger().error("rules-kept", problems=problems[:20])
+        event = Event(event="reload-refused", who=who, source=source, why=problems[0], what=str(self.config.rules))
+        await self.ledger.note(event)
+        return problems
 
     async def refuse(
         self, talk: Conversation, event: str, why: str, cause: str, hint: str = "",
@@ -126,15 +132,30 @@ class Authority:
             talk, "access-refused", why, NO_ACCESS, "see what you may use: `ssh BASTION ls`", what=what
         )
 
-    async def change_person(self, name: str, change: Callable[[Tables], object], event: Event) -> None:
+    async def change_person(
+        self, name: str, change: Callable[[Tables], object], *events: Event, check: Callable[[], None] = lambda: None
+    ) -> None:
         """Change a person in the database and in memory, one change after the other. Conflict, or LedgerError."""
+        await self.change_persons([name], change, *events, check=check)
 
-        def run(t: Tables) -> Person | None:
+    async def change_persons(
+        self, names: list[str], change: Callable[[Tables], object], *events: Event,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """The same for several at once. `check` raises what stands against it, while nobody else changes anything."""
+
+        def run(t: Tables) -> list[Person | None]:
             change(t)
-            return next(iter(t.persons(name)), None)
+            return [next(iter(t.persons(name)), None) for name in names]
 
         async with self._changing:
-            self.roster.put_person(name, await self.ledger.write(run, event, durable=True))
+            check()
+            for name, found in zip(names, await self.ledger.write(run, *events, durable=True), strict=True):
+                self.roster.put_person(name, found)
+
+    def speaker(self, talk: Conversation) -> Person | None:
+        """Who asks, as they are now; None for an operator on this machine."""
+        return None if talk.state is State.OPERATOR else self.roster.person(talk.person)
 
     async def change_target(self, name: str, change: Callable[[Tables], object], event: Event) -> None:
         """The same for a target with its accounts."""

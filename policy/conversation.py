@@ -52,9 +52,13 @@ class Conversation:
     token: str = ""  # the grant whose secret logged the person in: they may do nothing else
     operator: str = ""  # who stands behind the admin or the auditors' socket
     login: Login = field(default_factory=Login)
+    newer: Login | None = None  # of a person who is in and shows a newer code
+    question: bytes = field(default=b"", repr=False)  # what belongs to a further question about a code
+    limited: bool = False  # a second factor is demanded and none enrolled: they may enrol one, and nothing else
     factors: tuple[tuple[FactorKind, float], ...] = ()  # proven here, and when by trio's clock
     speaker: Speaker | None = None  # the certificate of the login, with its limits
     used: set[type] = field(default_factory=set)  # requests that are accepted once
+    exported: int = 0  # the last row of the trail that was given here
     sessions: set[str] = field(default_factory=set)
     views: dict[int, Viewing] = field(default_factory=dict)  # noted and not yet over, by their row in the trail
     _sending: trio.Lock = field(default_factory=trio.Lock)

@@ -63,6 +63,7 @@ class Speaker:
     force_command: str  # "" for none; the only command this login may run
     verify_required: bool  # the signature must show that the security key verified its owner
     withheld: frozenset[ChannelKind]  # kinds the certificate does not permit; feed them to `decide`
+    placed: bool = False  # it is good from some addresses only; this login came from one of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +158,7 @@ def _check(
         force_command=force_command,
         verify_required=verify_required,
         withheld=frozenset(kind for name, kinds in _NEEDS.items() if name not in extensions for kind in kinds),
+        placed="source-address" in critical,
     )
 
 

@@ -44,8 +44,6 @@ MAX_CONVERSATIONS: Final = {
 """One for each connection of a person, and what a gateway lets in before login; operators are few, and couriers one. An
 auditor's tool stays connected for as long as it plays."""
 HOUSEKEEPING_SECONDS: Final = 3600.0
-RECHECK_SECONDS: Final = 30.0
-"""How long a session may outlive the hour at which it is forbidden; 2,000 sessions take half a second of work."""
 DRAIN_SECONDS: Final = 5.0
 """From SIGTERM to the end: conversations say what they have to, sessions are marked as ended."""
 
@@ -184,7 +182,7 @@ async def _housekeeping(desk: Authority) -> None:
 async def _recheck_often(desk: Authority) -> None:
     """A forbid rule may begin to hold at an hour, and then nobody has changed anything."""
     while True:
-        await trio.sleep(RECHECK_SECONDS)
+        await trio.sleep(desk.settings.recheck_seconds)
         await _recheck(desk)
 
 

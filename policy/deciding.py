@@ -63,8 +63,10 @@ async def give(
         request_detail(request) | grant_data(grant) | {"kind": "token" if token else ""}, why=request.reason,
     )  # fmt: skip
 
+    waiting = request.id in desk.standing.requests
+
     def change(t: Tables) -> None:
-        if request.id in desk.standing.requests:
+        if waiting:
             if vote is not None:
                 t.access.add_vote(request.id, vote)
             if not t.access.close_request(request.id, Is.APPROVED, by, now):
@@ -78,7 +80,7 @@ async def give(
 
     await attempt(desk, change, *events, made)
     desk.standing.put(grant)
-    _closed(desk, request.id)
+    closed(desk, request.id)
     for event in (*events, made):
         desk.alarm(event)
     return grant
@@ -96,7 +98,7 @@ async def close(
             raise Conflict(f"request `{request.id}` is closed already")
 
     await attempt(desk, change, event)
-    _closed(desk, request.id)
+    closed(desk, request.id)
     desk.alarm(event)
 
 
@@ -108,7 +110,8 @@ async def attempt(desk: Authority, change: Callable[[Tables], None], *events: Ev
         raise CommandRefused(str(error), "see: ssh bastion requests --all", code=77) from None
 
 
-def _closed(desk: Authority, ident: str) -> None:
+def closed(desk: Authority, ident: str) -> None:
+    """In memory, and told to who waits for it, once it is closed in the database."""
     desk.standing.requests.pop(ident, None)
     if (awaited := desk.awaited.pop(ident, None)) is not None:
         awaited.set()

@@ -11,10 +11,10 @@ import structlog
 
 from policy import certificates, signatures, sshkeys
 from policy.access import may_come_to
+from policy.accounts import ACCOUNT_SECRET
 from policy.audit import Event
 from policy.authority import Authority
 from policy.conversation import Conversation
-from policy.estate import ACCOUNT_SECRET
 from policy.messages import (
     Certificate,
     Credential,

@@ -1,23 +1,29 @@
 """Commands on persons: what is stored about them, and what is answered. No secret comes back."""
 
 import time
+from dataclasses import replace
 
 from policy import naming
 from policy.access import recheck
 from policy.authority import Authority, ended_note
 from policy.conversation import Conversation
-from policy.grants import void
+from policy.lifecycle import check_last
 from policy.lockouts import CODE, PERSON
-from policy.messages import Done, PersonAdd, PersonList, PersonOffboard, PersonSet, PersonShow, Rows
+from policy.messages import Done, PersonAdd, PersonList, PersonSet, PersonShow, Rows
 from policy.naming import CommandRefused, counted
+from policy.paging import paged
+from policy.requests import text
+from policy.safeguards import no_look_alike, not_above, not_for_oneself
 from policy.store import Conflict, Tables
-from policy.store.records import Person
+from policy.store.records import Person, PersonKey
 
 
 async def person_add(desk: Authority, talk: Conversation, request: PersonAdd) -> Done:
     name = naming.person_name(request.name)
     keys = naming.person_keys(request.keys)
     roles = sorted({naming.role_name(role) for role in request.roles})
+    why = text(request.reason, "reason")
+    no_look_alike(name, desk.roster.persons())
     phc = await desk.hashed(request.password)
     now = time.time_ns()
 
@@ -32,7 +38,10 @@ async def person_add(desk: Authority, talk: Conversation, request: PersonAdd) ->
 
     detail = {"roles": " ".join(roles), "keys": " ".join(keys), "password": "set" if phc else ""}
     try:
-        await desk.change_person(name, change, talk.event("person-add", name, detail))
+        await desk.change_person(
+            name, change, talk.event("person-add", name, detail, why=why),
+            check=lambda: no_look_alike(name, desk.roster.persons()),
+        )  # fmt: skip
     except Conflict as error:
         raise _taken(name, error) from None
     return Done(
@@ -61,8 +70,25 @@ async def person_set(desk: Authority, talk: Conversation, request: PersonSet) ->
         raise CommandRefused(
             f"person `{person.name}` would have {len(mine) + len(keys)} keys, at most {naming.MAX_KEYS}"
         )
+    why = text(request.reason, "reason")
+    if add:
+        not_for_oneself(talk.person, person.name, "roles")
+    if keys or request.password:
+        not_above(desk.speaker(talk), person, desk.rules.rights, "what proves them")
     phc = await desk.hashed(request.password)
     now = time.time_ns()
+    left = [key for key in person.keys if key.fingerprint not in request.remove_keys]
+    after = replace(
+        person, roles=(person.roles | add) - remove, phc=phc or person.phc,
+        keys=(*left, *(PersonKey(fingerprint=print_, line=line) for print_, line in keys.items())),
+        disabled=person.disabled if request.disabled is None else request.disabled,
+    )  # fmt: skip
+
+    def check() -> None:
+        now_is = _person(desk, request.name)
+        if replace(now_is, owns=()) != replace(person, owns=()):
+            raise CommandRefused(f"person `{person.name}` was changed meanwhile", "look again, and repeat the command")
+        check_last(desk, person.name, after)
 
     def change(t: Tables) -> None:
         for role in sorted(add):
@@ -94,7 +120,8 @@ async def person_set(desk: Authority, talk: Conversation, request: PersonSet) ->
     if not changes:
         raise CommandRefused(f"nothing to change about person `{person.name}`")
     try:
-        await desk.change_person(person.name, change, talk.event("person-set", person.name, changes))
+        event = talk.event("person-set", person.name, changes | _before_and_after(person, after), why=why)
+        await desk.change_person(person.name, change, event, check=check)
     except Conflict as error:
         raise _taken(person.name, error) from None
     if phc or request.disabled is False:
@@ -112,36 +139,24 @@ async def person_set(desk: Authority, talk: Conversation, request: PersonSet) ->
     )
 
 
-async def person_offboard(desk: Authority, talk: Conversation, request: PersonOffboard) -> Done:
-    person = _person(desk, request.name)
-    if person.offboarded is not None:
-        raise CommandRefused(f"person `{person.name}` is offboarded already")
-    now = time.time_ns()
-
-    event = talk.event("person-offboard", person.name)
-    await desk.change_person(person.name, lambda t: t.offboard(person.name, now), event)
-    await void(desk, talk, "offboarded", lambda one: one.person == person.name)
-    ended = await desk.end_person(person.name, talk.who, "offboarded") + await recheck(desk, by=talk.who)
-    text = f"offboarded person `{person.name}`: roles, keys, password and second factors are gone{ended_note(ended)}"
-    return Done(text=text, data={"person": person.name, "sessions_ended": str(ended)})
-
-
-async def person_list(desk: Authority, talk: Conversation, _: PersonList) -> Rows:
-    await desk.ledger.note(talk.event("view", "persons"))
-    return Rows(
-        columns=["person", "roles", "keys", "password", "second factor", "state"],
-        rows=[
-            [
+async def person_list(desk: Authority, talk: Conversation, request: PersonList) -> Rows:
+    await desk.ledger.note(talk.event("view", "persons", {"after": request.after}))
+    return paged(
+        ["person", "roles", "keys", "password", "second factor", "state"],
+        (
+            (
                 one.name,
-                " ".join(sorted(one.roles)),
-                str(len(one.keys)),
-                "yes" if one.phc else "no",
-                "yes" if one.totp else "no",
-                _state(one),
-            ]
+                [
+                    one.name, " ".join(sorted(one.roles)), str(len(one.keys)), "yes" if one.phc else "no",
+                    "yes" if one.totp else "no", _state(one),
+                ],
+            )
             for one in desk.roster.persons()
-        ],
-    )
+            if one.name > request.after
+        ),
+        request.after,
+        request.limit,
+    )  # fmt: skip
 
 
 async def person_show(desk: Authority, talk: Conversation, request: PersonShow) -> Rows:
@@ -153,6 +168,7 @@ async def person_show(desk: Authority, talk: Conversation, request: PersonShow) 
     now = time.time()
     ways = {"password": desk.lockouts.locked_person(one.name, now), "code": desk.lockouts.locked_code(one.name, now)}
     rows += [["locked", " ".join(way for way, locked in ways.items() if locked) or "no"]]
+    rows += [["owns", scope] for scope in one.owns]
     rows += [["session", live.id] for live in desk.sessions.of_person(one.name)]
     return Rows(columns=["field", "value"], rows=rows)
 
@@ -167,6 +183,17 @@ def _state(person: Person) -> str:
     if person.offboarded is not None:
         return "offboarded"
     return "disabled" if person.disabled else "active"
+
+
+def _before_and_after(before: Person, after: Person) -> dict[str, str]:
+    """Roles and keys as they were and are, of what changed: whoever reads one event needs no other."""
+    shown: dict[str, str] = {}
+    if before.roles != after.roles:
+        shown |= {"roles before": " ".join(sorted(before.roles)) or "none"}
+        shown |= {"roles after": " ".join(sorted(after.roles)) or "none"}
+    if before.keys != after.keys:
+        shown |= {"keys before": str(len(before.keys)), "keys after": str(len(after.keys))}
+    return shown
 
 
 def _listed(words: set[str]) -> str:

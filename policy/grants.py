@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -9,6 +10,7 @@ import structlog
 import trio
 
 from policy import audit
+from policy.access import may_watch
 from policy.access_words import grant_data, place_of, printable, request_detail
 from policy.audit import Event
 from policy.authority import Authority, ended_note
@@ -103,8 +105,15 @@ async def grant_revoke(desk: Authority, talk: Conversation, request: GrantRevoke
         # What was handed on from it goes with it.
         gone = [grant, *(one for one in desk.standing.of_person(grant.person) if _heir(one, grant))]
         events = [talk.event("grant-revoke", one.id, _detail(one), why=why) for one in gone]
-        await revoke(desk, talk.who, gone, why, events)
-    ended = await end_resting(desk, gone, talk.who, f"the leave was taken back{f': {why}' if why else ''}")
+        said = f"the leave was taken back{f': {why}' if why else ''}"
+        try:
+            await revoke(desk, talk.who, gone, why, events)
+        except LedgerError:
+            # Who is in goes even so, as with a kill; while nothing can be written nobody else gets in.
+            with suppress(ExceptionGroup):
+                await end_resting(desk, gone, talk.who, said)
+            raise
+    ended = await end_resting(desk, gone, talk.who, said)
     return Done(
         text=f"revoked grant `{grant.id}` of {grant.person} on {place_of(grant)}{ended_note(ended)}",
         data={"grant": grant.id, "person": grant.person, "sessions_ended": str(ended)},
@@ -158,6 +167,10 @@ async def notices(desk: Authority, talk: Conversation, _: Notices) -> Rows:
             what = f"{grant.person} broke the glass of {place_of(grant)}: {grant.reason}"
             if grant.person not in names_behind(talk):
                 rows.append(["review", grant.id, what, f"ssh bastion review write {grant.id}"])
+    for live in desk.sessions.all():
+        if live.watched and not live.watchers and may_watch(desk, talk, live):
+            what = f"{live.person} on {live.account}@{live.target} waits for somebody to look on"
+            rows.append(["watch", live.id, what, f"ssh bastion watch {live.id}"])
     for grant in desk.standing.of_person(talk.person):
         if grant.ends - time.time_ns() <= SOON and grant.token is None:
             what = f"your leave for {place_of(grant)} ends at {shown_time(grant.ends)}"
@@ -178,6 +191,7 @@ async def close_what_is_over(desk: Authority) -> None:
             await _close_what_is_over(desk)
         except* (LedgerError, CommandRefused) as errors:
             log.error("grants-not-closed", error=str(errors.exceptions[0]))
+            await trio.sleep(SWEEP_SECONDS)  # they hold for nobody; what is missing is that it is written down
         ends = [request.expires for request in desk.standing.requests.values()]
         if (first := desk.standing.next_end()) is not None:
             ends.append(first)

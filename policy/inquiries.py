@@ -34,7 +34,7 @@ async def who_can(desk: Authority, talk: Conversation, request: WhoCan) -> Rows:
         desk.rules, subjects, places, request.channel, request.after,
         lambda subject, place: (subject.person, place.account),
     )  # fmt: skip
-    return Rows(columns=["person", "account", "channels", "by"], rows=rows)
+    return Rows(columns=["person", "account", "channels", "by"], rows=rows, next=_next(rows))
 
 
 async def what_can(desk: Authority, talk: Conversation, request: WhatCan) -> Rows:
@@ -54,7 +54,7 @@ async def what_can(desk: Authority, talk: Conversation, request: WhatCan) -> Row
         lambda _, place: (place.target, place.account),
     )  # fmt: skip
     note = f"`{person.name}` is disabled" if person.disabled else ""
-    return Rows(columns=["target", "account", "channels", "by"], rows=rows, note=note)
+    return Rows(columns=["target", "account", "channels", "by"], rows=rows, note=note, next=_next(rows))
 
 
 async def _page(
@@ -76,6 +76,10 @@ async def _page(
         ]
 
     return await trio.to_thread.run_sync(work)
+
+
+def _next(rows: list[list[str]]) -> str:
+    return " ".join(rows[-1][:2]) if len(rows) == PAGE else ""
 
 
 def _shown(reach: Reach) -> tuple[str, str]:

@@ -1,17 +1,25 @@
 """The authentication of one conversation: first factor, then a code, then a person. Pure.
 
-The caller looks up the facts, puts them into an event, and carries out the effects of `step`, in order.
+The caller looks up the facts, puts them into an event (`policy.login_words`), and carries out the effects of `step`, in
+order.
 
     phase              KeyOffered   KeyProven     PasswordTried  PasswordChecked  CodeAsked  CodeAnswered   CodeChecked
     FRESH              acceptable?  HALFWAY|DONE  PASSWORD       misuse           refused    refused        misuse
+    JOINING            CLOSED       CLOSED        CLOSED         misuse           CLOSED     CLOSED         misuse
     CHECKING_PASSWORD  CLOSED       CLOSED        CLOSED         HALFWAY|DONE     CLOSED     CLOSED         misuse
     HALFWAY            refused      refused       refused        misuse           ASKED      refused        misuse
     ASKED              HALFWAY      HALFWAY       HALFWAY        misuse           ASKED      CHECKING_CODE  misuse
-    CHECKING_CODE      CLOSED       CLOSED        CLOSED         misuse           CLOSED     CLOSED         DONE|HALFWAY
+    CHECKING_CODE      CLOSED       CLOSED        CLOSED         misuse           CLOSED     CLOSED         see below
     DONE               CLOSED       CLOSED        CLOSED         misuse           CLOSED     CLOSED         misuse
     CLOSED             CLOSED       CLOSED        CLOSED         CLOSED           CLOSED     CLOSED         CLOSED
 
+CodeChecked leads to DONE, to HALFWAY, or to ASKED when there is a further question, at most MAX_QUESTIONS in a row.
+KeyProven with an invitation leads to JOINING, where KeyJoined alone is awaited: HALFWAY|DONE, or FRESH.
 TokenShown is taken in FRESH alone, and leads to DONE: a token was made by somebody who showed what is asked for.
+
+A code follows the first factor of everybody who has one enrolled, unless it was shown lately (`Person.fresh`), or the
+key verified its owner, which is a second factor in itself. Who has none though one is demanded gets in to enrol one,
+and to nothing else (`Login.limited`). `step_up` asks a person who is in for a newer code, in the same way.
 
 Whatever the phase: a source that is locked out, a claim of another person after the first factor, the sixth failure and
 the 64th request lead to CLOSED. A refusal says the same of an unknown person, of a disabled or locked one and of a
@@ -26,8 +34,31 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, cast
 
-from policy.conditions import FactorKind
+from policy.conditions import SECOND_FACTORS, FactorKind
 from policy.credentials import Speaker
+from policy.login_words import Asked as Asked
+from policy.login_words import BurnPassword as BurnPassword
+from policy.login_words import Close as Close
+from policy.login_words import CodeAnswered as CodeAnswered
+from policy.login_words import CodeAsked as CodeAsked
+from policy.login_words import CodeChecked as CodeChecked
+from policy.login_words import Effect as Effect
+from policy.login_words import Event as Event
+from policy.login_words import Failed as Failed
+from policy.login_words import JoinKey as JoinKey
+from policy.login_words import KeyJoined as KeyJoined
+from policy.login_words import KeyOffered as KeyOffered
+from policy.login_words import KeyProven as KeyProven
+from policy.login_words import OutOfOrder as OutOfOrder
+from policy.login_words import PasswordChecked as PasswordChecked
+from policy.login_words import PasswordTried as PasswordTried
+from policy.login_words import Person as Person
+from policy.login_words import Reply as Reply
+from policy.login_words import Result as Result
+from policy.login_words import Succeeded as Succeeded
+from policy.login_words import TokenShown as TokenShown
+from policy.login_words import VerifyCode as VerifyCode
+from policy.login_words import VerifyPassword as VerifyPassword
 from policy.messages import Acceptable, Challenge, Verdict
 from policy.model import Method, Outcome
 
@@ -35,6 +66,8 @@ MAX_FAILURES: Final = 6  # per connection, as sshd's MaxAuthTries
 MAX_REQUESTS: Final = 64  # acceptable offers are no failures, but they are not for ever
 MAX_PASSWORD: Final = 1024  # bytes given to argon2; more is no password but an attack
 MAX_CODE: Final = 64  # characters; a one-time password has 6
+MAX_QUESTIONS: Final = 3  # of a RADIUS server about one code; a new PIN, and the PIN once more
+MAX_PROMPT: Final = 255  # characters of such a question
 
 PROMPT: Final = "one-time code: "
 _FIRST: Final = [Method.PUBLIC_KEY, Method.PASSWORD]
@@ -43,154 +76,13 @@ _SECOND: Final = [Method.CODE]
 
 class Phase(Enum):
     FRESH = "fresh"
+    JOINING = "joining"
     CHECKING_PASSWORD = "checking password"
     HALFWAY = "halfway"
     ASKED = "asked"
     CHECKING_CODE = "checking code"
     DONE = "done"
     CLOSED = "closed"
-
-
-# --- facts and events -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Person:
-    """What the store knows of a person at the time of the event."""
-
-    name: str
-    disabled: bool = False
-    locked: bool = False  # too many wrong passwords
-    code_locked: bool = False  # too many wrong codes
-    has_password: bool = False
-    has_code: bool = False  # a second factor is enrolled: it is always asked for
-    needs_code: bool = False  # a second factor is demanded of this person
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """`claim` is the person named in the login string, `claimed` who that is, if anybody."""
-
-    claim: str
-    claimed: Person | None
-    now: float  # Unix seconds
-    source_locked: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyOffered(_Asked):
-    owner: Person | None  # whose key or certificate it is
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyProven(_Asked):
-    owner: Person | None
-    valid: bool  # the signature holds, for this session, with the verification that the key demands
-    kind: FactorKind = FactorKind.KEY  # or CERTIFICATE or VERIFIED_KEY
-    flaw: str = ""  # for the audit trail when it is not valid
-    speaker: Speaker | None = None  # limits of a certificate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenShown(_Asked):
-    owner: Person | None  # whom it logs in; None: it is no token, or not any more
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PasswordTried(_Asked):
-    size: int  # bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PasswordChecked:
-    """Answers VerifyPassword or BurnPassword. `flaw`: why it was not checked; then nobody is locked for it."""
-
-    ok: bool
-    now: float
-    flaw: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodeAsked(_Asked):
-    pass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodeAnswered(_Asked):
-    person: Person | None  # who is proven so far (`Login.person`), looked up anew
-    answers: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodeChecked:
-    """Answers VerifyCode; `ok` only if the code fitted and its step was stored by compare-and-set."""
-
-    ok: bool
-    now: float
-
-
-Event = KeyOffered | KeyProven | TokenShown | PasswordTried | PasswordChecked | CodeAsked | CodeAnswered | CodeChecked
-
-
-# --- effects ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    message: Acceptable | Challenge | Verdict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyPassword:
-    """Check the password that was tried against this person's hash, then report PasswordChecked."""
-
-    person: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BurnPassword:
-    """Check the password against a dummy hash, so that it takes as long, then report PasswordChecked."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyCode:
-    person: str
-    code: str
-
-    def __repr__(self) -> str:
-        return f"VerifyCode({self.person})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """For the audit trail and the lock-outs: each counts for its source, `counts` says whether for the person too.
-
-    Only guesses count for a person. A stranger's key or a code nobody asked for must not lock somebody out.
-    """
-
-    person: str  # as claimed or proven; "" for nobody
-    method: Method
-    reason: str
-    counts: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Succeeded:
-    person: str
-    factors: tuple[FactorKind, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Close:
-    """Take nothing more from this conversation."""
-
-
-Effect = Reply | VerifyPassword | BurnPassword | VerifyCode | Failed | Succeeded | Close
-Step = tuple["Login", tuple[Effect, ...]]
-
-
-class OutOfOrder(Exception):
-    """A result was reported that nobody waits for: a bug of the caller's."""
 
 
 # --- the machine ------------------------------------------------------------------------------------
@@ -207,26 +99,41 @@ class Login:
     claim: str = ""  # of the first factor
     factors: tuple[tuple[FactorKind, float], ...] = ()  # and when each was proven, Unix seconds
     speaker: Speaker | None = None  # limits that a certificate brought along
-    trying: Person | None = None  # whose password or code is being checked
+    trying: Person | None = None  # whose password, code or invitation is being checked
+    kind: FactorKind = FactorKind.KEY  # of the key that joins
+    questions: int = 0  # asked about the present code
+    limited: bool = False  # may enrol a second factor, and nothing else
 
     @property
     def done(self) -> bool:
         return self.phase is Phase.DONE
 
 
+Step = tuple[Login, tuple[Effect, ...]]
+
+
+def step_up(login: Login) -> Login:
+    """Where a person who is in shows a newer code: half way again, with the failures of the former try."""
+    failures = 0 if login.done else login.failures
+    return replace(login, phase=Phase.HALFWAY, failures=failures, requests=0, questions=0, trying=None)
+
+
 def step(login: Login, event: Event) -> Step:
     """The next state and what to do. OutOfOrder if the caller reports a result that was not asked for."""
     if login.phase is Phase.CLOSED:
         return _closed(login, event)
-    if isinstance(event, PasswordChecked | CodeChecked):
-        wanted = Phase.CHECKING_PASSWORD if isinstance(event, PasswordChecked) else Phase.CHECKING_CODE
-        if login.phase is not wanted:
+    if isinstance(event, Result):
+        if login.phase is not _AWAITED[type(event)]:
             raise OutOfOrder(f"{type(event).__name__} in phase `{login.phase.value}`")
-        if isinstance(event, PasswordChecked):
-            return _password_checked(login, event)
-        return _code_checked(login, event)
+        match event:
+            case PasswordChecked():
+                return _password_checked(login, event)
+            case KeyJoined():
+                return _key_joined(login, event)
+            case CodeChecked():
+                return _code_checked(login, event)
     login = replace(login, requests=login.requests + 1)
-    if login.phase in (Phase.CHECKING_PASSWORD, Phase.CHECKING_CODE, Phase.DONE):
+    if login.phase in (*_AWAITED.values(), Phase.DONE):
         # A request beside another one is how state is confused between awaits (CVE-2023-46446).
         return _cut(login, event, f"request while `{login.phase.value}`")
     if event.source_locked:
@@ -251,7 +158,19 @@ def _key_proven(login: Login, event: KeyProven) -> Step:
         return _fail(login, event, reason)
     if not event.valid:
         return _fail(login, event, event.flaw or "signature is wrong")
-    return _first_factor(login, event, cast("Person", event.owner), event.kind, event.speaker)
+    owner = cast("Person", event.owner)
+    if event.joins:
+        login = replace(login, phase=Phase.JOINING, trying=owner, claim=event.claim, kind=event.kind)
+        return login, (JoinKey(person=owner.name),)
+    return _first_factor(replace(login, claim=event.claim), owner, event.kind, event.speaker, event.now)
+
+
+def _key_joined(login: Login, event: KeyJoined) -> Step:
+    person = cast("Person", login.trying)
+    login = replace(login, phase=Phase.FRESH, trying=None)
+    if not event.ok:
+        return _fail(login, event, "invitation is used or over, or the key is another's", name=person.name)
+    return _first_factor(login, person, login.kind, None, event.now)
 
 
 def _token_shown(login: Login, event: TokenShown) -> Step:
@@ -263,7 +182,7 @@ def _token_shown(login: Login, event: TokenShown) -> Step:
     return _finish(replace(login, person=event.owner.name, claim=event.claim, factors=factors))
 
 
-def _objection(owner: Person | None, event: _Asked) -> str:
+def _objection(owner: Person | None, event: Asked) -> str:
     if owner is None:
         return "key is not known"
     if event.claimed is not None and event.claimed.name != owner.name:
@@ -296,19 +215,16 @@ def _password_checked(login: Login, event: PasswordChecked) -> Step:
     if not event.ok:
         reason = event.flaw or "password is wrong"
         return _fail(login, event, reason, name=person.name, counts=not event.flaw)
-    return _first_factor(login, event, person, FactorKind.PASSWORD, None)
+    return _first_factor(login, person, FactorKind.PASSWORD, None, event.now)
 
 
-def _first_factor(
-    login: Login, event: KeyProven | PasswordChecked, person: Person, kind: FactorKind, speaker: Speaker | None
-) -> Step:
-    claim = event.claim if isinstance(event, KeyProven) else login.claim
-    proven = replace(login, person=person.name, claim=claim, factors=((kind, event.now),), speaker=speaker)
-    if person.has_code:
+def _first_factor(login: Login, person: Person, kind: FactorKind, speaker: Speaker | None, now: float) -> Step:
+    proven = replace(login, person=person.name, factors=((kind, now),), speaker=speaker)
+    if kind in SECOND_FACTORS:
+        return _finish(proven)
+    if person.has_code and not person.fresh:
         return replace(proven, phase=Phase.HALFWAY), (_verdict(Outcome.MORE, _SECOND),)
-    if person.needs_code and kind is not FactorKind.VERIFIED_KEY:
-        return _fail(login, event, "second factor is demanded and none is enrolled", name=person.name)
-    return _finish(proven)
+    return _finish(replace(proven, limited=person.needs_code and not person.has_code))
 
 
 def _code_asked(login: Login, event: CodeAsked) -> Step:
@@ -319,7 +235,7 @@ def _code_asked(login: Login, event: CodeAsked) -> Step:
             return login, effects
         note = tuple(effect for effect in effects if not isinstance(effect, Reply))
         return replace(login, phase=Phase.ASKED), (*note, _challenge())
-    return replace(login, phase=Phase.ASKED), (_challenge(),)
+    return replace(login, phase=Phase.ASKED, questions=0), (_challenge(),)
 
 
 def _code_answered(login: Login, event: CodeAnswered) -> Step:
@@ -334,10 +250,13 @@ def _code_answered(login: Login, event: CodeAnswered) -> Step:
     if not 0 < len(code) <= MAX_CODE:
         return _fail(login, event, "answer is empty or too long")
     login = replace(login, phase=Phase.CHECKING_CODE, trying=person)
-    return login, (VerifyCode(person=person.name, code=code),)
+    return login, (VerifyCode(person=person.name, code=code, again=login.questions > 0),)
 
 
 def _code_checked(login: Login, event: CodeChecked) -> Step:
+    if event.question and not event.ok and login.questions < MAX_QUESTIONS:
+        login = replace(login, phase=Phase.ASKED, trying=None, questions=login.questions + 1)
+        return login, (_challenge(event.question[:MAX_PROMPT]),)
     login = replace(login, phase=Phase.HALFWAY, trying=None)
     if not event.ok:
         return _fail(login, event, "code is wrong or used", counts=True)
@@ -359,8 +278,9 @@ def _finish(login: Login) -> Step:
 def _fail(login: Login, event: Event, reason: str, *, name: str = "", counts: bool = False) -> Step:
     """One failure more, and back to where the next attempt begins; the reply does not depend on the reason."""
     login = replace(
-        login, failures=login.failures + 1, phase=Phase.HALFWAY if login.person else Phase.FRESH, trying=None
-    )
+        login, failures=login.failures + 1, phase=Phase.HALFWAY if login.person else Phase.FRESH, trying=None,
+        questions=0,
+    )  # fmt: skip
     failed = Failed(
         person=name or login.person or _named(event), method=_METHOD[type(event)], reason=reason, counts=counts
     )
@@ -376,7 +296,7 @@ def _named(event: Event) -> str:
     """Whom a failure is about: the owner of a key as far as it is known, or the name that was claimed."""
     if isinstance(event, KeyOffered | KeyProven | TokenShown) and event.owner is not None:
         return event.owner.name
-    return event.claim if isinstance(event, _Asked) else ""
+    return event.claim if isinstance(event, Asked) else ""
 
 
 def _cut(login: Login, event: Event, reason: str) -> Step:
@@ -398,13 +318,21 @@ def _verdict(outcome: Outcome, following: list[Method]) -> Reply:
     return Reply(message=Verdict(outcome=outcome, next=list(following)))
 
 
-def _challenge() -> Reply:
-    return Reply(message=Challenge(name="", instructions="", prompts=[(PROMPT, False)]))
+def _challenge(prompt: str = PROMPT) -> Reply:
+    return Reply(message=Challenge(name="", instructions="", prompts=[(prompt, False)]))
+
+
+_AWAITED: Final[dict[type, Phase]] = {
+    KeyJoined: Phase.JOINING,
+    PasswordChecked: Phase.CHECKING_PASSWORD,
+    CodeChecked: Phase.CHECKING_CODE,
+}
 
 
 _METHOD: Final[dict[type, Method]] = {
     KeyOffered: Method.PUBLIC_KEY,
     KeyProven: Method.PUBLIC_KEY,
+    KeyJoined: Method.PUBLIC_KEY,
     TokenShown: Method.PASSWORD,
     PasswordTried: Method.PASSWORD,
     PasswordChecked: Method.PASSWORD,

@@ -56,6 +56,16 @@ MAX_LOGIN: Final = 256
 """Characters in a login string; sshd takes fewer."""
 
 
+class RadiusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `[policy.radius]` table: servers that judge codes, as one more way to answer the question for one."""
+
+    servers: list[str] = []  # HOST[:PORT], tried in turn; none: no such way
+    secret: str = ""  # shared with them: file:PATH (relative to bastion.toml) or credential:NAME
+    roles: list[str] = msgspec.field(default_factory=lambda: ["*"])  # whose codes go there; "*": everybody's
+    nas: str = "bastion"  # how this bastion names itself (NAS-Identifier)
+    seconds: float = 10.0  # for all servers together
+
+
 class PolicySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The `[policy]` table of bastion.toml."""
 
@@ -69,4 +79,6 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     lock_after: int = 5  # failed factors per person ...
     lock_minutes: int = 15  # ... within, and for, this long
     source_failures: int = 20  # failed attempts per source address within the same time
+    recheck_seconds: int = 30  # how long a session may outlive the hour at which it is forbidden
+    radius: RadiusSettings = RadiusSettings()
     viewers: list[str] = []  # OS users who may view recordings; empty: whoever may connect to the auditors' socket

@@ -21,6 +21,7 @@ import trio
 
 from policy import (
     access,
+    accounts,
     asking,
     authenticate,
     dial,
@@ -32,7 +33,11 @@ from policy import (
     glass,
     grants,
     inquiries,
+    invitations,
+    lifecycle,
+    ownership,
     reach,
+    stocktaking,
     tokens,
     trail,
     views,
@@ -40,6 +45,7 @@ from policy import (
 )
 from policy import messages as m
 from policy.authority import Authority
+from policy.codes import ENROL
 from policy.conversation import Conversation, State, Violation
 from policy.ledger import LedgerError
 from policy.naming import CommandRefused
@@ -66,7 +72,9 @@ class Entry:
     once: bool = False  # a second time in a conversation is a violation
     decides: bool = False  # it says yes or no to a person: if it fails, the answer is no
     command: bool = False  # by role; may take long, so others are read meanwhile
-    beside: bool = False  # may wait for others (a ticket system), while the requests after it are answered
+    beside: bool = (
+        False  # may wait for others (a ticket system, a RADIUS server), while the requests after it are answered
+    )
     right: Right | None = None  # which a person needs; None: everybody, or the handler looks closer
 
 
@@ -97,22 +105,32 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.WatchEnd: _command(four_eyes.watch_end, Right.WATCH),
         m.PersonAdd: _command(directory.person_add),
         m.PersonSet: _command(directory.person_set),
-        m.PersonOffboard: _command(directory.person_offboard),
+        m.PersonOffboard: _command(lifecycle.person_offboard),
         m.PersonList: _command(directory.person_list),
         m.PersonShow: _command(directory.person_show),
         m.DirectorySync: _command(directory_commands.directory_sync),
         m.DirectoryStatus: _command(directory_commands.directory_status),
+        m.OwnerAdd: _command(ownership.owner_add),
+        m.OwnerRemove: _command(ownership.owner_remove),
+        m.OwnerList: _command(ownership.owner_list, None),
+        m.Inventory: _command(stocktaking.inventory),
         m.TargetAdd: _command(estate.target_add),
+        m.TargetSet: _command(estate.target_set),
         m.TargetRemove: _command(estate.target_remove),
-        m.TargetList: _command(estate.target_list),
-        m.TargetShow: _command(estate.target_show),
-        m.TargetHostkey: _command(estate.target_hostkey),
-        m.AccountAdd: _command(estate.account_add),
-        m.AccountRemove: _command(estate.account_remove),
-        m.AccountList: _command(estate.account_list),
-        m.AccountShow: _command(estate.account_show),
-        m.MfaEnrol: _command(factors.mfa_enrol),
+        m.TargetList: _command(estate.target_list, None),  # these six are owners' too: the handlers look at whose it is
+        m.TargetShow: _command(estate.target_show, None),
+        m.TargetHostkey: _command(estate.target_hostkey, None),
+        m.AccountAdd: _command(accounts.account_add, None),
+        m.AccountRemove: _command(accounts.account_remove, None),
+        m.AccountList: _command(accounts.account_list, None),
+        m.AccountShow: _command(accounts.account_show, None),
+        m.MfaEnrol: _command(factors.mfa_enrol, None),
+        m.MfaConfirm: _command(factors.mfa_confirm, None),
+        m.MfaRemove: _command(factors.mfa_remove, None),
+        m.MfaRecovery: _command(factors.mfa_recovery, None),
         m.MfaReset: _command(factors.mfa_reset),
+        m.MfaIssue: _command(factors.mfa_issue),
+        m.Invite: _command(invitations.invite),
         m.Explain: _command(reach.explain_access),
         m.WhoCan: _command(inquiries.who_can, Right.AUDIT),
         m.WhatCan: _command(inquiries.what_can, Right.AUDIT),
@@ -128,6 +146,8 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
 
 BY_TOKEN: Final = frozenset({m.Whoami, m.Reachable, m.CaLines})
 """Commands for who logged in with an access token."""
+UNENROLLED: Final = frozenset({m.Whoami, m.CaLines, m.MfaEnrol, m.MfaConfirm, m.MfaList})
+"""Commands for who has no second factor though one is demanded."""
 
 TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
     {
@@ -146,6 +166,8 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.AnswerCode: Entry(handler=authenticate.answer_code, decides=True),
         },
         State.PERSON: {
+            m.AskCode: Entry(handler=authenticate.ask_newer_code, decides=True),
+            m.AnswerCode: Entry(handler=authenticate.answer_newer_code, decides=True, beside=True),
             m.Authorize: Entry(handler=access.authorize, decides=True, beside=True),
             m.OpenChannel: Entry(handler=access.open_channel, decides=True),
             m.Credential: Entry(handler=dial.credential, decides=True),
@@ -224,7 +246,7 @@ async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery) ->
         if not data:
             return
         ident, request, entry = admit(talk, data)
-        if entry.command or (entry.beside and desk.rules.tickets):
+        if entry.command or (entry.beside and (desk.rules.tickets or desk.settings.radius.servers)):
             turn = object()  # not the request: messages have no hash
             kind = turns[entry.command]
             await kind.acquire_on_behalf_of(turn)
@@ -262,7 +284,7 @@ async def answer(desk: Authority, talk: Conversation, request: m.Request, entry:
     except CommandRefused as error:
         what = type(request).__name__
         return await desk.refuse(
-            talk, "command-refused", error.cause, error.cause, error.hint, code=error.code, what=what
+            talk, "command-refused", error.cause, error.cause, error.hint, code=error.code, what=what, need=error.need
         )
     except LedgerError as error:
         talk.log().error("denied", request=type(request).__name__, error=str(error))
@@ -300,6 +322,12 @@ async def _check_right(desk: Authority, talk: Conversation, request: m.Request, 
         return await desk.refuse(
             talk, "command-refused", "logged in with a token", "a token leads to one account, and to nothing else",
             "log in with your key", what=name,
+        )  # fmt: skip
+    if talk.limited and type(request) not in UNENROLLED:
+        # Attack: a key alone, of an administrator of whom more than a key is demanded, used before they enrol.
+        return await desk.refuse(
+            talk, "command-refused", "no second factor is enrolled", "a second factor is demanded of you", ENROL,
+            what=name, need="mfa",
         )  # fmt: skip
     person = desk.roster.person(talk.person)
     if person is not None and not person.disabled and (entry.right is None or desk.has_right(talk, entry.right)):

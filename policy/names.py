@@ -28,6 +28,12 @@ COMMON_ACCOUNTS: Final = frozenset(_COMMON.split())
 """A person is one human. `ssh -J` sends the local user name as a claim, so a person named `root` would be claimed by
 everybody who works as root."""
 
+SECRET_NAMES: Final = ("ticket-", "join-")
+"""How login names begin that are secrets: access tokens and invitations."""
+
+
+_LOOK: Final = str.maketrans({"0": "o", "1": "l", ".": None, "-": None, "_": None})
+
 
 class BadName(ValueError):
     """What is wrong with a name, fit for a person."""
@@ -38,7 +44,20 @@ def check_person_name(name: str) -> PersonName:
     _check("person", name, _PERSON, MAX_PERSON, "lower-case letters, digits, `.`, `_`, `-`, one `@`")
     if name in COMMON_ACCOUNTS:
         raise BadName(f"person name `{name}` is that of a common account: name the human, not the account")
+    if look(name) in _COMMON_LOOKS:
+        raise BadName(f"person name `{name}` looks like that of a common account: name the human")
+    if name.startswith(SECRET_NAMES):
+        raise BadName(f"person name `{name}` begins as an access token or an invitation does")
     return PersonName(name)
+
+
+def look(name: str) -> str:
+    """The same for names that people take for one another: `0` and `o`, `1` and `l`, with and without `.`, `-`, `_`.
+
+    Attack: `a1ice` asks for leave, and an approver who knows alice reads what they expect. Unicode's confusables
+    need no table here: names are lower-case ASCII.
+    """
+    return name.translate(_LOOK)
 
 
 def check_target_name(name: str) -> TargetName:
@@ -53,12 +72,21 @@ def check_account_name(name: str) -> str:
     return name
 
 
+def without_secret(claim: str) -> str:
+    """A login name as it may be kept: an access token or an invitation is a secret, whatever became of it."""
+    start = next((start for start in SECRET_NAMES if claim.startswith(start)), None)
+    return claim if start is None else f"{start}..."
+
+
 def plain_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """An address; an IPv4 one that came through an IPv6 socket as what it is, a zone left out. ValueError."""
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
+
+
+_COMMON_LOOKS: Final = frozenset(look(name) for name in COMMON_ACCOUNTS)
 
 
 def _check(what: str, name: str, wanted: re.Pattern[str], most: int, words: str) -> None:

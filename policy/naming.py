@@ -25,13 +25,14 @@ MAX_PINS: Final = 16
 
 
 class CommandRefused(Exception):
-    """An operator's request that is not carried out: cause, then the next command. `code` is an exit code."""
+    """A request that is not carried out: cause, then the next command. `code` is an exit code; `need` as of Refused."""
 
-    def __init__(self, cause: str, hint: str = "", *, code: int = 64) -> None:
+    def __init__(self, cause: str, hint: str = "", *, code: int = 64, need: str = "") -> None:
         super().__init__(cause)
         self.cause = cause
         self.hint = hint
         self.code = code
+        self.need = need
 
 
 def person_name(text: str) -> PersonName:

@@ -25,6 +25,8 @@ QUEUE: Final = 256
 """Events not looked at yet, and notices under way; an attack that makes more of them is seen by the first ones."""
 PAUSES: Final = (1.0, 4.0, 15.0)
 """Seconds before each new try: a restart of the other side passes, and nobody is told an hour late."""
+AT_ONCE: Final = 4
+"""Of the courier's 16 calls: a chat that hangs must not keep people from having their tickets looked up."""
 WEBHOOK_SECONDS: Final = 10.0
 MAIL_SECONDS: Final = 20.0
 EACH_MINUTE: Final = 30
@@ -59,6 +61,7 @@ class Notifier:
     )
     _health: dict[str, _Health] = field(default_factory=dict)
     _under_way: int = 0
+    _turns: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(AT_ONCE))
     _soon: set[str] = field(default_factory=set)  # requests that were told of again
 
     def hear(self, event: Event) -> None:
@@ -139,7 +142,8 @@ class Notifier:
     async def _tried(self, to: Destination, told: Notice) -> str:
         """Why it did not arrive; "" if it did."""
         try:
-            called = await (self._posted(to, told) if to.webhook else self._mailed(to, told))
+            async with self._turns:
+                called = await (self._posted(to, told) if to.webhook else self._mailed(to, told))
         except OutsideError as error:
             return str(error)
         if called.error:

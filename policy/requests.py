@@ -151,7 +151,7 @@ def drawn_up(
             "a reason is needed: whoever decides reads it, and the audit trail keeps it", "--reason why"
         )
     if rule.require.ticket and not wish.ticket:
-        raise CommandRefused(f"a ticket of `{rule.require.ticket}` is needed", "--ticket ID")
+        raise CommandRefused(f"a ticket of `{rule.require.ticket}` is needed", "--ticket ID", need="ticket")
     seconds = wish.seconds or longest
     starts = now if wish.start is None else wish.start
     expires = now + need.wait // timedelta(microseconds=1) * 1000

@@ -11,6 +11,7 @@ kill       = ["admin", "security"]  # end sessions, revoke grants
 [login]
 mfa = "always"    # who has a second factor shows it at each login; "8h": when the last one from the same address
                   # is older; "rules": only where a rule asks for it
+demand = []       # roles; who has one of them and no second factor gets in to enrol one, and to nothing else
 """
 
 from collections.abc import Iterable
@@ -56,9 +57,11 @@ class Rights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginRules:
-    """`max_age` counts for those who have a second factor: zero, a new one each time; None, only where a rule asks."""
+    """`max_age` counts for those who have a second factor: zero, a new one each time; None, only where a rule asks.
+    `demand`: roles whose persons have to have one."""
 
     max_age: timedelta | None = timedelta()
+    demand: frozenset[str] = frozenset()
 
 
 def parse_rights(table: Table) -> Rights:
@@ -75,11 +78,12 @@ def parse_rights(table: Table) -> Rights:
 
 
 def parse_login(table: Table) -> LoginRules:
-    table.known("mfa")
+    table.known("mfa", "demand")
+    demand = frozenset(table.words("demand", role)) if table.entry.get("demand") else frozenset()
     match table.text("mfa") if "mfa" in table.entry else "always":
         case "" | "always":
-            return LoginRules()
+            return LoginRules(demand=demand)
         case "rules":
-            return LoginRules(max_age=None)
+            return LoginRules(max_age=None, demand=demand)
         case _:
-            return LoginRules(max_age=table.parsed("mfa", mfa_age) or timedelta())
+            return LoginRules(max_age=table.parsed("mfa", mfa_age) or timedelta(), demand=demand)

@@ -27,7 +27,7 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from difflib import get_close_matches
 from enum import StrEnum
@@ -128,6 +128,20 @@ class RuleSet:
     notify: tuple[Destination, ...] = ()
     directory: Directory | None = None
     digest: str = ""  # SHA-256 of the text, hexadecimal: which version of the file decided
+
+
+def differences(old: RuleSet, new: RuleSet) -> dict[str, str]:
+    """Which rules came, went or say something else, by name, and which other tables; nothing for nothing."""
+    was = {rule.name: replace(rule, line=0) for rule in old.rules}
+    now = {rule.name: replace(rule, line=0) for rule in new.rules}
+    tables = ("rights", "login", "tickets", "notify")
+    found = {
+        "added": sorted(now.keys() - was.keys()),
+        "removed": sorted(was.keys() - now.keys()),
+        "changed": sorted(name for name in was.keys() & now.keys() if was[name] != now[name]),
+        "tables": [name for name in tables if getattr(old, name) != getattr(new, name)],
+    }
+    return {key: ", ".join(names) for key, names in found.items() if names}
 
 
 class BadRules(Exception):

@@ -23,6 +23,7 @@ REPORTED: Final = "reported"
 
 WARNINGS: Final = (300.0, 60.0)
 """Seconds before its deadline at which the person of a session is told."""
+OVER: Final = "the session has ended"
 UNWATCHED: Final = "nobody looks on, and a rule wants somebody to"
 MAX_WATCHERS: Final = 64
 """Conversations that look at one session: more eyes do not see more."""
@@ -117,6 +118,7 @@ class Sessions:
         finally:
             # Even if the disk is full the session ends: a kill that waits for its own log entry is no kill.
             await live.talk.push(EndSession(session=live.id, by=by, reason=reason))
+            await self._part(live)
         return True
 
     async def end_conversation(self, talk: Conversation) -> None:
@@ -129,6 +131,8 @@ class Sessions:
                 lambda t: [t.end_session(live.id, time.time_ns(), reason=INTERRUPTED) for live in mine],
                 *[interrupted(live.person, f"{live.account}@{live.target}", live.source, live.id) for live in mine],
             )
+        for live in mine:
+            await self._part(live)
 
     # --- four eyes ----------------------------------------------------------------------------------
 
@@ -147,6 +151,11 @@ class Sessions:
     async def freeze_unwatched(self, live: Live) -> None:
         if live.watched and not live.watchers and live.id in self._live:
             await live.talk.push(Freeze(session=live.id, reason=UNWATCHED))
+
+    async def _part(self, live: Live) -> None:
+        """It is over: nobody looks on any more."""
+        while live.watchers:
+            await live.watchers.pop().push(EndSession(session=live.id, by="", reason=OVER))
 
     def watched_by(self, watcher: Conversation) -> list[Live]:
         return [live for live in self._live.values() if watcher in live.watchers]
@@ -223,6 +232,7 @@ class Sessions:
                 detail={"by": by, "bytes_in": str(sizes[0]), "bytes_out": str(sizes[1])},
             ),
         )
+        await self._part(live)
         return Done(text="")
 
     async def report(self, talk: Conversation, request: Report) -> Done:

@@ -4,9 +4,11 @@ While the directory does not answer nobody comes and nobody goes, and no passwor
 attacker who cuts the line wins nothing but time, and that is why it raises an alarm.
 """
 
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -22,9 +24,11 @@ from policy.ldap.model import Directory, DirectoryProblem, Entry
 from policy.ldap.planning import DIRECTORY, Step, loss, plan
 from policy.ledger import LedgerError
 from policy.outside import OutsideError, read_secret, read_trust
-from policy.passwords import WAITING
+from policy.passwords import Busy
 from policy.store import Conflict, Tables
+from policy.store.records import Person
 from policy.synced import Outcome
+from policy.vault import Secret
 
 MAX_ENTRIES: Final = 100_000
 """Persons of a directory, or members of a group: some 100 MB while a sync is at it. More is a filter gone wrong."""
@@ -37,7 +41,11 @@ LOOK_SECONDS: Final = 5.0
 COURIER_SECONDS: Final = 20.0
 """At start policyd is up before its courier."""
 ANSWER_SECONDS: Final = 1.0
-"""A wrong password is answered no sooner: how long it took would tell whose name is in the directory."""
+"""A wrong password is answered no sooner, where the directory checks any: that takes 50 ms, over a long line 500."""
+CHECKING: Final = 256
+"""Passwords that are being checked or wait for it."""
+CHECKING_ONE: Final = 16
+"""Of one name: right ones take 50 ms each, and ansible has so many connections at once; guesses stop at the lock."""
 MAX_REFUSED: Final = 200
 """Entries that are nobody, kept for people to look at."""
 
@@ -144,18 +152,49 @@ async def _note(desk: Authority, directory: Directory | None, outcome: Outcome) 
 # --- passwords ----------------------------------------------------------------------------------
 
 
-async def check_password(desk: Authority, name: str, password: bytes) -> str:
-    """Why it is not right, or cannot be checked; "" if it is this person's there, now."""
+def checks_password_of(desk: Authority, person: Person) -> bool:
+    """Whether the directory does; then no other password of theirs counts."""
+    directory = desk.rules.directory
+    return directory is not None and directory.passwords and person.origin == DIRECTORY
+
+
+@asynccontextmanager
+async def turn(desk: Authority, name: str) -> AsyncIterator[float]:
+    """Checking a password, wherever it is checked: until when a wrong one waits. Busy if too many are being checked.
+
+    Attacks: a hundred guesses at once, none of them counted when the last is sent, lock the account of the directory
+    as well: each waits for what came of the one before. And how long it takes would tell whose name is in the
+    directory: so strangers wait for one another as well, and a wrong one always takes ANSWER_SECONDS.
+    """
+    synced, directory = desk.synced, desk.rules.directory
+    if directory is None or not directory.passwords:
+        yield -math.inf
+        return
+    lock = synced.turns.setdefault(name, trio.Lock())
+    if synced.checking >= CHECKING or lock.statistics().tasks_waiting >= CHECKING_ONE:
+        raise Busy
+    synced.checking += 1
+    try:
+        async with lock:
+            yield trio.current_time() + ANSWER_SECONDS
+    finally:
+        synced.checking -= 1
+        if not lock.locked() and not lock.statistics().tasks_waiting:
+            synced.turns.pop(name, None)
+
+
+async def check_password(desk: Authority, name: str, password: Secret) -> tuple[bool, str]:
+    """Whether it is this person's there, now; and why it could not be checked, "" if it was."""
     directory = desk.rules.directory
     if directory is None or not directory.passwords:
-        return "passwords are not checked by the directory any more"
-    if desk.synced.checks.statistics().tasks_waiting >= WAITING:
-        return "too many passwords are being checked"
+        return False, "passwords are not checked by the directory any more"
     async with desk.synced.checks:
-        return await _check_password(desk, directory, name, password)
+        why = await _check_password(desk, directory, name, password.reveal())
+    return not why, "" if why == WRONG else why
 
 
 async def _check_password(desk: Authority, directory: Directory, name: str, password: bytes) -> str:
+    """Why it is not right, or cannot be checked; "" if it is."""
     try:
         if not password:
             raise DirectoryProblem("is not asked about an empty password")
@@ -172,7 +211,6 @@ async def _check_password(desk: Authority, directory: Directory, name: str, pass
             return f"disabled in the directory: {now.disabled}"
         trust = await _trust(desk, directory)
         if desk.lockouts.locked_person(name, time.time()):
-            # Of a hundred guesses at once those after the lock do not get there: it would lock the account, too.
             return "person is locked out"
         called = await desk.couriers.ldap(asking.password_call(directory, now.dn, password, trust=trust))
         if not called.error and called.status == asking.INVALID_CREDENTIALS:

@@ -29,4 +29,6 @@ class Synced:
     failures: int = 0  # in a row
     alarm: str = ""  # the event that people were told of last, until it is good again
     checks: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(CHECKS_AT_ONCE))
+    turns: dict[str, trio.Lock] = field(default_factory=dict)  # of names whose password is being checked
+    checking: int = 0  # of them, with those that wait
     turn: trio.Lock = field(default_factory=trio.Lock)  # one at a time: a plan is for the persons it was made of

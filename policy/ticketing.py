@@ -5,7 +5,7 @@ What cannot be looked up is a TicketFact that is not ok, with words that people 
 
 import math
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -32,6 +32,8 @@ UNASKED_SECONDS: Final = 4.0
 """For tickets of grants, which the gateway does not know of when it asks: it waits 5."""
 BAD_SECONDS: Final = 5.0
 """Any other: people have it corrected, and try again."""
+EACH_PERSON: Final = 4
+"""Tickets of one person looked up at the same moment; the courier makes 16 calls at once."""
 REMEMBERED: Final = 4096
 """Answers kept; of more, the oldest is asked for again."""
 
@@ -50,6 +52,7 @@ class Ticketing:
     def __init__(self) -> None:
         self._answers: OrderedDict[tuple[str, str, str], _Answer] = OrderedDict()
         self._asking: dict[tuple[str, str, str], trio.Lock] = {}
+        self._busy: Counter[str] = Counter()  # calls under way, by person
 
     async def look_up(
         self, desk: "Authority", facts: Facts, *, despite: frozenset[Why] = frozenset()
@@ -61,6 +64,8 @@ class Ticketing:
         """
         rules = desk.rules
         wanted = needed(rules, facts, despite)
+        if not wanted:
+            return ()
         found: list[TicketFact] = []
         with trio.move_on_after(math.inf if facts.ticket.strip() else UNASKED_SECONDS):
             async with trio.open_nursery() as nursery:
@@ -94,7 +99,7 @@ class Ticketing:
                 if known is not None and trio.current_time() < known.until:
                     return known
                 try:
-                    found: Found | TicketProblem = await _ask(desk, system, ticket, place)
+                    found: Found | TicketProblem = await self._asked(desk, system, ticket, place)
                     seconds = GOOD_SECONDS
                 except TicketProblem as problem:
                     found, seconds = problem, BAD_SECONDS
@@ -106,6 +111,17 @@ class Ticketing:
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
                 self._asking.pop(key, None)
+
+    async def _asked(self, desk: "Authority", system: System, ticket: str, place: Place) -> Found:
+        """Attack: one person who asks for ever new numbers has the whole courier, and nobody else gets in."""
+        if self._busy[place.person] >= EACH_PERSON:
+            raise TicketProblem(f"{EACH_PERSON} of your tickets are being looked up already, try again in a moment")
+        self._busy[place.person] += 1
+        try:
+            return await _ask(desk, system, ticket, place)
+        finally:
+            self._busy[place.person] -= 1
+            self._busy += Counter()  # forgets those at zero
 
 
 async def _ask(desk: "Authority", system: System, ticket: str, place: Place) -> Found:

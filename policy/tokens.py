@@ -51,7 +51,7 @@ async def token_add(desk: Authority, talk: Conversation, request: TokenAdd) -> D
         if not given and not gives_anything(desk, giver):
             raise CommandRefused("you may not make tokens for others", "each makes their own", code=77)
     person = asker(desk, talk) if request.person == "" else the_person(desk, request.person)
-    if talk.speaker is not None and (talk.speaker.force_command or talk.speaker.withheld):
+    if (by := talk.speaker) is not None and (by.force_command or by.withheld or by.placed):
         # Attack: a certificate for one command, turned into a token for every command.
         raise CommandRefused("your certificate is limited, and a token is not", "log in with your key", code=77)
     async with desk.deciding:
@@ -104,6 +104,8 @@ async def _drawn(
     if wish.seconds > longest:
         raise CommandRefused(f"a token lasts {longest // 3600} hours at most", f"--for {longest // 3600}h")
     ends = now + wish.seconds * SECOND
+    if talk.speaker is not None:
+        ends = min(ends, talk.speaker.expires_at * SECOND)
     if source is not None:
         if source.break_glass:
             raise CommandRefused("what a glass was broken for is not handed on", code=77)

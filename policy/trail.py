@@ -10,6 +10,7 @@ from policy.authority import Authority
 from policy.conversation import Conversation
 from policy.messages import AuditExport, AuditList, AuditShow, AuditVerify, Done, Rows
 from policy.naming import CommandRefused, counted, instant
+from policy.paging import counted_out
 from policy.store import Tables, in_batches
 from policy.store.records import AuditRow
 
@@ -25,10 +26,16 @@ EXPORT_BYTES: Final = 30 * 1024
 async def audit_list(desk: Authority, talk: Conversation, request: AuditList) -> Rows:
     wanted = _wanted(request)
     limit = min(max(request.limit, 1), MAX_ROWS)
-    await desk.ledger.note(talk.event("view", "audit", _said(request)))
-    found = await desk.ledger.walk(lambda t: list(islice(_newest(t, wanted), limit)))
+    if not 0 <= request.before < _MOST:
+        raise CommandRefused(f"no row `{request.before}`")
+    before = request.before or None
+    await desk.ledger.note(talk.event("view", "audit", _said(request) | {"before": str(request.before or "")}))
+    found = await desk.ledger.walk(lambda t: list(islice(_newest(t, wanted, before), limit + 1)))
     columns = ["seq", "at", "event", "who", "what", "why", "source", "session", "ref", "detail"]
-    return Rows(columns=columns, rows=[audit.columns(row) for row in reversed(found)])
+    page = counted_out(columns, ((str(row.seq), audit.columns(row)) for row in found), limit)
+    page.rows.reverse()
+    page.note = ""  # there is nearly always more: `next` says so to who wants it
+    return page
 
 
 async def audit_show(desk: Authority, talk: Conversation, request: AuditShow) -> Rows:
@@ -46,8 +53,9 @@ async def audit_export(desk: Authority, talk: Conversation, request: AuditExport
     wanted = _wanted(request)
     if not 0 <= request.after < _MOST:
         raise CommandRefused(f"no row `{request.after}`")
-    if request.after == 0:  # once for an export, not for each of its pages
-        await desk.ledger.note(talk.event("export", "audit", _said(request)))
+    # Once for an export, not for each of its pages; but who begins in the middle begins all the same.
+    if request.after == 0 or request.after != talk.exported:
+        await desk.ledger.note(talk.event("export", "audit", _said(request) | {"after": str(request.after or "")}))
 
     def read(t: Tables) -> list[list[str]]:
         found: list[list[str]] = []
@@ -62,7 +70,9 @@ async def audit_export(desk: Authority, talk: Conversation, request: AuditExport
                 break
         return found
 
-    return Rows(columns=["seq", "body", "hash"], rows=await desk.ledger.walk(read))
+    rows = await desk.ledger.walk(read)
+    talk.exported = int(rows[-1][0]) if rows else 0
+    return Rows(columns=["seq", "body", "hash"], rows=rows)
 
 
 async def audit_verify(desk: Authority, talk: Conversation, _: AuditVerify) -> Done:
@@ -96,16 +106,16 @@ def _wanted(request: AuditList | AuditExport) -> Wanted:
         event=request.event,
         who=request.who,
         what=request.what,
+        about=request.about,
     )
 
 
 def _said(request: AuditList | AuditExport) -> dict[str, str]:
-    return {name: getattr(request, name) for name in ("since", "until", "event", "who", "what")}
+    return {name: getattr(request, name) for name in ("since", "until", "event", "who", "what", "about")}
 
 
-def _newest(tables: Tables, wanted: Wanted) -> Iterator[AuditRow]:
-    """Rows that fit, newest first."""
-    before: int | None = None
+def _newest(tables: Tables, wanted: Wanted, before: int | None) -> Iterator[AuditRow]:
+    """Rows that fit, newest first, those before a number or all."""
     while rows := tables.audit_before(before, since=wanted.since, event=wanted.event, limit=PAGE):
         yield from filter(wanted.fits, rows)
         before = rows[-1].seq

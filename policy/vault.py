@@ -103,6 +103,10 @@ class Vault:
         """32 bytes that authenticate the head of the audit trail."""
         return self._derive("audit-head")
 
+    def code_key(self) -> bytes:
+        """32 bytes that key what is kept of codes which count once: too few bits for a hash that anybody can try."""
+        return self._derive("code")
+
     def check_value(self) -> bytes:
         """Kept in the database so that a wrong master key is noticed before it seals anything."""
         return self._derive("check")

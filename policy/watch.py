@@ -6,20 +6,26 @@ from policy.authority import Authority, ended_note
 from policy.conversation import Conversation
 from policy.messages import CaLines, Done, Reload, Rows, SessionKill, SessionsList
 from policy.naming import CommandRefused, counted, shown_time
+from policy.paging import counted_out
+from policy.requests import text
 
 
 async def sessions_list(desk: Authority, talk: Conversation, request: SessionsList) -> Rows:
-    await desk.ledger.note(talk.event("view", "sessions"))
-    found = await desk.ledger.read(lambda t: t.sessions(all=request.all))
-    return Rows(
-        columns=["session", "person", "account", "target", "source", "granted", "started", "ended", "reason", "rule"],
-        rows=[
-            [
-                one.id, one.person, one.account, one.target, one.source, shown_time(one.granted),
-                shown_time(one.started), shown_time(one.ended), one.reason, one.rule,
-            ]
+    await desk.ledger.note(talk.event("view", "sessions", {"after": request.after}))
+    found = await desk.ledger.read(lambda t: t.sessions(all=request.all, after=request.after))
+    return counted_out(
+        ["session", "person", "account", "target", "source", "granted", "started", "ended", "reason", "rule"],
+        (
+            (
+                one.id,
+                [
+                    one.id, one.person, one.account, one.target, one.source, shown_time(one.granted),
+                    shown_time(one.started), shown_time(one.ended), one.reason, one.rule,
+                ],
+            )
             for one in found
-        ],
+        ),
+        request.limit,
     )  # fmt: skip
 
 
@@ -49,8 +55,8 @@ async def ca_lines(desk: Authority, talk: Conversation, _: CaLines) -> Rows:
     )
 
 
-async def reload(desk: Authority, talk: Conversation, _: Reload) -> Done:
-    problems = await desk.reload(talk.who, talk.source)
+async def reload(desk: Authority, talk: Conversation, request: Reload) -> Done:
+    problems = await desk.reload(talk.who, talk.source, why=text(request.reason, "reason"))
     if problems:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise CommandRefused(

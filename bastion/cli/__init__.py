@@ -18,7 +18,23 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "target": ("bastion.cli.target", "Machines behind the bastion, and their pinned host keys."),
     "account": ("bastion.cli.account", "Accounts on targets, and the credentials that open them."),
     "directory": ("bastion.cli.directory", "The directory (LDAP, Active Directory) that people come from."),
-    "mfa": ("bastion.cli.mfa", "Second factors."),
+    "apply": ("bastion.cli.apply", "Make persons, targets and accounts as a file says."),
+    "export-inventory": ("bastion.cli.export_inventory", "Write them as such a file."),
+    "mfa": ("bastion.cli.words", "Second factors."),
+    "request": ("bastion.cli.words", "Ask for leave to use an account for a time."),
+    "requests": ("bastion.cli.words", "Requests for leave."),
+    "approve": ("bastion.cli.words", "Say yes to a request."),
+    "deny": ("bastion.cli.words", "Say no to a request."),
+    "cancel": ("bastion.cli.words", "Take a request back."),
+    "grants": ("bastion.cli.words", "What was granted for a time."),
+    "grant": ("bastion.cli.words", "Give somebody leave without being asked."),
+    "revoke": ("bastion.cli.words", "Take a grant or a token back; sessions that rest on it end."),
+    "token": ("bastion.cli.words", "A secret that logs in by itself, shown once."),
+    "review": ("bastion.cli.words", "Broken glass, and what was done with it."),
+    "watch": ("bastion.cli.words", "Look on at a session that wants it."),
+    "invite": ("bastion.cli.words", "A link with which a new person brings their own key."),
+    "owner": ("bastion.cli.words", "Who owns which targets."),
+    "notices": ("bastion.cli.words", "What waits for you."),
     "policy": ("bastion.cli.policy", "Who may do what, and why."),
     "sessions": ("bastion.cli.sessions", "Live and past sessions."),
     "audit": ("bastion.cli.audit", "The audit trail."),
@@ -37,7 +53,8 @@ class Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command = module.command if hasattr(module, "command") else module.command_of(cmd_name)
         assert isinstance(command, click.Command)
         return command
 

@@ -4,7 +4,18 @@ from pathlib import Path
 
 import click
 
-from bastion.cli.common import JSON, PASSWORD_STDIN, account_at, ask, config_option, read_file, read_secret, show
+from bastion.cli.common import (
+    JSON,
+    PASSWORD_STDIN,
+    REASON,
+    account_at,
+    ask,
+    config_option,
+    pages,
+    read_file,
+    read_secret,
+    show,
+)  # fmt: skip
 from bastion.errors import MisuseError
 
 PLACE = click.argument("place", metavar="ACCOUNT@TARGET")
@@ -20,9 +31,12 @@ def command() -> None:
 @PASSWORD_STDIN
 @click.option("--key", metavar="FILE", help="Private key; stored encrypted, never leaves policyd.")
 @click.option("--user-ca", is_flag=True, help="A certificate of our user CA, made for each login.")
+@REASON
 @JSON
 @config_option
-def add(place: str, password_stdin: bool, key: str | None, user_ca: bool, as_json: bool, config: Path | None) -> None:
+def add(
+    place: str, password_stdin: bool, key: str | None, user_ca: bool, reason: str, as_json: bool, config: Path | None
+) -> None:
     """Add an account and the credential that opens it."""
     from policy.messages import AccountAdd
 
@@ -35,7 +49,7 @@ def add(place: str, password_stdin: bool, key: str | None, user_ca: bool, as_jso
             AccountAdd(
                 account=account, target=target, user_ca=user_ca,
                 password=read_secret(f"Password of {place}") if password_stdin else "",
-                private_key=_private_key(key) if key else "",
+                private_key=private_key(key) if key else "", reason=reason,
             ),
         ),
         as_json,
@@ -50,7 +64,7 @@ def list_accounts(target: str, as_json: bool, config: Path | None) -> None:
     """Show accounts, all or those on TARGET."""
     from policy.messages import AccountList
 
-    show(ask(config, AccountList(target=target)), as_json)
+    show(pages(config, AccountList(target=target)), as_json)
 
 
 @command.command("show")
@@ -67,17 +81,18 @@ def show_account(place: str, as_json: bool, config: Path | None) -> None:
 
 @command.command()
 @PLACE
+@REASON
 @JSON
 @config_option
-def remove(place: str, as_json: bool, config: Path | None) -> None:
+def remove(place: str, reason: str, as_json: bool, config: Path | None) -> None:
     """Remove an account and its credential."""
     from policy.messages import AccountRemove
 
     account, target = account_at(place)
-    show(ask(config, AccountRemove(account=account, target=target)), as_json)
+    show(ask(config, AccountRemove(account=account, target=target, reason=reason)), as_json)
 
 
-def _private_key(name: str) -> str:
+def private_key(name: str) -> str:
     """The key in OpenSSH form without passphrase: policyd encrypts it with its own key."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import (
@@ -102,3 +117,11 @@ def _private_key(name: str) -> str:
         return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
     except (ValueError, UnsupportedAlgorithm):
         raise MisuseError(f"cannot read the key in `{name}`", f"check it: ssh-keygen -y -f {name}") from None
+
+
+def public_line(private: str) -> str:
+    """The public half, as in a .pub file, of a key that `private_key` has read."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
+
+    key = load_ssh_private_key(private.encode(), None).public_key()
+    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()

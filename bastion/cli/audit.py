@@ -27,6 +27,7 @@ def filters(function: Decorated) -> Decorated:
         click.option("--who", default="", metavar="NAME", help="By this person or OS user."),
         click.option("--what", default="", metavar="NAME",
                      help="About this account@target, account, target, person, session or ref."),
+        click.option("--about", default="", metavar="PERSON", help="By them, on them, or naming them."),
         click.option("--event", default="", metavar="KIND", help="Only this kind: view, export, access-refused, ..."),
         click.option("--since", default="", metavar="TIME", help="At or after: 2026-11-23, 2026-11-23T14:00:00Z."),
         click.option("--until", default="", metavar="TIME", help="Before."),
@@ -37,14 +38,23 @@ def filters(function: Decorated) -> Decorated:
 
 @command.command("list")
 @filters
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1000), help="The newest so many.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 100_000), help="The newest so many.")
 @JSON
 @config_option
 def list_events(limit: int, as_json: bool, config: Path | None, **wanted: str) -> None:
     """Show who did what, when and why."""
-    from policy.messages import AuditList
+    from policy.messages import AuditList, Rows
 
-    show(ask(config, AuditList(limit=limit, **wanted)), as_json)
+    rows: list[list[str]] = []
+    with talk(config) as policyd:
+        while True:
+            before = int(rows[0][0]) if rows else 0
+            page = policyd.ask(AuditList(limit=limit - len(rows), before=before, **wanted))
+            assert isinstance(page, Rows)
+            rows = page.rows + rows
+            if not page.next or len(rows) >= limit:
+                break
+    show(Rows(columns=page.columns, rows=rows), as_json)
 
 
 @command.command("show")

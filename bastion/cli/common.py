@@ -1,7 +1,7 @@
 """What the groups share: options, asking policyd, showing answers, reading secrets."""
 
-import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +28,7 @@ MAX_KEY_FILE: Final = 64 * 1024
 DEFAULT_CONFIGS: Final = ("bastion.toml", "/etc/bastion/bastion.toml")
 
 JSON: Final = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+REASON: Final = click.option("--reason", default="", metavar="TEXT", help="Why, for the audit trail.")
 PASSWORD_STDIN: Final = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 
 
@@ -53,6 +54,30 @@ def ask(config: Path | None, command: Any) -> Any:
     """Send one command to policyd; its Rows or Done."""
     with talk(config) as operator:
         return operator.ask(command)
+
+
+def pages(config: Path | None, first: Any) -> Any:
+    """All Rows of a list: `first` asked, and asked again for what follows, in one conversation."""
+    with talk(config) as operator:
+        return all_pages(operator, first)
+
+
+def all_pages(operator: "Operator", first: Any) -> Any:
+    """The same in a conversation that goes on."""
+    import msgspec
+
+    from policy.messages import Rows
+
+    rows: list[list[str]] = []
+    question = first
+    while True:
+        page = operator.ask(question)
+        assert isinstance(page, Rows)
+        rows += page.rows
+        # What policyd says to go on with is not what we went on with before: a list without end would fill the memory.
+        if not page.next or page.next == question.after:
+            return Rows(columns=page.columns, rows=rows, note=page.note)
+        question = msgspec.structs.replace(question, after=page.next)
 
 
 def talk(config: Path | None) -> "AbstractContextManager[Operator]":
@@ -84,38 +109,17 @@ def run_policy(command: str, *words: str, config: Path) -> tuple[list[str], str]
 
 def show(answer: Any, as_json: bool) -> None:
     """Rows as a table, Done as a sentence; JSON has the same facts."""
+    from bastion import present
     from policy.messages import Rows
 
-    if isinstance(answer, Rows):
-        _show_rows(answer.columns, answer.rows, answer.note, as_json)
-    elif as_json:
-        print(json.dumps({"text": answer.text, **answer.data}))
-    else:
-        print(neutral(answer.text, keep_lines=True))
-        for name, value in answer.data.items():
-            if value not in answer.text and value != "0":
-                print(f"  {neutral(name)}: {neutral(value)}")
-
-
-def _show_rows(columns: list[str], rows: list[list[str]], note: str, as_json: bool) -> None:
     if as_json:
-        print(json.dumps([dict(zip(columns, row, strict=False)) for row in rows]))
+        print(present.as_json(answer))
         return
-    if rows:
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for column in columns:
-            table.add_column(neutral(column), overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(neutral(cell)) for cell in row))
-        # a pipe gets whole lines: folding at 80 columns would cut what `grep` and `awk` look for
-        Console(width=None if sys.stdout.isatty() else 1000, highlight=False).print(table)
-    if note or not rows:
-        print(neutral(note or "nothing to show"), file=sys.stderr)
+    # a pipe gets whole lines: folding at 80 columns would cut what `grep` and `awk` look for
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(present.as_text(answer, width), end="")
+    if isinstance(answer, Rows) and (note := answer.note or ("" if answer.rows else "nothing to show")):
+        print(neutral(note), file=sys.stderr)
 
 
 def read_secret(prompt: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bastion.cli.common import JSON, PASSWORD_STDIN, ask, config_option, key_lines, read_secret, show
+from bastion.cli.common import JSON, PASSWORD_STDIN, REASON, ask, config_option, key_lines, pages, read_secret, show
 
 KEY = click.option("--key", "keys", multiple=True, metavar="FILE|-", help="File with public keys; - is standard input.")
 ROLE = click.option("--role", "roles", multiple=True, help="Role to give; may be repeated.")
@@ -20,16 +20,19 @@ def command() -> None:
 @KEY
 @ROLE
 @PASSWORD_STDIN
+@REASON
 @JSON
 @config_option
 def add(
-    name: str, keys: tuple[str, ...], roles: tuple[str, ...], password_stdin: bool, as_json: bool, config: Path | None
-) -> None:
+    name: str, keys: tuple[str, ...], roles: tuple[str, ...], password_stdin: bool, reason: str, as_json: bool,
+    config: Path | None,
+) -> None:  # fmt: skip
     """Add a person, with public keys, roles or a password."""
     from policy.messages import PersonAdd
 
     password = read_secret("Password") if password_stdin else ""
-    show(ask(config, PersonAdd(name=name, roles=list(roles), keys=key_lines(keys), password=password)), as_json)
+    person = PersonAdd(name=name, roles=list(roles), keys=key_lines(keys), password=password, reason=reason)
+    show(ask(config, person), as_json)
 
 
 @command.command("list")
@@ -39,7 +42,7 @@ def list_people(as_json: bool, config: Path | None) -> None:
     """Show everyone."""
     from policy.messages import PersonList
 
-    show(ask(config, PersonList()), as_json)
+    show(pages(config, PersonList()), as_json)
 
 
 @command.command("show")
@@ -61,11 +64,12 @@ def show_person(name: str, as_json: bool, config: Path | None) -> None:
 @click.option("--remove-key", "lost_keys", multiple=True, metavar="SHA256:...", help="Fingerprint of a key to remove.")
 @click.option("--enable", is_flag=True, help="Let a disabled person log in again.")
 @PASSWORD_STDIN
+@REASON
 @JSON
 @config_option
 def set_person(
     name: str, keys: tuple[str, ...], roles: tuple[str, ...], lost_roles: tuple[str, ...], lost_keys: tuple[str, ...],
-    enable: bool, password_stdin: bool, as_json: bool, config: Path | None,
+    enable: bool, password_stdin: bool, reason: str, as_json: bool, config: Path | None,
 ) -> None:  # fmt: skip
     """Change a person: add or remove roles and keys, set a password."""
     from policy.messages import PersonSet
@@ -78,7 +82,7 @@ def set_person(
             PersonSet(
                 name=name, add_roles=list(roles), remove_roles=list(lost_roles), add_keys=key_lines(keys),
                 remove_keys=list(lost_keys), password=read_secret("New password") if password_stdin else "",
-                disabled=False if enable else None,
+                disabled=False if enable else None, reason=reason,
             ),
         ),
         as_json,
@@ -87,21 +91,24 @@ def set_person(
 
 @command.command()
 @click.argument("name")
+@REASON
 @JSON
 @config_option
-def disable(name: str, as_json: bool, config: Path | None) -> None:
+def disable(name: str, reason: str, as_json: bool, config: Path | None) -> None:
     """Keep a person from logging in, and end their sessions. `person set NAME --enable` undoes it."""
     from policy.messages import PersonSet
 
-    show(ask(config, PersonSet(name=name, disabled=True)), as_json)
+    show(ask(config, PersonSet(name=name, disabled=True, reason=reason)), as_json)
 
 
 @command.command()
 @click.argument("name")
+@click.option("--heir", default="", metavar="NAME", help="Who takes over the targets they own.")
+@REASON
 @JSON
 @config_option
-def offboard(name: str, as_json: bool, config: Path | None) -> None:
-    """Someone leaves: end their sessions, remove keys, password, second factors and roles."""
+def offboard(name: str, heir: str, reason: str, as_json: bool, config: Path | None) -> None:
+    """Someone leaves: end sessions, grants and requests, remove keys, password, second factors and roles."""
     from policy.messages import PersonOffboard
 
-    show(ask(config, PersonOffboard(name=name)), as_json)
+    show(ask(config, PersonOffboard(name=name, heir=heir, reason=reason)), as_json)

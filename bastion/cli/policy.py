@@ -2,22 +2,21 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from bastion.cli.common import (
     JSON,
+    REASON,
     account_at,
     ask,
     check_rules,
     config_option,
     found_config,
+    pages,
     run_policy,
     show,
-    talk,
 )  # fmt: skip
 from bastion.errors import ExitCode
 from bastion.text import neutral
@@ -46,13 +45,14 @@ def explain(person: str, place: str, channel: str, at: str, source: str, as_json
 
 
 @command.command()
+@REASON
 @JSON
 @config_option
-def reload(as_json: bool, config: Path | None) -> None:
+def reload(reason: str, as_json: bool, config: Path | None) -> None:
     """Read policy.toml again. A bad file changes nothing, and is answered with what is wrong."""
     from policy.messages import Reload
 
-    show(ask(config, Reload()), as_json)
+    show(ask(config, Reload(reason=reason)), as_json)
 
 
 @command.command()
@@ -79,7 +79,7 @@ def who_can(target: str, account: str, channel: str, as_json: bool, config: Path
     """Show who may come to a target, by which rule, and with what in hand."""
     from policy.messages import WhoCan
 
-    _pages(config, lambda after: WhoCan(target=target, account=account, channel=channel, after=after), as_json)
+    show(pages(config, WhoCan(target=target, account=account, channel=channel)), as_json)
 
 
 @command.command("what-can")
@@ -91,7 +91,7 @@ def what_can(person: str, channel: str, as_json: bool, config: Path | None) -> N
     """Show which accounts a person may come to, by which rule, and with what in hand."""
     from policy.messages import WhatCan
 
-    _pages(config, lambda after: WhatCan(person=person, channel=channel, after=after), as_json)
+    show(pages(config, WhatCan(person=person, channel=channel)), as_json)
 
 
 @command.command()
@@ -144,20 +144,6 @@ def diff(old: str, new: str | None, as_json: bool, config: Path | None) -> int:
     else:
         print("nobody gains or loses anything")
     return 0
-
-
-def _pages(config: Path | None, question: Callable[[str], Any], as_json: bool) -> None:
-    from policy.messages import Rows
-
-    rows: list[list[str]] = []
-    with talk(config) as policyd:
-        while True:
-            page = policyd.ask(question(" ".join(rows[-1][:2]) if rows else ""))
-            assert isinstance(page, Rows)
-            rows += page.rows
-            if not page.rows:
-                break
-    show(Rows(columns=page.columns, rows=rows, note="" if rows else page.note), as_json)
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> None:

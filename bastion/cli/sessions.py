@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bastion.cli.common import JSON, ask, config_option, show
+from bastion.cli.common import JSON, ask, config_option, pages, show
 
 
 @click.group()
@@ -20,7 +20,7 @@ def list_sessions(past: bool, as_json: bool, config: Path | None) -> None:
     """Show live sessions. `replay ls` shows recordings."""
     from policy.messages import SessionsList
 
-    show(ask(config, SessionsList(all=past)), as_json)
+    show(pages(config, SessionsList(all=past)), as_json)
 
 
 @command.command()

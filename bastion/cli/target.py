@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bastion.cli.common import JSON, ask, config_option, labels, read_file, show
+from bastion.cli.common import JSON, REASON, ask, config_option, labels, pages, read_file, show
 
 
 @click.group()
@@ -21,24 +21,52 @@ def command() -> None:
     "--pin", required=True, metavar="scan|FILE",
     help="Trust what the target shows now (scan), or the keys in a known_hosts or .pub file.",
 )  # fmt: skip
+@REASON
 @JSON
 @config_option
 def add(
-    name: str, address: str, protocol: str, pairs: tuple[str, ...], pin: str, as_json: bool, config: Path | None
-) -> None:
+    name: str, address: str, protocol: str, pairs: tuple[str, ...], pin: str, reason: str, as_json: bool,
+    config: Path | None,
+) -> None:  # fmt: skip
     """Add a target and pin its host keys."""
     from policy.messages import TargetAdd
 
-    keys = [] if pin == "scan" else [line.strip() for line in read_file(pin).splitlines() if line.strip()]
+    keys = [] if pin == "scan" else _lines(pin)
     show(
         ask(
             config,
             TargetAdd(
-                name=name, address=address, protocol=protocol, labels=labels(pairs), host_keys=keys, scan=pin == "scan"
+                name=name, address=address, protocol=protocol, labels=labels(pairs), host_keys=keys,
+                scan=pin == "scan", reason=reason,
             ),
         ),
         as_json,
-    )
+    )  # fmt: skip
+
+
+@command.command("set")
+@click.argument("name")
+@click.option("--address", default="", metavar="HOST[:PORT]", help="Where it is now.")
+@click.option("--label", "pairs", multiple=True, metavar="K=V", help="Label to set; may be repeated.")
+@click.option("--remove-label", "lost", multiple=True, metavar="K", help="Label to take away; may be repeated.")
+@click.option("--pin", default="", metavar="FILE", help="More host keys to trust, in a known_hosts or .pub file.")
+@REASON
+@JSON
+@config_option
+def set_target(
+    name: str, address: str, pairs: tuple[str, ...], lost: tuple[str, ...], pin: str, reason: str, as_json: bool,
+    config: Path | None,
+) -> None:  # fmt: skip
+    """Change a target's address or labels; sessions that its rules no longer allow then end."""
+    from policy.messages import TargetSet
+
+    if not (address or pairs or lost or pin):
+        raise click.UsageError("nothing to change")
+    change = TargetSet(
+        name=name, address=address, set_labels=labels(pairs), remove_labels=list(lost),
+        add_host_keys=_lines(pin) if pin else [], reason=reason,
+    )  # fmt: skip
+    show(ask(config, change), as_json)
 
 
 @command.command("list")
@@ -48,7 +76,7 @@ def list_targets(as_json: bool, config: Path | None) -> None:
     """Show every target."""
     from policy.messages import TargetList
 
-    show(ask(config, TargetList()), as_json)
+    show(pages(config, TargetList()), as_json)
 
 
 @command.command("show")
@@ -64,13 +92,14 @@ def show_target(name: str, as_json: bool, config: Path | None) -> None:
 
 @command.command()
 @click.argument("name")
+@REASON
 @JSON
 @config_option
-def remove(name: str, as_json: bool, config: Path | None) -> None:
+def remove(name: str, reason: str, as_json: bool, config: Path | None) -> None:
     """Remove a target with its accounts and their credentials; its recordings stay."""
     from policy.messages import TargetRemove
 
-    show(ask(config, TargetRemove(name=name)), as_json)
+    show(ask(config, TargetRemove(name=name, reason=reason)), as_json)
 
 
 @command.command()
@@ -87,3 +116,7 @@ def hostkey(name: str, accept: str, forget: str, as_json: bool, config: Path | N
         show(ask(config, TargetHostkey(name=name, accept=accept, forget=forget)), as_json)
     else:
         show(ask(config, TargetShow(name=name)), as_json)
+
+
+def _lines(name: str) -> list[str]:
+    return [line.strip() for line in read_file(name).splitlines() if line.strip()]

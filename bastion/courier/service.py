@@ -14,12 +14,12 @@ import structlog
 import trio
 
 from bastion import config
-from bastion.config import ConfigError, Settings
-from bastion.courier import http, ldap, mail
+from bastion.config import Settings
+from bastion.courier import http, ldap, mail, radius
 from bastion.courier.link import Link
 from bastion.courier.places import networks
 from bastion.courier.reach import Reach
-from bastion.errors import PeerError
+from bastion.errors import BastionError, PeerError
 from bastion.systemd import tell_systemd
 from policy.messages import Called, HttpCall, LdapCall, MailCall, RadiusCall, Reply
 
@@ -33,6 +33,7 @@ CALLS: Final[Mapping[type, Callable[[Any, Reach], Awaitable[Called]]]] = Mapping
         HttpCall: http.call,
         MailCall: mail.call,
         LdapCall: ldap.call,
+        RadiusCall: radius.call,
     }
 )
 Call = HttpCall | MailCall | RadiusCall | LdapCall
@@ -60,9 +61,9 @@ class Service:
                 _tell("STOPPING=1")
                 return
             try:
-                self.settings = config.load(self.settings.path)
-                self.reach = reach_of(self.settings)
-            except ConfigError as error:
+                settings = config.load(self.settings.path)
+                self.settings, self.reach = settings, reach_of(settings)
+            except BastionError as error:
                 log.error("configuration kept", problem=error.cause)
 
     async def _serve_policyd(self) -> None:
@@ -128,7 +129,11 @@ class Service:
 
 
 def reach_of(settings: Settings) -> Reach:
-    return Reach(networks(settings.courier.reach))
+    """BastionError for a word that is no network: a hole must not open by mistake, nor close unnoticed."""
+    try:
+        return Reach(networks(settings.courier.reach))
+    except ValueError as error:
+        raise BastionError(f"courier.reach: {error}", f"see all of it: bastion check-config {settings.path}") from None
 
 
 async def _watchdog() -> None:

@@ -29,11 +29,11 @@ from asyncssh.constants import (
 from asyncssh.misc import DisconnectError, ProtocolError, ProtocolNotSupported
 from asyncssh.packet import Boolean, NameList, SSHPacket, String, UInt32
 
-from bastion.errors import BastionError, MisuseError, PeerError
-from bastion.login import Login, parse
+from bastion.errors import BastionError, Denied, MisuseError, PeerError
+from bastion.login import Login, Secret, parse
 from bastion.settings import SshSettings
 from bastion.ssh.connections import ServerConnection
-from bastion.ssh.links import REPLY_SECONDS, PolicyLink, PolicyLost, Push
+from bastion.ssh.links import REPLY_SECONDS, PolicyLink, PolicyLost, Push, patience
 from bastion.ssh.userauth import Attempt, KeyOffer, KeyProof, Password, Questions, read_attempt
 from bastion.startups import Outcome as Ending
 from bastion.startups import plain_source
@@ -49,6 +49,7 @@ from policy.messages import (
     Reply,
     Request,
     TryPassword,
+    TryToken,
     Verdict,
 )
 from policy.model import Method, Outcome
@@ -68,6 +69,9 @@ MAX_USER: Final = 1023
 _CONNECTION: Final = b"ssh-connection"
 _FIRST: Final = [Method.PUBLIC_KEY, Method.PASSWORD]
 _ASKING: Final = "asking policyd"
+BAD_TOKEN: Final = Denied(
+    "this token is not known, used up or over", "ask for another: ssh bastion token ACCOUNT@TARGET"
+)
 
 
 class PersonConnection(ServerConnection):
@@ -91,6 +95,7 @@ class PersonConnection(ServerConnection):
         self.source = ""
         self.client = ""
         self.login = Login()
+        self.leads_to: tuple[str, str] | None = None  # with a token: the only account and target there are
         self.misuse: MisuseError | None = None  # what is wrong with the user name, told after login alone
         self.policy: PolicyLink | None = None
 
@@ -158,11 +163,11 @@ class PersonConnection(ServerConnection):
         except MisuseError as error:
             self.misuse = error
 
-    async def _undisturbed(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _undisturbed(self, work: Coroutine[Any, Any, None], seconds: float = REPLY_SECONDS) -> None:
         """Read nothing more from the client until it is answered: neither state nor memory changes meanwhile."""
         self.packets.pause(_ASKING)
         try:
-            async with asyncio.timeout(REPLY_SECONDS):
+            async with asyncio.timeout(seconds):
                 await work
         except PolicyLost as error:
             self._turn_away(error)
@@ -177,21 +182,37 @@ class PersonConnection(ServerConnection):
             await self._begin()
         if self.is_closed():
             return
-        person = self.login.person
+        if self._token is not None:
+            # All there is to show, whatever method the client would begin with; and nothing else is tried after it: a
+            # key must not log in somebody who asked for something else.
+            return await self._show_token(self._token) if first else self._fail()
+        person, place = self._claim, self._leads_to()
         match attempt:
             case KeyOffer():
                 await self._offer(OfferKey(person=person, blob=attempt.blob), attempt.algorithm)
             case KeyProof(blob, signed, signature):
-                await self._verdict(ProveKey(person=person, blob=blob, signed=signed, signature=signature))
+                proof = ProveKey(person=person, blob=blob, signed=signed, signature=signature, place=place)
+                await self._verdict(proof)
             case Password():
-                await self._verdict(TryPassword(person=person, password=attempt.password))
+                await self._verdict(TryPassword(person=person, password=attempt.password, place=place))
             case Questions():
-                await self._ask_code()
+                await self._verdict(AskCode(person=person))
             case None if first and only_asks:
                 # As OpenSSH: a client may ask with `none` what there is, once, without being counted.
                 self._send_methods(partial=False)
             case None:
                 self._fail()
+
+    @property
+    def _token(self) -> Secret | None:
+        secret = self.login.secret
+        return secret if secret is not None and not secret.joins else None
+
+    @property
+    def _claim(self) -> str:
+        """Who they say they are; an invitation is a claim to be whoever it was made for."""
+        secret = self.login.secret
+        return secret.reveal() if secret is not None and secret.joins else self.login.person
 
     async def _begin(self) -> None:
         """The conversation with policyd."""
@@ -224,10 +245,11 @@ class PersonConnection(ServerConnection):
         else:
             self._fail()
 
-    async def _ask_code(self) -> None:
-        reply = await self.ask(AskCode(person=self.login.person))
-        if not isinstance(reply, Challenge):
-            return await self._carry_out(reply)
+    def _leads_to(self) -> str:
+        """Where this login leads, as far as its name says so."""
+        return f"{self.login.account}@{self.login.target}" if self.login.target else ""
+
+    def _ask_person(self, reply: Challenge) -> None:
         self._auth = _Question(self)  # type: ignore[assignment]
         prompts = b"".join(String(text) + Boolean(echo) for text, echo in reply.prompts)
         self.send_packet(
@@ -235,14 +257,24 @@ class PersonConnection(ServerConnection):
             String(reply.name), String(reply.instructions), String(""), UInt32(len(reply.prompts)), prompts,
         )  # fmt: skip
 
+    async def _show_token(self, token: Secret) -> None:
+        reply = await self.ask(TryToken(token=token.reveal()))
+        if isinstance(reply, Verdict) and reply.outcome is Outcome.REFUSED:
+            self.send_auth_banner("".join(f"{line}\n" for line in BAD_TOKEN.lines()))
+            self._methods = reply.next = []
+        await self._carry_out(reply)
+
     async def _verdict(self, request: Request) -> None:
         await self._carry_out(await self.ask(request))
 
     async def _carry_out(self, reply: Reply) -> None:
+        if isinstance(reply, Challenge):
+            return self._ask_person(reply)
         if not isinstance(reply, Verdict):
             raise PolicyLost(f"the policy service answered with {type(reply).__name__}")
         match reply.outcome:
             case Outcome.DONE if reply.person:
+                self.leads_to = (reply.account, reply.target) if reply.target else None
                 await self._succeed(reply.person)
             case Outcome.MORE:
                 self._methods = reply.next
@@ -291,7 +323,8 @@ class PersonConnection(ServerConnection):
             raise ProtocolError("answer is not UTF-8") from None
         packet.check_end()
         self._auth = None
-        return self._undisturbed(self._verdict(AnswerCode(person=self.login.person, answers=answers)))
+        answer = AnswerCode(person=self._claim, answers=answers)
+        return self._undisturbed(self._verdict(answer), patience(answer))
 
     # --- policyd ------------------------------------------------------------------------------------
 

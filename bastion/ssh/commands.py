@@ -1,125 +1,34 @@
 """`ssh bastion WORDS`: what a person can ask the bastion itself, with their own rights and nothing but ssh."""
 
-import difflib
-import json
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from io import StringIO
 from typing import Any, Final
 
-import segno
-
-from bastion.errors import BastionError, ExitCode, MisuseError
-from bastion.present import as_json, as_text
+from bastion.errors import BastionError, Denied, ExitCode, MisuseError
+from bastion.present import as_json, as_text, qr
+from bastion.ssh import ask, pages, secrets
 from bastion.ssh.local import LocalChannel
-from bastion.ssh.upstream import refused
-from policy.messages import (
-    AuditList,
-    AuditShow,
-    AuditVerify,
-    CaLines,
-    Done,
-    MfaEnrol,
-    MfaList,
-    MfaReset,
-    Reachable,
-    Rows,
-    SessionKill,
-    SessionsList,
-    Whoami,
-)
+from bastion.vocabulary import VOCABULARY, overview
+from bastion.words import Given, Said, Word, help_of, parse, split
+from policy.messages import AccountAdd, Done, MfaConfirm, MfaEnrol, Rows, WatchBegin, WatchEnd
 
-MAX_WORDS: Final = 64
-"""Words of one command."""
-_FLAGS: Final = {"--json", "--all", "--help", "-h"}
+JSON: Final = "--json"
+Watch = Callable[[str], asyncio.Event]
+"""A session that is to be looked at -> set when it is over."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
-    """A command taken apart: positional words, flags, and options with a value."""
-
-    rest: list[str]
-    flags: set[str]
-    options: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
-    """`request` makes the question for policyd; None where the answer is ours."""
-
-    usage: str
-    text: str
-    request: Callable[[Words], Any] | None = None
-    least: int = 0
-    most: int = 0
-    options: frozenset[str] = frozenset()
-
-
-def _mfa(words: Words) -> Any:
-    action, *names = words.rest
-    person = names[0] if names else ""
-    match action:
-        case "list":
-            return MfaList(person=person)
-        case "enrol" if person:
-            return MfaEnrol(person=person)
-        case "reset" if person:
-            return MfaReset(person=person)
-    raise MisuseError(f"`mfa {action}` is not understood", "use: mfa list | mfa enrol PERSON | mfa reset PERSON")
-
-
-def _audit(words: Words) -> Any:
-    action, *names = words.rest
-    match action:
-        case "list":
-            return AuditList(what=names[0] if names else "")
-        case "show" if names:
-            return AuditShow(ident=names[0])
-        case "verify" if not names:
-            return AuditVerify()
-    raise MisuseError(f"`audit {action}` is not understood", "use: audit list [NAME] | audit show ID | audit verify")
-
-
-def _kill(words: Words) -> Any:
-    if not words.options.get("--reason"):
-        raise MisuseError("a reason is needed: the person is shown it", "use: kill SESSION --reason TEXT")
-    return SessionKill(session=words.rest[0], reason=words.options["--reason"])
-
-
-COMMANDS: Final[dict[str, Command]] = {
-    "help": Command(usage="help", text="this list"),
-    "ls": Command(usage="ls", text="targets and accounts you may use", request=lambda _: Reachable()),
-    "whoami": Command(usage="whoami", text="who you are here, and how that was proven", request=lambda _: Whoami()),
-    "config": Command(usage="config", text="lines for your ~/.ssh/config and known_hosts", request=lambda _: CaLines()),
-    "ca": Command(usage="ca", text="public keys of this bastion's CAs", request=lambda _: CaLines()),
-    "sessions": Command(usage="sessions [--all]", text="live sessions; ended ones too with --all (security)",
-                        request=lambda words: SessionsList(all="--all" in words.flags)),
-    "kill": Command(usage="kill SESSION --reason TEXT", text="end a session now (security)", request=_kill,
-                    least=1, most=1, options=frozenset({"--reason"})),
-    "audit": Command(usage="audit list [NAME] | show ID | verify", request=_audit, least=1, most=2,
-                     text="who did what, viewed what; NAME: a person, target, account@target, session (security)"),
-    "mfa": Command(usage="mfa list [PERSON] | enrol PERSON | reset PERSON", text="second factors", request=_mfa,
-                   least=1, most=2),
-}  # fmt: skip
-
-
-async def run(channel: LocalChannel, policy: Any, address: str) -> None:
+async def run(channel: LocalChannel, policy: Any, address: str, watch: Watch) -> None:
     """Answer the channel's command and set its exit status. `address` is how people reach this bastion."""
     assert channel.command is not None
     try:
-        words = _split(channel.command)
-        name, command = _find(words)
-        if "--help" in words.flags or "-h" in words.flags or name == "help":
-            channel.write(_help(name, words).encode())
-            return channel.exit(0)
-        assert command.request is not None
-        answer = await policy.ask(command.request(words))
-        if not isinstance(answer, Rows | Done):
-            raise refused(answer)
-        _show(channel, name, answer, words, address)
+        said = parse(VOCABULARY, split(channel.command))
+        if said.help or said.word.ask is None:
+            _put(channel, _help(said))
+        else:
+            await _carry_out(channel, policy, said.word, said.given, address, watch)
         channel.exit(0)
     except BastionError as error:
-        channel.write_error("".join(f"{line}\n" for line in error.lines()).encode())
+        say(channel, "".join(f"{line}\n" for line in error.lines()))
         channel.exit(int(error.code))
     await channel.drain()
 
@@ -127,79 +36,94 @@ async def run(channel: LocalChannel, policy: Any, address: str) -> None:
 def refuse_no_target(channel: LocalChannel) -> None:
     """Neither a target, nor words, nor a terminal for the menu."""
     error = MisuseError("no target is named, and there is no terminal to choose one", "use: ssh account@target@bastion")
-    channel.write_error("".join(f"{line}\n" for line in error.lines()).encode())
+    say(channel, "".join(f"{line}\n" for line in error.lines()))
     channel.exit(int(ExitCode.USAGE))
 
 
-def _split(command: bytes) -> Words:
-    # ssh joins words with blanks and drops the quotes around them: nothing is left that a shell's rules could read.
-    try:
-        parts = command.decode().split()
-    except UnicodeDecodeError:
-        raise MisuseError("the command is not understood", "see: ssh bastion help") from None
-    if not parts or len(parts) > MAX_WORDS:
-        raise MisuseError("the command is not understood", "see: ssh bastion help")
-    rest: list[str] = []
-    flags: set[str] = set()
-    options: dict[str, str] = {}
-    for number, word in enumerate(parts):
-        if word in _FLAGS:
-            flags.add(word)
-        elif word.startswith("--"):
-            # An option takes the rest of the line: `--reason left an hour ago`.
-            key, _, value = word.partition("=")
-            options[key] = " ".join([*([value] if value else []), *parts[number + 1 :]])
-            break
-        else:
-            rest.append(word)
-    return Words(rest=rest, flags=flags, options=options)
+def say(channel: LocalChannel, text: str) -> None:
+    """Beside the answer, on standard error."""
+    channel.write_error((text.replace("\n", "\r\n") if channel.terminal else text).encode())
 
 
-def _find(words: Words) -> tuple[str, Command]:
-    name = words.rest.pop(0) if words.rest else "help"
-    command = COMMANDS.get(name)
-    if command is None:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        meant = f"did you mean: ssh bastion {close[0]}" if close else "see: ssh bastion help"
-        raise MisuseError(f"`{name[:64]}` is no command of the bastion, and no target is named", meant)
-    unknown = sorted(set(words.options) - command.options)
-    if unknown and "--help" not in words.flags:
-        raise MisuseError(f"`{name}` has no option `{unknown[0][:64]}`", f"use: {command.usage}")
-    if not command.least <= len(words.rest) <= command.most and name != "help" and "--help" not in words.flags:
-        raise MisuseError(f"`{name}` is used otherwise", f"use: {command.usage}")
-    return name, command
+async def _carry_out(channel: LocalChannel, policy: Any, word: Word, given: Given, address: str, watch: Watch) -> None:
+    assert word.ask is not None
+    question = word.ask(given)
+    if isinstance(question, AccountAdd) and not question.user_ca:
+        question = await secrets.with_secret(channel, question)
+    over = watch(question.session) if isinstance(question, WatchBegin) else None
+    answer = await pages.whole(policy, question)
+    _show(channel, word, given, answer, address)
+    match word.name:
+        case "request" if given.has("--wait") and isinstance(answer, Done):
+            await _decided(channel, policy, answer, given)
+        case "mfa enrol" if isinstance(question, MfaEnrol) and not question.person and channel.terminal:
+            await _confirm(channel, policy, word, given)
+        case "watch" if over is not None:
+            await ask.until_left(channel, "ctrl-c ends it", over)
+            if over.is_set():
+                return say(channel, "bastion: the session is over\n")
+            await pages.answered(policy, WatchEnd(session=given.rest[0]))
 
 
-def _help(name: str, words: Words) -> str:
-    if name != "help":
-        command = COMMANDS[name]
-        return f"ssh bastion {command.usage}\n  {command.text}\n"
-    if "--json" in words.flags:
-        return json.dumps({key: {"usage": one.usage, "text": one.text} for key, one in COMMANDS.items()}) + "\n"
-    width = max(len(command.usage) for command in COMMANDS.values())
-    lines = ["a session:   ssh [person@]account@target@bastion      or  ssh -J bastion account@target",
-             "a file:      scp FILE account@target@bastion:PATH      sftp, rsync, git, ansible alike",
-             "a choice:    ssh -t bastion", "", "ssh bastion ..."]  # fmt: skip
-    lines += [f"  {command.usage:<{width}}  {command.text}" for command in COMMANDS.values()]
-    lines += ["", "each of them with --json and --help"]
-    return "\n".join(lines) + "\n"
-
-
-def _show(channel: LocalChannel, name: str, answer: Rows | Done, words: Words, address: str) -> None:
-    terminal = channel.terminal
-    if "--json" in words.flags:
-        text = as_json(answer) + "\n"
-    elif isinstance(answer, Rows) and name == "ca":
-        text = "".join(f"# {where}\n{line}\n" for where, line in answer.rows)
-    elif isinstance(answer, Rows) and name == "config":
-        text = _client_config(answer, address)
+async def _decided(channel: LocalChannel, policy: Any, asked: Done, given: Given) -> None:
+    if asked.data.get("state") != "pending":
+        return
+    answer = await ask.decision(channel, policy, asked.data["request"])
+    if not given.has(JSON):
+        say(channel, f"bastion: {as_text(answer, None).splitlines()[0]}\n")
     else:
-        text = as_text(answer, terminal.columns or 80 if terminal else None)
-        if terminal and isinstance(answer, Done) and (uri := answer.data.get("uri", "")).startswith("otpauth://"):
-            text = _qr(uri) + text
-        if isinstance(answer, Rows) and (note := answer.note or ("" if answer.rows else "nothing to show")):
-            channel.write_error(f"{note}\n".encode())
-    channel.write((text.replace("\n", "\r\n") if terminal else text).encode())
+        _put(channel, as_json(answer) + "\n")
+    if answer.data.get("state") != "approved":
+        raise Denied(f"request `{asked.data['request']}` was not approved", "see: ssh bastion requests --all")
+
+
+async def _confirm(channel: LocalChannel, policy: Any, word: Word, given: Given) -> None:
+    """The first code at once: a secret that no phone has must not be asked for tomorrow."""
+    for left in reversed(range(ask.TRIES)):
+        code = await ask.line(channel, "code that your phone shows now: ")
+        if not code:
+            say(channel, "bastion: it does not count yet: ssh bastion mfa confirm CODE\n")
+            return
+        try:
+            answer = await pages.answered(policy, MfaConfirm(code=code))
+        except BastionError as error:
+            if not left:
+                raise
+            say(channel, f"{error.lines()[0]}\n")
+        else:
+            return _put(channel, as_text(answer, None))
+
+
+def _help(said: Said) -> str:
+    name = said.word.name
+    if name != "help":
+        return help_of(said.word)
+    if said.given.has(JSON):
+        words = [[word.name, word.usage, word.about] for word in VOCABULARY.values()]
+        return as_json(Rows(columns=["name", "usage", "text"], rows=words)) + "\n"
+    if said.given.rest:
+        return help_of(parse(VOCABULARY, [*said.given.rest, "--help"]).word)
+    return overview()
+
+
+def _show(channel: LocalChannel, word: Word, given: Given, answer: Rows | Done, address: str) -> None:
+    terminal = channel.terminal
+    width = terminal.columns or 80 if terminal else None
+    if given.has(JSON):
+        return _put(channel, as_json(answer) + "\n")
+    if isinstance(answer, Rows) and word.name == "ca":
+        return _put(channel, "".join(f"# {where}\n{line}\n" for where, line in answer.rows))
+    if isinstance(answer, Rows) and word.name == "config":
+        return _put(channel, _client_config(answer, address))
+    if width and isinstance(answer, Done) and (uri := answer.data.get("uri", "")).startswith("otpauth://"):
+        _put(channel, qr(uri))
+    _put(channel, as_text(answer, width))
+    if isinstance(answer, Rows) and (note := answer.note or ("" if answer.rows else "nothing to show")):
+        say(channel, f"{note}\n")
+
+
+def _put(channel: LocalChannel, text: str) -> None:
+    channel.write((text.replace("\n", "\r\n") if channel.terminal else text).encode())
 
 
 def _client_config(answer: Rows, address: str) -> str:
@@ -209,9 +133,3 @@ def _client_config(answer: Rows, address: str) -> str:
              "# ~/.ssh/known_hosts: vouches for every target behind the bastion"]  # fmt: skip
     lines += [line for where, line in answer.rows if where.startswith("client")]
     return "\n".join(lines) + "\n"
-
-
-def _qr(text: str) -> str:
-    out = StringIO()
-    segno.make(text).terminal(out=out, compact=True)
-    return out.getvalue()

@@ -20,6 +20,7 @@ from asyncssh.constants import (
 )
 from asyncssh.misc import ProtocolError
 
+from bastion import notices
 from bastion.config import Settings
 from bastion.errors import BastionError, Denied, ExitCode, PeerError
 from bastion.ssh.burst import burst
@@ -27,13 +28,14 @@ from bastion.ssh.connections import ServerConnection
 from bastion.ssh.forwards import ForwardChannel
 from bastion.ssh.globals import GlobalRequests
 from bastion.ssh.links import Push
+from bastion.ssh.needs import settle
 from bastion.ssh.relay import Relay
 from bastion.ssh.sessions import SessionChannel
 from bastion.ssh.transport import PacketTransport
 from bastion.taps import ForwardTap
 from bastion.text import neutral
 from bastion.tunnels import asked_for, from_agent, from_display, from_socket, tcp, to_socket
-from policy.messages import Authorize
+from policy.messages import Authorize, EndSession, Notices
 from policy.model import ChannelKind
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ class Door(ServerConnection):
     target = ""
     port = 0
     via = "direct"
+    leads_to: tuple[str, str] | None = None  # where a token leads, and nowhere else
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -99,6 +102,9 @@ class Door(ServerConnection):
         self.relay: Relay | None = None
         self._starting: asyncio.Task[Relay] | None = None
         self._sessions: set[SessionChannel] = set()
+        self._told = False
+        self._watching: dict[str, asyncio.Event] = {}  # sessions that this person looks at, and that they are over
+        self._trying = asyncio.Lock()
         self._forwards = 0
         self._no_more_sessions = False
         self._feeding: PacketTransport | None = None
@@ -118,7 +124,7 @@ class Door(ServerConnection):
             # They came in before the listener closed: a session begun now would be cut off without a word.
             return self.disconnect_person(GOING_DOWN)
         if self.has_target:
-            self._start(Authorize(account=self.account, target=self.target, port=self.port, via=self.via))
+            self._start(self.wanted())
 
     def _start(self, request: Authorize) -> "asyncio.Task[Relay]":
         self._starting = asyncio.ensure_future(self._dial(request))
@@ -148,20 +154,41 @@ class Door(ServerConnection):
         return await asyncio.shield(self._starting)
 
     async def try_again(self, failure: BastionError, local: "LocalChannel") -> Relay:
-        """With the ticket and the reason that came with the channel, if the first try lacked them."""
-        ticket = local.env.get(b"BASTION_TICKET", b"").decode("utf-8", "replace")
-        reason = local.env.get(b"BASTION_REASON", b"").decode("utf-8", "replace")
-        if not (ticket or reason) or self.relay is not None:
-            raise failure
-        request = Authorize(
-            account=self.account, target=self.target, port=self.port, via=self.via, ticket=ticket, reason=reason
-        )
-        return await asyncio.shield(self._start(request))
+        """With what came with the channel (a ticket, a reason), and what the person at it says when they are asked."""
+        if self.relay is not None and not self.relay.is_live:
+            raise failure  # it has ended: what comes along now does not begin another one
+        return await settle(self, self.wanted(), failure, local)
 
-    async def pick(self, account: str, target: str) -> Relay:
+    async def authorize(self, request: Authorize) -> Relay:
+        """One more try; of two channels that try for the same at the same time, one dials and both have the session."""
+        async with self._trying:
+            relay, place = self.relay, (request.account, request.target)
+            if relay is not None and relay.is_live and (relay.grant.account, relay.grant.target) == place:
+                return relay
+            return await asyncio.shield(self._start(request))
+
+    async def pick(self, account: str, target: str, local: "LocalChannel") -> Relay:
         """The menu's choice."""
         self.account, self.target = account, target
-        return await asyncio.shield(self._start(Authorize(account=account, target=target, via="menu")))
+        request = Authorize(account=account, target=target, via="menu")
+        try:
+            return await self.authorize(request)
+        except BastionError as failure:
+            return await settle(self, request, failure, local)
+
+    async def news(self) -> list[str]:
+        """What waits for this person, told with the first shell of a connection."""
+        if self._told or self.leads_to is not None:  # a token is for one thing, and for nothing beside it
+            return []
+        self._told = True
+        try:
+            return notices.lines(await self.policy.ask(Notices()))
+        except BastionError:
+            return []
+
+    def wanted(self) -> Authorize:
+        """What this connection asks for."""
+        return Authorize(account=self.account, target=self.target, port=self.port, via=self.via)
 
     async def serve(self, local: "LocalChannel") -> Relay | None:
         """A channel without a target: a command of ours, or the menu and then the session it led to."""
@@ -175,6 +202,10 @@ class Door(ServerConnection):
     def _full(self, full: bool) -> None:
         if self._feeding is not None:
             (self._feeding.pause if full else self._feeding.resume)(self)
+
+    def watch(self, session: str) -> asyncio.Event:
+        """Set when a session that this person looks at is over."""
+        return self._watching.setdefault(session, asyncio.Event())
 
     # --- channels -----------------------------------------------------------------------------------
 
@@ -268,6 +299,8 @@ class Door(ServerConnection):
 
     def pushed(self, message: Push) -> None:
         """policyd has something to say about one session, or all of this person's connection."""
+        if isinstance(message, EndSession) and (over := self._watching.pop(message.session, None)) is not None:
+            return over.set()
         for relay in [self.relays.get(message.session)] if message.session else list(self.relays.values()):
             if relay is not None:
                 relay.pushed(message)

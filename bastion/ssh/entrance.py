@@ -42,6 +42,8 @@ class Entrance(PersonConnection, Door):
         # OpenSSH's PROTOCOL, 2.5: a client learns the keys that it does not know yet, before one of them is replaced.
         self._send_global_request(b"hostkeys-00@openssh.com", *map(String, self._own_keys()))
         self.account, self.target, self.port = self.login.account, self.login.target, self.login.port
+        if self.leads_to is not None and not self.target:
+            self.account, self.target = self.leads_to
         self.client_version = self.client
         self.begin()
 
@@ -51,14 +53,17 @@ class Entrance(PersonConnection, Door):
         return bool(self.target) or self.misuse is not None
 
     def begin(self) -> None:
-        if self.misuse is None:
+        if self.misuse is None and (self.leads_to is None or self.login.target):
             super().begin()
         else:
+            # A token dials with the first channel: `ssh -J ticket-...@bastion` spends its one use within the tunnel.
             self.gateway.doors.add(self)
 
     async def relay_ready(self) -> Relay:
         if self.misuse is not None:
             raise self.misuse
+        if self._starting is None and self.has_target:
+            self._start(self.wanted())
         return await super().relay_ready()
 
     async def try_again(self, failure: BastionError, local: "LocalChannel") -> Relay:
@@ -68,14 +73,14 @@ class Entrance(PersonConnection, Door):
 
     async def serve(self, local: "LocalChannel") -> Relay | None:
         if local.command is not None:
-            await commands.run(local, self.policy, self._place)
+            await commands.run(local, self.policy, self._place, self.watch)
             return None
         if local.terminal is None:
             commands.refuse_no_target(local)
             return None
         try:
             choice = await menu.pick(local, self.policy)
-            return await self.pick(choice.account, choice.target) if choice is not None else None
+            return await self.pick(choice.account, choice.target, local) if choice is not None else None
         except BastionError as error:
             local.write_error("\r\n".join([*error.lines(), ""]).encode())
             local.exit(int(error.code))

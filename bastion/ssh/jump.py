@@ -94,6 +94,7 @@ class InnerDoor(Door):
         options.protocol_factory = lambda: InnerOwner(self)
         self.gateway, self.policy = outer.gateway, outer.policy
         self.person, self.source, self.client_version = outer.person, outer.source, outer.client_version
+        self.leads_to = outer.leads_to
         super().__init__(asyncio.get_running_loop(), options)
         self.target, self.port = target, port
         self.relays = outer.relays

@@ -18,6 +18,7 @@ from bastion.errors import BastionError, ExitCode, MisuseError
 from bastion.ssh.wipe import wipe
 from policy.messages import (
     MAX_MESSAGE,
+    AnswerCode,
     Authorize,
     EndSession,
     Freeze,
@@ -47,6 +48,8 @@ CONNECT_SECONDS: Final = 5.0
 REPLY_SECONDS: Final = 5.0
 """The slowest answer is to a password, when others wait for its turn (0.1 s each); later than this nobody decides
 there, and a person would rather be told than wait."""
+RADIUS_SECONDS: Final = 25.0
+"""The most that `[policy.radius] seconds` may be: a server there asks a person's phone."""
 TICKET_SECONDS: Final = 15.0
 """More, when policyd has to ask a ticket system: the longest that `[tickets.NAME] seconds` may be."""
 MAX_WAITING: Final = 256
@@ -117,7 +120,7 @@ class PolicyLink:
         """
         answer: asyncio.Future[Reply] = self._loop.create_future()
         number = self._send(request, answer)
-        late = self._loop.call_later(_patience(request), _give_up, answer)  # cheaper than a task's time-out
+        late = self._loop.call_later(patience(request), _give_up, answer)  # cheaper than a task's time-out
         try:
             return await answer
         finally:
@@ -232,10 +235,13 @@ def _give_up(answer: "asyncio.Future[Reply]") -> None:
         answer.set_exception(PolicyLost())
 
 
-def _patience(request: Request) -> float:
+def patience(request: Request) -> float:
+    """Seconds that policyd may take."""
     match request:
         case RequestAwait():
             return REPLY_SECONDS + min(30.0, request.seconds)
+        case AnswerCode():
+            return REPLY_SECONDS + RADIUS_SECONDS
         case Authorize() | RequestAccess() if request.ticket:
             return REPLY_SECONDS + TICKET_SECONDS
         case _:

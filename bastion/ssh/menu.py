@@ -1,12 +1,17 @@
 """The menu on a person's terminal."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
+from bastion import notices
+from bastion.errors import BastionError
 from bastion.menu import CLOSING, OPENING, Choice, Menu, Outcome
 from bastion.ssh.local import LocalChannel
 from bastion.ssh.upstream import refused
-from policy.messages import Reachable, Rows
+from policy.messages import Notices, Reachable, Rows
+
+NEWS: Final = 10.0
+"""Seconds after which an open menu asks again what waits for this person."""
 
 
 async def pick(channel: LocalChannel, policy: Any) -> Choice | None:
@@ -39,6 +44,19 @@ async def pick(channel: LocalChannel, policy: Any) -> Choice | None:
     channel.write(OPENING.encode())
     outcome = Outcome.OPEN
     typed = asyncio.ensure_future(channel.read())
+
+    async def keep_up() -> None:
+        while True:
+            try:
+                news = "; ".join(notices.lines(await policy.ask(Notices())))
+            except BastionError:
+                return  # policyd is gone: the connection ends by itself
+            if news != menu.news:
+                menu.news = news
+                redraw.set()
+            await asyncio.sleep(NEWS)
+
+    keeping_up = asyncio.ensure_future(keep_up())
     try:
         while outcome is Outcome.OPEN:
             draw()
@@ -52,6 +70,7 @@ async def pick(channel: LocalChannel, policy: Any) -> Choice | None:
                 if outcome is Outcome.OPEN:
                     typed = asyncio.ensure_future(channel.read())
     finally:
+        keeping_up.cancel()
         typed.cancel()
         channel.write(CLOSING.encode())
     channel.unread(menu.rest)

@@ -112,8 +112,8 @@ class Recording:
             if self._typed:
                 self._typed = False
                 pace.typed(now)
-            if session.is_behind:
-                self._press()
+        if session.is_behind:
+            self._press()
 
     def _send(self, message: bytes) -> None:
         if not self._queue:

@@ -28,7 +28,8 @@ from bastion.requests import (
 from bastion.ssh.burst import burst
 from bastion.ssh.channels import CLOSE, DATA, EOF, EXTENDED_DATA, FAILURE, REQUEST, SUCCESS, WINDOW_ADJUST, End, Flow
 from bastion.ssh.inbox import Inbox
-from bastion.ssh.local import STDERR, LocalChannel, Terminal, aside, goodbye, last_words
+from bastion.ssh.local import STDERR, LocalChannel, aside, goodbye, last_words
+from bastion.ssh.needs import News, find
 from bastion.taps import ChannelTap, early_input, early_output, exit_events, start_events, tap_for
 from policy.model import ChannelKind
 from recorder.model import Kind
@@ -69,6 +70,7 @@ class SessionChannel:
         self._failure: BastionError | None = None  # why there is no target
         self._linked = asyncio.get_running_loop().create_future()
         self._finished = self._switching = False
+        self._news = News(door, self)
         self.user.send(CONFIRMATION, _CONFIRM.pack(self.user.number, 0, MAX_PACKET))
         self._task: asyncio.Task[None] = door.spawn(self._begin())
 
@@ -206,6 +208,8 @@ class SessionChannel:
                     down.put(exit_events(asked.name, asked.rest), REQUEST, asked.message)
             elif kind in (SUCCESS, FAILURE):
                 self._carry(self.requests.answered(kind == SUCCESS))
+                if self.requests.is_running:
+                    self._news.say()
             elif kind == EXTENDED_DATA:
                 if payload[:4] != STDERR or down.ended:
                     return  # of no known kind: no client shows it, no recording can say what it was
@@ -274,6 +278,8 @@ class SessionChannel:
         if error is _SERVED or self._finished:
             return
         with burst():
+            if kind is ChannelKind.SHELL and error is None and self.requests.term:
+                self.door.spawn(self._news.hear())
             if kind in (ChannelKind.AGENT, ChannelKind.X11):
                 if error is None and self.relay is not None:
                     self.relay.may_open_back.add(kind)
@@ -303,29 +309,22 @@ class SessionChannel:
     async def _find_target(self, kind: ChannelKind, detail: bytes) -> BastionError | None:
         """Serve the start ourselves, or get a target for it after all; None if there is one now."""
         assert self.local is not None
-        local = self.local
-        asked = self.requests
-        local.terminal = Terminal(asked.term, asked.columns, asked.rows) if asked.term else None
-        local.command = None if kind is ChannelKind.SHELL else detail
-        local.env = dict(asked.ours)
-        if self._failure is not None:
-            relay = await self.door.try_again(self._failure, local)
-        else:
-            if kind not in (ChannelKind.SHELL, ChannelKind.EXEC, ChannelKind.SCP):
-                return Denied("no target is named", "use: sftp account@target@bastion", code=ExitCode.USAGE)
-            local.start(lambda: self._carry(self.requests.decided(True)))
-            found = await self.door.serve(local)
-            if found is None:
-                local.finish()
-                return _SERVED
-            relay = found
-            self._switching = True  # what is typed from here on is for the shell, behind its start
-        if not relay.is_live:
-            raise relay.why
+        # Before the first word of ours the client is told that its shell or command runs: only then it shows any.
+        self.local.start(self._begin_local)
+        relay = await find(self.door, self.local, self.requests, self._failure, kind, detail)
+        if relay is None:
+            self.local.finish()
+            return _SERVED
+        # What is typed from here on is for the shell, behind its start, and not for who asked before.
+        self._switching = self.requests.state is State.STARTED
         self._failure = None
         self._link(relay)
         await self._linked
         return None
+
+    def _begin_local(self) -> None:
+        self._carry(self.requests.decided(True))
+        self._drain()
 
     # --- endings ------------------------------------------------------------------------------------
 

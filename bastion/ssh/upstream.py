@@ -205,7 +205,7 @@ def refused(reply: Any) -> BastionError:
     """policyd's no as an error with its words."""
     if isinstance(reply, Refused):
         code = ExitCode(reply.code) if reply.code in ExitCode._value2member_map_ else ExitCode.DENIED
-        return Denied(reply.cause, reply.hint, ref=reply.ref, code=code)
+        return Denied(reply.cause, reply.hint, ref=reply.ref, code=code, need=reply.need)
     return PeerError(f"policyd answered with {type(reply).__name__}")
 
 

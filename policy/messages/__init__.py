@@ -24,7 +24,7 @@ from policy.messages.views import *
 
 Command = (
     Whoami | Reachable | CaLines | PersonAdd | PersonSet | PersonOffboard | PersonList | PersonShow
-    | TargetAdd | TargetRemove | TargetList | TargetShow | TargetHostkey
+    | TargetAdd | TargetSet | TargetRemove | TargetList | TargetShow | TargetHostkey
     | AccountAdd | AccountRemove | AccountList | AccountShow
     | MfaEnrol | MfaConfirm | MfaList | MfaRemove | MfaReset | MfaRecovery | MfaIssue
     | RequestAccess | RequestAwait | RequestList | RequestShow | RequestCancel | Decide | Notices
@@ -32,6 +32,7 @@ Command = (
     | Invite | OwnerAdd | OwnerRemove | OwnerList | WhoCan | WhatCan
     | DirectorySync | DirectoryStatus
     | Explain | SessionsList | SessionKill | AuditList | AuditShow | AuditExport | AuditVerify | Reload
+    | Inventory
 )  # fmt: skip
 Request = (
     Hello | Worker | Admin | Courier | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode

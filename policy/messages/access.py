@@ -54,7 +54,7 @@ class Decide(Message):
 
 
 class Notices(Message):
-    """What waits for this person: requests to decide, reviews to write, grants about to end."""
+    """What waits for this person: requests to decide, reviews to write, sessions to look at, grants about to end."""
 
 
 # --- grants -----------------------------------------------------------------------------------------
@@ -181,11 +181,13 @@ class OwnerAdd(Message):
 
     person: str
     scope: str
+    reason: str = ""
 
 
 class OwnerRemove(Message):
     person: str
     scope: str
+    reason: str = ""
 
 
 class OwnerList(Message):

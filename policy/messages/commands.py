@@ -16,10 +16,13 @@ class CaLines(Message):
 
 
 class PersonAdd(Message):
+    """`reason`, here and below: why, for the audit trail."""
+
     name: str
     roles: list[str] = []
     keys: list[str] = []  # authorized_keys lines
     password: str = ""
+    reason: str = ""
 
 
 class PersonSet(Message):
@@ -30,6 +33,7 @@ class PersonSet(Message):
     remove_keys: list[str] = []  # SHA256 fingerprints
     password: str = ""
     disabled: bool | None = None
+    reason: str = ""
 
 
 class PersonOffboard(Message):
@@ -37,10 +41,14 @@ class PersonOffboard(Message):
 
     name: str
     heir: str = ""
+    reason: str = ""
 
 
 class PersonList(Message):
-    pass
+    """Lists come in pages: asked again with `after` = `next` of the Rows before, until that is empty."""
+
+    after: str = ""
+    limit: int = 0  # rows; 0: as many as one message holds
 
 
 class PersonShow(Message):
@@ -54,14 +62,29 @@ class TargetAdd(Message):
     labels: dict[str, str] = {}
     host_keys: list[str] = []  # known_hosts or authorized_keys style lines
     scan: bool = False  # fetch and pin what the target shows now
+    reason: str = ""
+
+
+class TargetSet(Message):
+    """Change a target. Labels decide which rules are about it, so this is never an owner's to do."""
+
+    name: str
+    address: str = ""  # "": as it is
+    set_labels: dict[str, str] = {}
+    remove_labels: list[str] = []
+    add_host_keys: list[str] = []
+    remove_host_keys: list[str] = []  # SHA256 fingerprints
+    reason: str = ""
 
 
 class TargetRemove(Message):
     name: str
+    reason: str = ""
 
 
 class TargetList(Message):
-    pass
+    after: str = ""
+    limit: int = 0
 
 
 class TargetShow(Message):
@@ -82,15 +105,19 @@ class AccountAdd(Message):
     password: str = ""
     private_key: str = ""  # OpenSSH PEM, unencrypted on the wire of this socket only
     user_ca: bool = False
+    reason: str = ""
 
 
 class AccountRemove(Message):
     account: str
     target: str
+    reason: str = ""
 
 
 class AccountList(Message):
     target: str = ""
+    after: str = ""
+    limit: int = 0
 
 
 class AccountShow(Message):
@@ -119,6 +146,8 @@ class DirectoryStatus(Message):
 
 class SessionsList(Message):
     all: bool = False  # ended ones too
+    after: str = ""
+    limit: int = 0
 
 
 class SessionKill(Message):
@@ -135,6 +164,8 @@ class AuditList(Message):
     who: str = ""  # a person, or a word of what stands for one, like an OS user
     what: str = ""  # account@target, account, target, person, session or ref
     limit: int = 100
+    about: str = ""  # a person: what they did, and what was done to or for them
+    before: int = 0  # only rows with a lower number; 0: the newest
 
 
 class AuditShow(Message):
@@ -150,6 +181,7 @@ class AuditExport(Message):
     event: str = ""
     who: str = ""
     what: str = ""
+    about: str = ""
 
 
 class AuditVerify(Message):
@@ -159,13 +191,26 @@ class AuditVerify(Message):
 class Reload(Message):
     """Read policy.toml again. A bad file keeps the old rules and is answered with what is wrong."""
 
+    reason: str = ""
+
+
+class Inventory(Message):
+    """What there is, as an inventory file says it, in pages: `kind` is persons, targets or accounts. No secrets.
+
+    Cells that hold several values (keys, labels, host keys, scopes) hold them line by line.
+    """
+
+    kind: str
+    after: str = ""
+
 
 class Rows(Message):
-    """A table for people and programs."""
+    """A table for people and programs. `next`: more follow, asked for with it as `after`."""
 
     columns: list[str]
     rows: list[list[str]]
     note: str = ""
+    next: str = ""
 
 
 class Done(Message):

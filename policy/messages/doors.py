@@ -42,11 +42,13 @@ class ProveKey(Message):
     blob: bytes
     signed: bytes
     signature: bytes
+    place: str = ""  # account@target that the login is for, which may ask for a newer code than others
 
 
 class TryPassword(Message):
     person: str
     password: bytes
+    place: str = ""  # as in ProveKey
 
 
 class TryToken(Message):
@@ -227,7 +229,9 @@ class Report(Message):
 
 
 class EndSession(Message):
-    """Push: close this session now and tell the person why. An empty id means every session of the conversation."""
+    """Push: close this session now and tell the person why. An empty id means every session of the conversation.
+
+    To who watches a session: it has ended, or may not be watched any more."""
 
     session: str
     by: str

@@ -12,6 +12,7 @@ class Person:
     offboarded: int | None = None
     phc: str = field(default="", repr=False)  # argon2id hash; "" without a password
     totp: tuple["Authenticator", ...] = ()
+    codes: tuple["Code", ...] = ()  # that were not used
     created: int = 0
     origin: str = "local"  # or directory
     owns: tuple[str, ...] = ()  # scopes: a target, `label=value`, or `*`
@@ -42,6 +43,27 @@ class Authenticator:
     sealed: bytes = field(repr=False)
     created: int
     confirmed: int | None = 0  # when its first code came; None: it is not asked for yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """A code that counts once."""
+
+    id: str
+    person: str
+    kind: str  # recovery | issued
+    mac: bytes = field(repr=False)  # keyed by the vault
+    created: int
+    expires: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invitation:
+    token: bytes = field(repr=False)  # SHA-256
+    person: str
+    made: int
+    made_by: str
+    expires: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

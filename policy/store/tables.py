@@ -6,16 +6,18 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Table, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from policy.store import schema as s
 from policy.store.access_tables import AccessTables
 from policy.store.conflict import Conflict as Conflict
+from policy.store.proof_tables import ProofTables
 from policy.store.records import (
     Account,
     AuditRow,
     Authenticator,
+    Code,
     DirectoryEntry,
     Person,
     PersonKey,
@@ -31,6 +33,7 @@ class Tables:
     def __init__(self, connection: Connection) -> None:
         self._db = connection
         self.access = AccessTables(connection)  # requests, votes, grants, reviews
+        self.proofs = ProofTables(connection)  # second factors, codes, invitations
 
     def nested(self) -> AbstractContextManager[object]:
         """A part of the transaction that is undone alone if its block raises."""
@@ -64,6 +67,9 @@ class Tables:
         for row in self._of(s.owner, only):
             owns[row.person].append(row.scope)
         phc = {row.person: row.phc for row in self._of(s.password, only)}
+        codes: dict[str, list[Code]] = defaultdict(list)
+        for code in self.proofs.codes(only):
+            codes[code.person].append(code)
         query = select(s.person).order_by(s.person.c.name)
         if only is not None:
             query = query.where(s.person.c.name == only)
@@ -76,6 +82,7 @@ class Tables:
                 offboarded=row.offboarded,
                 phc=phc.get(row.name, ""),
                 totp=tuple(totp[row.name]),
+                codes=tuple(codes[row.name]),
                 created=row.created,
                 origin=row.origin,
                 owns=tuple(sorted(owns[row.name])),
@@ -94,8 +101,14 @@ class Tables:
     def offboard(self, name: str, now: int) -> None:
         """Keep the name, so that nobody inherits its history; drop every way to prove it."""
         self._db.execute(update(s.person).where(s.person.c.name == name).values(disabled=True, offboarded=now))
-        for table in (s.role, s.key, s.password, s.authenticator):
+        for table in (s.role, s.key, s.password, s.authenticator, s.code, s.invitation, s.owner):
             self._db.execute(delete(table).where(table.c.person == name))
+
+    def add_owner(self, person: str, scope: str) -> None:
+        self._insert(s.owner, person=person, scope=scope)
+
+    def remove_owner(self, person: str, scope: str) -> bool:
+        return self._gone(delete(s.owner).where(s.owner.c.person == person, s.owner.c.scope == scope))
 
     def add_role(self, person: str, role: str) -> None:
         self._insert(s.role, person=person, role=role)
@@ -134,8 +147,11 @@ class Tables:
 
     # --- second factors -----------------------------------------------------------------------------
 
-    def add_authenticator(self, person: str, ident: str, kind: str, sealed: bytes, now: int) -> None:
-        self._insert(s.authenticator, person=person, id=ident, kind=kind, sealed=sealed, created=now)
+    def add_authenticator(
+        self, person: str, ident: str, kind: str, sealed: bytes, now: int, *, confirmed: bool = True
+    ) -> None:
+        first = now if confirmed else None
+        self._insert(s.authenticator, person=person, id=ident, kind=kind, sealed=sealed, created=now, confirmed=first)
 
     def remove_authenticators(self, person: str) -> int:
         return self._db.execute(delete(s.authenticator).where(s.authenticator.c.person == person)).rowcount
@@ -210,6 +226,12 @@ class Tables:
         )
         for key, value in target.labels.items():
             self._insert(s.label, target=target.name, key=key, value=value)
+
+    def set_target(self, name: str, address: str, port: int, labels: dict[str, str]) -> None:
+        self._db.execute(update(s.target).where(s.target.c.name == name).values(address=address, port=port))
+        self._db.execute(delete(s.label).where(s.label.c.target == name))
+        for key, value in labels.items():
+            self._insert(s.label, target=name, key=key, value=value)
 
     def remove_target(self, name: str) -> bool:
         for account in self.accounts(name):
@@ -286,9 +308,13 @@ class Tables:
         ).scalar()
         return found
 
-    def sessions(self, *, all: bool = False, limit: int = 1000) -> list[Session]:  # noqa: A002 - the word of the command
-        """Newest first; without `all` only those that have not ended."""
-        query = select(s.session).order_by(s.session.c.granted.desc(), s.session.c.id.desc()).limit(limit)
+    def sessions(self, *, all: bool = False, after: str = "", limit: int = 1000) -> list[Session]:  # noqa: A002
+        """Newest first, those older than `after`, an id; without `all` (the word of the command) only live ones."""
+        c = s.session.c
+        query = select(s.session).order_by(c.granted.desc(), c.id.desc()).limit(limit)
+        if after:
+            since = select(c.granted).where(c.id == after).scalar_subquery()
+            query = query.where(or_(c.granted < since, and_(c.granted == since, c.id < after)))
         if not all:
             query = query.where(s.session.c.ended.is_(None))
         return [Session(**row._mapping) for row in self._db.execute(query)]

@@ -14,7 +14,7 @@ def needed(rules: RuleSet, facts: Facts, despite: frozenset[Why] = frozenset()) 
 
     INVARIANT: who is not entitled, or has not shown what the rule wants, makes this bastion call nobody.
     """
-    if facts.disabled or not facts.known:
+    if not rules.tickets or facts.disabled or not facts.known:
         return []
     found: dict[tuple[str, str], None] = {}
     for rule in rules.rules:

@@ -26,7 +26,7 @@ async def menu(door: SiteDoor, local: Any) -> Any:
         if not data:
             return None
         line += data
-    return await door.pick("root", line.strip().decode())
+    return await door.pick("root", line.strip().decode(), local)
 
 
 async def echo(door: SiteDoor, local: Any) -> Any:

@@ -165,9 +165,17 @@ def test_networks_are_opened_and_closed_by_a_reload(courier: Courier) -> None:
     assert courier.process.poll() is None
 
 
-def test_it_says_what_is_wrong_with_its_table(tmp_path: Path) -> None:
-    (tmp_path / "bastion.toml").write_text("[courier]\nreech = []\n")
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("reech = []", "bastion.toml:2: courier.reech: unknown key (did you mean `reach`)"),
+        ('reach = ["169.254.1.1/16"]', "courier.reach: `169.254.1.1/16` is no network like `169.254.1.0/24`"),
+    ],
+)
+def test_it_says_what_is_wrong_with_its_table(tmp_path: Path, line: str, problem: str) -> None:
+    (tmp_path / "bastion.toml").write_text(f"[courier]\n{line}\n")
     words = [sys.executable, "-m", "bastion.courier", "--config", str(tmp_path / "bastion.toml")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 78
-    assert "bastion.toml:2: courier.reech: unknown key (did you mean `reach`)" in done.stderr
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr

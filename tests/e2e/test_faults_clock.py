@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -67,7 +68,7 @@ class ClockSite(FaultSite):
 def clock_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClockSite]:
     made = ClockSite(
         tmp_path_factory.mktemp("clock"),
-        {"policy": ["lock_after = 100", "source_failures = 1000"]},
+        {"policy": ["lock_after = 100", "source_failures = 1000", "recheck_seconds = 1"]},
     )
     try:
         yield made.start()
@@ -114,6 +115,24 @@ def test_sessions_live_by_the_monotonic_clock_and_recordings_stay_in_order(site:
     holds(tape_of(site, "clock"), stream.received, "clock")
     assert site.bastion("audit", "verify").returncode == 0
     wait_until("every recording whole", lambda: set(verdicts(site).values()) == {"ok"}, patience(15))
+
+
+def test_what_an_hour_forbids_ends_with_nobody_changing_anything(site: ClockSite, load: Load) -> None:
+    """Attack: to come in before the hours are over, and to stay."""
+    stream = load.counting("hours", to=KEPT).flows(1000)
+    hour = (datetime.now(UTC) + timedelta(hours=3)).hour
+    hours = f"{hour:02}:00-{(hour + 2) % 24:02}:00"
+    forbid = f'\n[[rule]]\nname = "later"\neffect = "forbid"\nwhen = {{ hours = "{hours}" }}\n'
+    try:
+        site.set_rules(site.rules + forbid)
+        stream.flows(1000)
+        assert stream.process.poll() is None, "these are not the hours"
+        site.set_clock(3 * 3600 + 60)
+        assert stream.process.wait(patience(20)) == 143
+        assert "no longer allowed" in stream.err
+    finally:
+        site.set_clock(0)
+        site.set_rules(site.rules)
 
 
 def test_a_code_is_worth_nothing_twice_whatever_the_clock_says(site: ClockSite) -> None:

@@ -306,6 +306,7 @@ def test_a_wrong_password_takes_as_long_for_a_person_as_for_nobody(site: Gateway
         raw.request(name, "password", Boolean(False), String("guess"))
 
     took = asyncio.run(timed(site, ["pat", "sam", "nobody"], 2, 3, ask))
-    medians = {name: statistics.median(times) for name, times in took.items()}
-    print({name: f"{median * 1000:.0f} ms" for name, median in medians.items()})
-    assert max(medians.values()) < 2 * min(medians.values())
+    # The fastest of each: others on this machine only ever make one slower.
+    fastest = {name: min(times) for name, times in took.items()}
+    print({name: f"{least * 1000:.0f} ms" for name, least in fastest.items()})
+    assert max(fastest.values()) < 2 * min(fastest.values())

@@ -101,6 +101,15 @@ def test_a_session_ends_with_its_leave(site: Site, entry: str) -> None:
     assert time.monotonic() - began < 30
 
 
+def test_a_person_is_warned_before_it_ends(site: Site, entry: str) -> None:
+    ident = given(site, seconds=62, uses=1)
+    with Person(*site.command("ssh", "-tt"), entry) as person:
+        person.until("bastion: this session ends in 1 minute: what is granted for it is over then")
+        person.type("echo $((6*7))\n")
+        person.until("42")
+    site.ask(m.GrantRevoke(grant=ident))
+
+
 def test_taken_back_it_ends_at_once(site: Site, entry: str) -> None:
     ident = given(site, uses=1)
     with Person(*site.command("ssh", "-tt"), entry) as person:

@@ -4,6 +4,8 @@ The bastion, its courier, the TLS and the HTTP are real; only what the ticket sy
 """
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import time
@@ -309,6 +311,22 @@ def test_tickets_of_a_file(site: Site) -> None:
     )
     assert run(site, DIRECT, "C-1").returncode == 0
     assert b"is not assigned to alice" in run(site, DIRECT, "C-2").stderr
+
+
+def test_a_courier_that_is_killed_takes_nothing_with_it(site: Site, server: Outside, records: Records) -> None:
+    use(site, "jira", server.url)
+    ticket = records.add("OPS-1", status="Approved")
+    words = [*site.command("ssh", "-o", f"SetEnv=BASTION_TICKET={ticket}"), DIRECT, "echo in; read line; echo $line"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
+        assert living.stdout is not None
+        assert living.stdin is not None
+        assert living.stdout.readline() == b"in\n"
+        os.kill(site.pid("bastion.courier"), signal.SIGKILL)
+        living.stdin.write(b"still here\n")
+        living.stdin.close()
+        assert living.stdout.read() == b"still here\n"
+    other = records.add("OPS-2", status="Approved")
+    wait_until("a new courier", lambda: run(site, DIRECT, other).returncode == 0, 40)
 
 
 # --- notices ------------------------------------------------------------------------------------------

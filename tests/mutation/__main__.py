@@ -14,7 +14,7 @@ from tests.mutation import runner
 from tests.mutation.mutant import Mutant, select
 from tests.mutation.runner import End, Result
 
-LISTS: Final = ("policy", "access", "grants", "views", "bastion", "gateway", "recorder", "replay")
+LISTS: Final = ("policy", "access", "grants", "views", "bastion", "gateway", "outside", "recorder", "replay")
 
 
 def main() -> int:

@@ -30,7 +30,8 @@ GUARDS: Final[list[Mutant]] = [
          "test_what_an_engineer_may_not_command[SessionsList]"),
         ("(entry.right is None or desk.has_right(talk, entry.right))", "True", "a role that was taken away",
          "test_a_person_who_lost_the_role_has_lost_the_command"),
-        ("await desk.sessions.end_conversation(talk)", "pass", "sessions of a dead gateway stay live",
+        ("await desk.sessions.end_conversation(talk)\n            await views", "await views",
+         "sessions of a dead gateway stay live",
          "tests/policy/test_sessions.py::test_a_connection_that_ends_takes_its_sessions_along"),
     ),
     *guards(

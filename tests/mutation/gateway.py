@@ -19,7 +19,7 @@ GUARDS: Final[list[Mutant]] = [
          "policyd takes a session back while it begins", "test_policyd_that_takes_the_session_back_while_it_begins"),
         ("self.record(Kind.ACCESS, note(Kind.ACCESS, what)[1])\n        return error", "return error",
          "a decision that no recording has", "test_a_forward_is_recorded_at_both_ends_and_asked_about"),
-        ("self.end(reason, text=words[reason])", "pass", "a session past its limit",
+        ("self.end(reason, text=WORDS_OF[reason])", "pass", "a session past its limit",
          "test_a_limit_that_is_reached_ends_it", "TimeoutError"),
         ("self.recording.check(self.door.gateway.settings.ssh.stall)", "pass", "a recorder that is stopped",
          "test_a_stalled_recorder_ends_it_even_when_the_command_is_long_done", "TimeoutError"),

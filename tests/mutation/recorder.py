@@ -85,7 +85,7 @@ GUARDS: Final[list[Mutant]] = [
     ),
     *guards(
         "recorder/journal.py", "tests/recorder/test_journal.py",
-        ("return self._compacting is not None and self._size() >= 2.0", "return False",
+        ("return self._compacting is not None and self._holds(2)", "return False",
          "memory without end while a segment is made", "test_one_segment_is_made_at_a_time_and_memory_is_bounded"),
         ("if self._compacting:\n            return []\n        job", "job",
          "two segments at once, and a tail that is dropped too early",

@@ -64,10 +64,18 @@ as      = ["*"]
 allow   = ["shell"]
 require = { mfa = "15m" }
 
+[[rule]]
+name    = "decided at once, or not"
+who     = { roles = ["dba"] }
+where   = { targets = ["db7"] }
+as      = ["*"]
+allow   = ["shell"]
+require = { approval = { by = ["lead"], count = 1, wait = "1s" } }
+
 [rights]
 watch = ["security", "watcher"]
 """
-TARGETS = ("db2", "db3", "db4", "db5", "db6")
+TARGETS = ("db2", "db3", "db4", "db5", "db6", "db7")
 _numbers = itertools.count(1)
 
 

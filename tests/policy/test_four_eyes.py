@@ -43,7 +43,10 @@ def test_it_stops_with_the_last_one(policyd):
     with policyd.login(dba(policyd)) as peer, policyd.login(watcher) as other:
         grant = authorize(peer, "db5")
         with policyd.login("sue") as sue:
+            assert ["watch", grant.session] in [row[:2] for row in sue.ask(m.Notices()).rows]
+            assert ["watch", grant.session] not in [row[:2] for row in peer.ask(m.Notices()).rows]
             sue.ask(m.WatchBegin(session=grant.session))
+            assert ["watch", grant.session] not in [row[:2] for row in other.ask(m.Notices()).rows]
             other.ask(m.WatchBegin(session=grant.session))
             other.ask(m.WatchBegin(session=grant.session))
             assert isinstance(peer.push(), m.Thaw)

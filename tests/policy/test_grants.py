@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -303,6 +304,66 @@ def test_grants_survive_a_restart_and_what_is_over_stays_over(make_policyd):
         assert lena.ask(m.Decide(request=waiting, approve=True)).data["state"] == "approved"
 
 
+def test_approved_in_the_very_moment_it_expires(policyd):
+    """Whoever comes first: what was answered is how it is."""
+    for early in (0.004, 0.001, 0.0, -0.001, -0.02):
+        name = dba(policyd)
+        with policyd.login(name) as peer, policyd.login("lena") as lena:
+            began = time.time()
+            request = asked(peer, "db7")
+            while time.time() < began + 1 - early:
+                pass
+            answer = lena.ask(m.Decide(request=request, approve=True))
+            state = peer.ask(m.RequestAwait(request=request, seconds=20)).data["state"]
+            assert state == ("approved" if isinstance(answer, m.Done) else "expired")
+            assert isinstance(authorize(peer, "db7"), m.Grant) is (state == "approved")
+
+
+def test_a_locked_database_gives_nothing_and_takes_no_use(make_policyd):
+    policyd = prepared(make_policyd(files={"policy.toml": RULES}))
+    name = dba(policyd)
+    given(policyd, name, uses=1)
+    with policyd.login(name) as peer, policyd.login("lena") as lena:
+        request = asked(peer, seconds=60)
+        locker = sqlite3.connect(policyd.database, isolation_level=None)
+        locker.execute("BEGIN IMMEDIATE")
+        for answer in (authorize(peer), lena.ask(m.Decide(request=request, approve=True))):
+            assert (answer.code, answer.cause) == (69, "the bastion cannot keep its audit trail")
+        locker.execute("ROLLBACK")
+        locker.close()
+        assert peer.ask(m.RequestAwait(request=request, seconds=0)).data["state"] == "pending"
+        assert isinstance(authorize(peer), m.Grant)
+        no(authorize(peer), 75, need="approval")
+
+
+def test_revoked_with_a_locked_database_who_is_in_goes(make_policyd):
+    policyd = prepared(make_policyd(files={"policy.toml": RULES}))
+    name = dba(policyd)
+    ident = given(policyd, name, uses=9)
+    with policyd.login(name) as peer, policyd.operator() as operator:
+        grant = authorize(peer)
+        locker = sqlite3.connect(policyd.database, isolation_level=None)
+        locker.execute("BEGIN IMMEDIATE")
+        assert operator.ask(m.GrantRevoke(grant=ident)).code == 69
+        assert peer.push().session == grant.session
+        locker.execute("ROLLBACK")
+        locker.close()
+        assert isinstance(operator.ask(m.GrantRevoke(grant=ident)), m.Done)
+        no(authorize(peer), 75, need="approval")
+
+
+def test_a_use_that_was_answered_survives_a_kill(make_policyd):
+    policyd = prepared(make_policyd(files={"policy.toml": RULES}))
+    name = dba(policyd)
+    given(policyd, name, uses=1)
+    with policyd.login(name) as peer:
+        assert isinstance(authorize(peer), m.Grant)
+        policyd.kill()
+    policyd.start()
+    with policyd.login(name) as peer:
+        no(authorize(peer), 75, need="approval")
+
+
 # --- given without being asked --------------------------------------------------------------------------------
 
 
@@ -446,3 +507,46 @@ def test_an_operator_who_is_a_person_approves_as_that_person(policyd):
         request = asked(peer)
         assert operator.ask(m.Decide(request=request, approve=True)).data["state"] == "approved"
         assert peer.ask(m.RequestShow(request=request)).rows[-2][1].startswith("news ")
+
+
+# --- owners -----------------------------------------------------------------------------------------------------
+
+
+def test_an_owner_approves_where_the_rule_says_so_and_gives_and_revokes(make_policyd):
+    policyd = prepared(make_policyd(files={"policy.toml": RULES}))
+    policyd.person("olga")
+    name = dba(policyd)
+    policyd.stop()
+    with sqlite3.connect(policyd.database) as database:
+        database.execute("INSERT INTO owner (person, scope) VALUES ('olga', 'db1'), ('olga', 'env=db')")
+    database.close()
+    policyd.start()
+    with policyd.login("olga") as olga, policyd.login(name) as peer:
+        done = olga.ask(m.Decide(request=asked(peer), approve=True))
+        assert isinstance(authorize(peer), m.Grant)
+        assert isinstance(olga.ask(m.GrantRevoke(grant=done.data["grant"])), m.Done)
+        assert olga.ask(m.GrantAdd(person=name, account="root", target="db1", reason="x")).data["state"] == "approved"
+        assert isinstance(authorize(peer), m.Grant)
+        no(olga.ask(m.Decide(request=asked(peer, "db7"), approve=True)))
+        assert olga.ask(m.GrantAdd(person=name, account="root", target="db7", reason="x")).data["state"] == "approved"
+        no(olga.ask(m.GrantAdd(person="olga", account="root", target="db1", reason="x")))
+
+
+# --- what waits for whom --------------------------------------------------------------------------------------------
+
+
+def test_notices_are_for_those_who_can_do_something(policyd):
+    name = dba(policyd)
+    with policyd.login(name) as peer, policyd.login("lena") as lena, policyd.login("bob") as bob:
+        request = asked(peer, "db2")
+        (notice,) = [row for row in lena.ask(m.Notices()).rows if row[1] == request]
+        assert notice == ["request", request, f"{name} asks for root@db2: upgrade", f"ssh bastion approve {request}"]
+        assert bob.ask(m.Notices()).rows == []
+        assert peer.ask(m.Notices()).rows == []
+        lena.ask(m.Decide(request=request, approve=True))
+        assert request not in [row[1] for row in lena.ask(m.Notices()).rows]
+        rows = dict(peer.ask(m.RequestShow(request=request)).rows)
+        assert rows["waits for"] == "1 of lead"
+        assert rows["approved"].startswith("lena ")
+        peer.ask(m.RequestAccess(account="root", target="db3", seconds=300, reason="x"))
+        assert [row[0] for row in peer.ask(m.Notices()).rows] == ["grant"]

@@ -297,9 +297,12 @@ def test_the_same_login_may_go_on(claim):
 
 
 def test_a_demanded_factor_that_is_not_enrolled():
-    play = Play() >> proven(replace(ALICE, needs_code=True)) << REFUSED_FIRST
-    assert not play.login.done
-    Play() >> proven(replace(ALICE, needs_code=True), kind=FactorKind.VERIFIED_KEY) << DONE
+    play = Play() >> proven(replace(ALICE, needs_code=True)) << DONE
+    assert play.login.limited, "they get in to enrol one, and to nothing else"
+    play = Play() >> proven(replace(ALICE, needs_code=True), kind=FactorKind.VERIFIED_KEY) << DONE
+    assert not play.login.limited
+    play = Play() >> proven(replace(CODED, needs_code=True)) >> asked() >> answered() >> code() << DONE
+    assert not play.login.limited
 
 
 @pytest.mark.parametrize("answers", [("1", "2"), ("",), ("   ",), ("1" * (lg.MAX_CODE + 1),)])

@@ -825,6 +825,7 @@ def test_another_worker_cannot_answer_for_it(policyd):
     scan = worker.push()
     forged, real = sshkeys.generate_private_key(), sshkeys.generate_private_key()
     other.send(m.encode(9, m.Scanned(task=scan.task, keys=[forged.public.blob])))
+    wait_until("the forged one is turned away", lambda: f'"task": {scan.task},' in policyd.log())
     worker.send(m.encode(9, m.Scanned(task=scan.task, keys=[real.public.blob])))
     thread.join(20)
     (answer,) = answers

@@ -178,12 +178,13 @@ def test_what_a_courier_says_unasked_is_not_heard(policyd: Policyd) -> None:
     other = policyd.courier(m.Courier(pid=2))
     with courier_of(policyd, issue()) as courier:
 
-        def lie(call: m.HttpCall) -> m.Called:
-            other.send(m.encode(9, m.Called(task=call.task, status=200, values=good)))
-            return m.Called(task=call.task, status=404)
+        def lie(call: m.HttpCall) -> None:
+            other.send(m.encode(9, m.Called(task=call.task, status=200, values=['"OPS-3"', *good[1:]])))
 
         courier.reply = lie
-        assert isinstance(ask(policyd.login("alice"), ticket="OPS-3"), m.Refused)
+        refused = ask(policyd.login("alice"), ticket="OPS-3")
+        assert isinstance(refused, m.Refused)
+        assert "gave no answer in time" in refused.cause
     other.close()
 
 
@@ -321,3 +322,55 @@ def test_who_hangs_up_while_a_ticket_is_looked_up_has_no_session(policyd: Policy
         wait_until("the grant", granted)
         session = granted()
         wait_until("its end", lambda: session not in [row[0] for row in policyd.done(m.SessionsList()).rows])
+
+
+def test_one_person_does_not_have_the_whole_courier(policyd: Policyd) -> None:
+    with courier_of(policyd) as courier:
+        courier.reply = lambda _: None  # a system that is slow
+        peers = [policyd.login("alice") for _ in range(5)]
+        for number, peer in enumerate(peers[:4]):
+            ticket = f"OPS-{number + 10}"
+            peer.send(m.encode(900, m.Authorize(account="root", target="web1", ticket=ticket, reason="x")))
+        wait_until("four calls", lambda: len(courier.calls) == 4)
+        assert "4 of your tickets are being looked up already" in ask(peers[4], ticket="OPS-20").cause
+        bob = policyd.login("bob")
+        bob.send(m.encode(900, m.Authorize(account="root", target="web1", ticket="OPS-21", reason="x")))
+        wait_until("the fifth", lambda: len(courier.calls) == 5)
+
+
+APPROVED = """
+[[rule]]
+name    = "guests with approval and ticket"
+who     = { roles = ["guest"] }
+where   = { targets = ["web1"] }
+as      = ["root"]
+allow   = ["shell"]
+require = { approval = { by = ["engineer"] }, ticket = "jira" }
+"""
+
+
+def test_a_request_names_a_ticket_in_order_and_its_grant_brings_it_along(policyd: Policyd) -> None:
+    (policyd.home / "policy.toml").write_text(f"{RULES}{APPROVED}# {next(NUMBERS)}")
+    policyd.done(m.Reload())
+    with courier_of(policyd, issue(name="gina")) as courier:
+        gina = policyd.login("gina")
+
+        def wish(ticket: str) -> Any:
+            return gina.ask(m.RequestAccess(account="root", target="web1", seconds=600, reason="demo", ticket=ticket))
+
+        assert "answered with another ticket" in wish("OPS-2").cause
+        asked = wish("OPS-1")
+        assert isinstance(asked, m.Done), asked.cause
+        refused = ask(gina, ticket="OPS-1")
+        assert refused.need == "approval"
+        decided = policyd.login("alice").ask(m.Decide(request=asked.data["request"], approve=True))
+        assert isinstance(decided, m.Done), decided.cause
+        calls = len(courier.calls)
+        grant = ask(gina, ticket="", reason="")
+        assert isinstance(grant, m.Grant), grant.cause
+        assert len(courier.calls) == calls, "found a moment ago"
+        courier.document = issue(status="Closed", name="gina")
+        (policyd.home / "policy.toml").write_text(f"{RULES}{APPROVED}# {next(NUMBERS)}")
+        policyd.done(m.Reload())
+        again = policyd.login("gina")
+        assert "is `Closed`" in ask(again, ticket="", reason="").cause, "a grant outlives no ticket"

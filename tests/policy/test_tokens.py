@@ -1,6 +1,7 @@
 """Access tokens: where they come from, the one place they lead to, and everything they do not."""
 
 import re
+import time
 from collections.abc import Iterator
 
 import pyotp
@@ -8,6 +9,8 @@ import pytest
 
 from policy import messages as m
 from policy.model import Outcome
+from policy.sshwire import string
+from tests.policy import sshbits
 from tests.policy.conftest import copied
 from tests.policy.jit import RULES, authorize, by_token, dba, given, no, prepared
 from tests.policy.policyd import Gone, Policyd, proof
@@ -212,6 +215,30 @@ def test_a_token_for_somebody_else(policyd):
         assert isinstance(authorize(peer), m.Grant)
     with policyd.login(name) as peer:
         no(authorize(peer), 75, need="approval")
+
+
+@pytest.mark.parametrize(
+    ("limits", "may"),
+    [
+        ({}, True),
+        ({"critical": [(b"force-command", string("uptime"))]}, False),
+        ({"critical": [(b"source-address", string("192.0.2.0/24"))]}, False),
+        ({"extensions": []}, False),
+    ],
+)
+def test_a_limited_certificate_makes_no_unlimited_token(make_policyd, limits, may):
+    policyd = make_policyd('trusted_user_cas = "cas"', {"cas": sshbits.CA.public.line("ca"), "policy.toml": RULES})
+    now = int(time.time())
+    extensions = [(f"permit-{name}".encode(), b"") for name in (
+        "X11-forwarding", "agent-forwarding", "port-forwarding", "pty", "user-rc")]  # fmt: skip
+    blob = sshbits.certificate(**{"after": now - 60, "before": now + 300, "extensions": extensions, **limits})
+    with policyd.connection() as peer:
+        assert peer.ask(proof(sshbits.KEY, blob=blob)).person == "alice"
+        done = peer.ask(m.TokenAdd(account="root", target="web1"))
+        assert isinstance(done, m.Done) is may, done
+    if may:
+        with by_token(policyd, done.data["token"]) as (peer, _):
+            assert authorize(peer, "web1").expires_in <= 300, "nor one that outlives it"
 
 
 def test_the_secret_is_nowhere(make_policyd):

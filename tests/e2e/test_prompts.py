@@ -1,0 +1,199 @@
+"""What a person at a terminal is asked, and that nobody else is: leave, reasons, waiting, with the real ssh."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from policy import messages as m
+from tests.support.net import wait_until
+from tests.support.person import Person
+from tests.support.site import EVERYTHING, THROUGH, Site
+
+pytestmark = pytest.mark.e2e
+
+
+def rules(require: str) -> str:
+    return f"""
+[[rule]]
+name    = "engineers"
+who     = {{ roles = ["engineer"] }}
+where   = {{ targets = ["web1"] }}
+as      = ["*"]
+allow   = {list(EVERYTHING)}
+require = {require}
+"""
+
+
+LEAVE = rules('{ approval = { by = ["lead"], count = 1 } }')
+REASON = rules("{ reason = true }")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = Site(tmp_path_factory.mktemp("prompts"), {"ssh": ["startups_per_source = 100"]})
+    try:
+        made.start()
+        public = made.key("stranger").with_suffix(".pub").read_text().strip()
+        made.ask(m.PersonAdd(name="lena", roles=["lead"], keys=[public]))
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(params=THROUGH)
+def entry(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def leave(site: Site) -> Iterator[None]:
+    """Leave is needed, and nobody has any."""
+    site.set_rules(LEAVE)
+    yield
+    rows = site.ask(m.GrantList())
+    assert isinstance(rows, m.Rows)
+    for row in rows.rows:
+        site.ask(m.GrantRevoke(grant=row[0], reason="the test is over"))
+    for row in site.ask(m.RequestList()).rows:  # type: ignore[union-attr]
+        site.ask(m.RequestCancel(request=row[0]))
+
+
+def lena(site: Site, *words: str) -> "subprocess.CompletedProcess[bytes]":
+    return site.ssh("bastion", *words, options=("-l", "lena", "-i", str(site.key("stranger"))))
+
+
+def requests(site: Site, *words: str) -> list[dict[str, Any]]:
+    return list(json.loads(lena(site, "requests", "--json", *words).stdout))
+
+
+def at(site: Site, entry: str, *words: str) -> Person:
+    return Person(*site.command("ssh", "-tt"), entry, *words)
+
+
+# --- leave ------------------------------------------------------------------------------------------------------
+
+
+def test_ask_wait_and_go_on(site: Site, entry: str) -> None:
+    with at(site, entry) as alice:
+        alice.until("needs leave")
+        alice.until("say why")
+        alice.type("dissk\x7f\x7fk is full\r")
+        ident = re.findall(r"r-[a-z2-7]{8}", alice.until("ctrl-c leaves it waiting"))[0]
+        (row,) = requests(site)
+        assert (row["request"], row["reason"], row["person"]) == (ident, "disk is full", "alice")
+        alice.type("rm -rf /\r")  # impatience is not for the shell
+        done = lena(site, "approve", ident, "--comment", "go on,", "then")
+        assert done.returncode == 0, done.stderr
+        alice.until("go on, then")
+        alice.type("echo $((6*7))\n")
+        assert "rm" not in alice.until("42")
+        alice.type("exit 3\n")
+        assert alice.wait() == 3
+
+
+def test_a_no_is_said_with_its_comment(site: Site, entry: str) -> None:
+    with at(site, entry) as alice:
+        alice.until("say why")
+        alice.type("fun\r")
+        ident = re.findall(r"r-[a-z2-7]{8}", alice.until("ctrl-c"))[0]
+        assert lena(site, "deny", ident, "--comment", "no\x1b]0;x\x07").returncode == 64  # not even kept
+        assert lena(site, "deny", ident, "--comment", "not", "today").returncode == 0
+        assert alice.wait() == 77
+        assert b"denied by lena (lena: not today)" in alice.screen
+
+
+def test_who_leaves_finds_the_request_waiting(site: Site, entry: str) -> None:
+    with at(site, entry) as alice:
+        alice.until("say why")
+        alice.type("upgrade\r")
+        ident = re.findall(r"r-[a-z2-7]{8}", alice.until("ctrl-c"))[0]
+        alice.type("\x03")
+        assert alice.wait() == 75
+        assert f"ssh bastion cancel {ident}".encode() in alice.screen
+    with at(site, entry) as alice:
+        alice.until(f"request `{ident}` waits; ctrl-c")
+        assert lena(site, "approve", ident).returncode == 0
+        alice.until("approved")
+        alice.type("exit\n")
+        assert alice.wait() == 0
+    assert requests(site) == []
+
+
+@pytest.mark.parametrize("said", ["\r", "\x03", "\x04", " \r"])
+def test_nobody_has_to_ask(site: Site, entry: str, said: str) -> None:
+    with at(site, entry) as alice:
+        alice.until("say why")
+        alice.type(said)
+        assert alice.wait() == 75
+        assert b"ssh bastion request" in alice.screen
+    assert requests(site) == []
+
+
+def test_who_hangs_up_leaves_the_request_waiting(site: Site, entry: str) -> None:
+    with at(site, entry) as alice:
+        alice.until("say why")
+        alice.type("upgrade\r")
+        alice.until("ctrl-c")
+    assert len(requests(site)) == 1
+
+
+@pytest.mark.parametrize("terminal", [(), ("-tt",)])
+def test_nobody_is_asked_where_nobody_is(site: Site, entry: str, terminal: tuple[str, ...]) -> None:
+    """ansible: a terminal for sudo, and nobody at it."""
+    done = site.ssh(entry, "id", options=terminal, timeout=15)
+    assert done.returncode == 75
+    assert b"ssh bastion request" in done.stdout + done.stderr
+    assert b"say why" not in done.stdout + done.stderr
+    assert requests(site) == []
+
+
+def test_a_command_at_a_terminal_is_asked_for(site: Site, entry: str) -> None:
+    with at(site, entry, "echo $((6*7)); tty") as alice:
+        alice.until("say why")
+        alice.type("look\r")
+        alice.until("ctrl-c")
+        lena(site, "approve", requests(site)[0]["request"])
+        alice.until("42")
+        alice.until("/dev/")
+        assert alice.wait() == 0
+
+
+# --- reasons ----------------------------------------------------------------------------------------------------
+
+
+def test_a_reason_is_asked_for(site: Site, entry: str) -> None:
+    site.set_rules(REASON)
+    with at(site, entry) as alice:
+        alice.until("needs a reason")
+        alice.until("reason: ")
+        alice.type("\x1b[A\x1b]52;x\x07backup \u202eis due\r")
+        alice.until("backup")
+        alice.type("exit\n")
+        assert alice.wait() == 0
+    event = [row for row in site.audit() if row["event"] == "access-granted"][-1]
+    assert "backup is due" in json.dumps(event)
+
+
+# --- the words --------------------------------------------------------------------------------------------------
+
+
+def test_ask_with_words_and_wait(site: Site) -> None:
+    words = [*site.command("ssh"), "bastion", "request", f"{site.target.account}@web1", "--wait", "--for", "1h",
+             "--reason", "a", "long", "night"]  # fmt: skip
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as waiting:
+        wait_until("a request", lambda: requests(site))
+        (row,) = requests(site)
+        assert (row["reason"], row["seconds"]) == ("a long night", "3600")
+        assert waiting.poll() is None
+        lena(site, "approve", row["request"])
+        _, error = waiting.communicate(timeout=20)
+    assert waiting.returncode == 0, error
+    assert b"is approved by lena" in error
+    assert site.ssh("direct", "echo in").stdout == b"in\n"
+    grants = json.loads(site.ssh("bastion", "grants", "--json").stdout)
+    assert site.ssh("bastion", "revoke", grants[0]["grant"], "--reason", "done").returncode == 0
+    assert site.ssh("direct", "echo in").returncode == 75
