@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -23,6 +24,8 @@ from policy.ldap.judging import merged, person, read
 from policy.ldap.model import Directory, DirectoryProblem, Entry
 from policy.ldap.planning import DIRECTORY, Step, loss, plan
 from policy.ledger import LedgerError
+from policy.lifecycle import check_last
+from policy.naming import CommandRefused
 from policy.outside import OutsideError, read_secret, read_trust
 from policy.passwords import Busy
 from policy.store import Conflict, Tables
@@ -117,7 +120,9 @@ async def _carry_out(
     for step in outcome.plan.steps:
         if desk.rules.digest != digest:
             raise DirectoryProblem("was being read when the settings changed; it is read again")
-        if await _take(desk, directory, step, by, source):
+        if why := await _take(desk, directory, step, by, source):
+            outcome.problem = f"is followed, but for `{step.name}`: {why}"
+        else:
             outcome.done.append(step)
     if any(step.disable or step.remove_roles for step in outcome.done):
         await recheck(desk, by=DIRECTORY)
@@ -170,9 +175,10 @@ async def turn(desk: Authority, name: str) -> AsyncIterator[float]:
     if directory is None or not directory.passwords:
         yield -math.inf
         return
-    lock = synced.turns.setdefault(name, trio.Lock())
-    if synced.checking >= CHECKING or lock.statistics().tasks_waiting >= CHECKING_ONE:
+    known = synced.turns.get(name)
+    if synced.checking >= CHECKING or (known is not None and known.statistics().tasks_waiting >= CHECKING_ONE):
         raise Busy
+    lock = synced.turns.setdefault(name, known or trio.Lock())
     synced.checking += 1
     try:
         async with lock:
@@ -241,8 +247,8 @@ async def _search(desk: Authority, directory: Directory, search: asking.Search) 
             raise DirectoryProblem("gives pages without entries")
 
 
-async def _take(desk: Authority, directory: Directory, step: Step, by: str, source: str) -> bool:
-    """Change one person. False if the person is another by now, or a key somebody else's: the next sync sees that."""
+async def _take(desk: Authority, directory: Directory, step: Step, by: str, source: str) -> str:
+    """Change one person; why not, if they are another by now, a key is somebody else's, or nobody could administer."""
     now = time.time_ns()
 
     def change(t: Tables) -> None:
@@ -279,13 +285,29 @@ async def _take(desk: Authority, directory: Directory, step: Step, by: str, sour
         detail={key: value for key, value in detail.items() if value},
     )  # fmt: skip
     try:
-        await desk.change_person(step.name, change, event)
+        await desk.change_person(step.name, change, event, check=lambda: _check_last(desk, step))
     except Conflict as error:
         log.warning("directory-step", person=step.name, problem=str(error))
-        return False
+        return "they are another by now, or a key is somebody else's"
+    except CommandRefused as refused:
+        return refused.cause
     if step.disable:
+        desk.proofs.forget(step.name)
         await desk.end_person(step.name, DIRECTORY, f"disabled: {step.why}")
-    return True
+    return ""
+
+
+def _check_last(desk: Authority, step: Step) -> None:
+    """CommandRefused if nobody could administer any more."""
+    now = desk.roster.person(step.name)
+    if now is not None and not step.new:
+        keys = tuple(key for key in now.keys if key.fingerprint not in step.remove_keys)
+        roles = now.roles - {*step.remove_roles} | {*step.add_roles}
+        check_last(
+            desk,
+            now.name,
+            replace(now, roles=roles, keys=keys, disabled=now.disabled if step.disable is None else step.disable),
+        )
 
 
 async def _secret(desk: Authority, directory: Directory) -> str:

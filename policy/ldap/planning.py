@@ -6,11 +6,13 @@ A name stands for one entry for ever, by its id: who comes later under the name 
 What was set here by hand, roles, keys, a disabled account, stays as it is set here.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from policy.ldap.model import Directory, Found, Refused
+from policy.names import look
 from policy.naming import MAX_KEYS
 from policy.store.records import DirectoryEntry, Person
 
@@ -58,11 +60,16 @@ def plan(
     """`entries`: what was remembered by name."""
     known = {person.name: person for person in persons}
     owners = {key.fingerprint: person.name for person in known.values() for key in person.keys}
+    looks = Counter(look(name) for name in {*known, *found})
     not_taken = list(refused)
     steps: list[Step] = []
     taken: set[str] = set()
     for name, one in sorted(found.items()):
-        if why := _objection(known.get(name), entries.get(name), one):
+        why = _objection(known.get(name), entries.get(name), one)
+        if name not in known and looks[look(name)] > 1:
+            # Those who left count too: their names stand in the trail.
+            why = f"`{name}` looks like the name of somebody else"
+        if why:
             not_taken.append(Refused(dn=one.dn, why=why))
             continue
         taken.add(name)

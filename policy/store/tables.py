@@ -101,7 +101,7 @@ class Tables:
     def offboard(self, name: str, now: int) -> None:
         """Keep the name, so that nobody inherits its history; drop every way to prove it."""
         self._db.execute(update(s.person).where(s.person.c.name == name).values(disabled=True, offboarded=now))
-        for table in (s.role, s.key, s.password, s.authenticator, s.code, s.invitation, s.owner):
+        for table in (s.role, s.key, s.password, s.authenticator, s.code, s.invitation, s.owner, s.directory_entry):
             self._db.execute(delete(table).where(table.c.person == name))
 
     def add_owner(self, person: str, scope: str) -> None:

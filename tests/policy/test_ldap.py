@@ -327,6 +327,16 @@ def test_a_name_is_never_given_to_another_person() -> None:
     assert "offboarded" in wanted.refused[0].why
 
 
+def test_look_alikes_are_nobody() -> None:
+    """Attack: `a1ice` asks for leave, and an approver who knows alice reads what they expect."""
+    for name in ("a1ice", "al.ice", "alice_"):
+        wanted = planned([found(name), found("bob")], [Person(name="alice", disabled=True, offboarded=1)])
+        assert [step.name for step in wanted.steps] == ["bob"]
+        assert "looks like" in wanted.refused[0].why
+    assert planned([found("j.smith"), found("jsmith")], []).steps == ()
+    assert planned([found("j.smith"), found("jsmith")], [theirs("jsmith")]).steps == ()
+
+
 def test_only_what_came_from_there_is_taken_back() -> None:
     mine = theirs("alice", roles=frozenset({"dba", "ops", "own"}), keys=(PersonKey(fingerprint="k", line="k"),))
     (step,) = planned([found("alice")], [mine], [remembered("alice", roles=frozenset({"dba"}))]).steps
