@@ -47,7 +47,7 @@ LONGEST_ISSUE: Final = 7 * 24 * 3600
 async def mfa_enrol(desk: Authority, talk: Conversation, request: MfaEnrol) -> Done | Refused:
     """The secret is in the answer, once, and nowhere else but sealed."""
     own = _is_own(talk, request.person)
-    if not own and not desk.has_right(talk, Right.ADMINISTER):
+    if not own and (talk.limited or not desk.has_right(talk, Right.ADMINISTER)):
         return await _not_yours(desk, talk, "MfaEnrol")
     person = _person(desk, talk.person if own else request.person)
     if own and (refused := await _not_shown(desk, talk, person, "MfaEnrol")) is not None:
@@ -111,7 +111,7 @@ async def mfa_confirm(desk: Authority, talk: Conversation, request: MfaConfirm) 
 async def mfa_list(desk: Authority, talk: Conversation, request: MfaList) -> Rows | Refused:
     """A person's own; another's for administrators."""
     own = _is_own(talk, request.person)
-    if not own and not desk.has_right(talk, Right.ADMINISTER):
+    if not own and (talk.limited or not desk.has_right(talk, Right.ADMINISTER)):
         return await _not_yours(desk, talk, "MfaList")
     person = _person(desk, talk.person if own else request.person)
     await desk.ledger.note(talk.event("view", f"second factors of {person.name}"))

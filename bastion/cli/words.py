@@ -101,6 +101,7 @@ def run(words: Sequence[str], config: Path | None) -> None:
 def _go_on(policyd: "Operator", said: Said, answer: Any, as_json: bool) -> None:
     """What is not over with the first answer."""
     if said.word.name == "watch":
+        sys.stdout.flush()  # a pipe would keep it until the end
         print("ctrl-c ends it", file=sys.stderr)
         try:
             print(f"bastion: {neutral(policyd.until_over(said.given.rest[0]))}", file=sys.stderr)

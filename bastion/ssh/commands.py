@@ -41,8 +41,11 @@ def refuse_no_target(channel: LocalChannel) -> None:
 
 
 def say(channel: LocalChannel, text: str) -> None:
-    """Beside the answer, on standard error."""
-    channel.write_error((text.replace("\n", "\r\n") if channel.terminal else text).encode())
+    """Beside the answer: on standard error, and on a terminal in the order in which it was said."""
+    if channel.terminal:
+        channel.write(text.replace("\n", "\r\n").encode())
+    else:
+        channel.write_error(text.encode())
 
 
 async def _carry_out(channel: LocalChannel, policy: Any, word: Word, given: Given, address: str, watch: Watch) -> None:

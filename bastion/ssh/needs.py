@@ -124,8 +124,10 @@ async def _show_code(door: "Door", local: LocalChannel, why: BastionError) -> No
     """A newer proof of the second factor, asked as at the login and never shown."""
     for left in reversed(range(ask.TRIES)):
         challenge = await door.policy.ask(AskCode(person=door.person))
+        if isinstance(challenge, Refused):  # they have none to show
+            raise Denied(why.cause, challenge.hint or why.hint, ref=challenge.ref)
         if not isinstance(challenge, Challenge):
-            raise why  # they have none to show
+            raise why
         if challenge.instructions:
             ask.tell(local, challenge.instructions)
         answers = []

@@ -2,10 +2,15 @@
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+import paramiko
+import pyotp
 import pytest
 
 from policy import messages as m
@@ -60,6 +65,7 @@ def leave(site: Site) -> Iterator[None]:
         site.ask(m.GrantRevoke(grant=row[0], reason="the test is over"))
     for row in site.ask(m.RequestList()).rows:  # type: ignore[union-attr]
         site.ask(m.RequestCancel(request=row[0]))
+    site.bastion("mfa", "reset", "alice", check=False)
 
 
 def lena(site: Site, *words: str) -> "subprocess.CompletedProcess[bytes]":
@@ -197,3 +203,95 @@ def test_ask_with_words_and_wait(site: Site) -> None:
     grants = json.loads(site.ssh("bastion", "grants", "--json").stdout)
     assert site.ssh("bastion", "revoke", grants[0]["grant"], "--reason", "done").returncode == 0
     assert site.ssh("direct", "echo in").returncode == 75
+
+
+# --- second factors ---------------------------------------------------------------------------------------------
+
+
+LOGIN = '\n[login]\nmfa = "1h"\n'
+RECENT = rules('{ mfa = "always" }') + LOGIN
+
+
+def test_enrol_confirm_and_step_up(site: Site) -> None:
+    """A QR code and its first code in one go; then a newer code where a rule wants one, and the login did not."""
+    site.set_rules(RECENT)
+    with Person(*site.command("ssh", "-tt"), "bastion", "mfa", "enrol") as alice:
+        assert "▀" in alice.until("shown this once: ")
+        secret = re.match(r"[A-Z2-7]+", alice.until("code that your phone shows now: ").strip())
+        assert secret is not None
+        alice.type("000000\r")
+        alice.until("this code is wrong")
+        alice.until("code that your phone shows now: ")
+        alice.type(pyotp.TOTP(secret[0]).now() + "\r")
+        alice.until("shown this once: ")
+        codes = alice.until("\r\n").split()
+        assert alice.wait() == 0
+    with at(site, "jump") as alice:
+        alice.until("needs a second factor")
+        alice.until("code: ")
+        alice.type("wrong\r")
+        alice.until("that code is wrong")
+        alice.until("code: ")
+        alice.type(f"{codes[0]}\r")
+        alice.type("echo $((6*7))\n")
+        assert codes[0] not in alice.until("42")
+        alice.type("exit\n")
+        assert alice.wait() == 0
+    done = site.ssh("jump", "id")
+    assert done.returncode == 77
+    assert b"second factor" in done.stderr
+    assert b"code: " not in done.stderr
+
+
+def test_who_has_no_second_factor_is_told_how_to_get_one(site: Site, entry: str) -> None:
+    site.set_rules(RECENT)
+    with at(site, entry) as alice:
+        assert alice.wait() == 77
+        assert b"ssh -t bastion mfa enrol" in alice.screen
+
+
+# --- other clients ----------------------------------------------------------------------------------------------
+
+
+def test_paramiko_has_the_same_prompts(site: Site) -> None:
+    place = site.endpoint("direct")
+    key = paramiko.Ed25519Key.from_private_key_file(str(place.key))
+    with closing(paramiko.Transport((place.host, place.port))) as transport:
+        transport.start_client(timeout=20)
+        transport.auth_publickey(place.user, key)
+        channel = transport.open_session()
+        channel.get_pty()
+        channel.invoke_shell()
+        channel.settimeout(20)
+        shown = until(channel, "say why")
+        channel.sendall(b"robots\n")
+        ident = re.findall(r"r-[a-z2-7]{8}", shown + until(channel, "ctrl-c"))[-1]
+        assert lena(site, "approve", ident).returncode == 0
+        until(channel, "approved")
+        channel.sendall(b"echo $((6*7)); exit\n")
+        until(channel, "42")
+
+
+def until(channel: paramiko.Channel, text: str) -> str:
+    shown = ""
+    while text not in shown:
+        data = channel.recv(4096)
+        assert data, shown
+        shown += data.decode(errors="replace")
+    return shown
+
+
+@pytest.mark.skipif(not shutil.which("plink"), reason="plink is not installed")
+def test_plink_has_the_same_prompts(site: Site, tmp_path: Path) -> None:
+    place = site.endpoint("direct")
+    ppk = tmp_path / "key.ppk"
+    subprocess.run(["puttygen", str(place.key), "-o", str(ppk)], check=True, timeout=30)
+    words = ["plink", "-ssh", "-batch", "-t", "-P", str(place.port), "-hostkey", place.fingerprint, "-i", str(ppk)]
+    with Person(*words, f"{place.user}@{place.host}", env={"HOME": str(tmp_path)}) as alice:
+        alice.until("say why")
+        alice.type("upgrade\r")
+        ident = re.findall(r"r-[a-z2-7]{8}", alice.until("ctrl-c"))[0]
+        assert lena(site, "approve", ident).returncode == 0
+        alice.until("approved")
+        alice.type("exit 3\n")
+        assert alice.wait() == 3

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         made.start()
         public = made.key("stranger").with_suffix(".pub").read_text().strip()
         made.ask(m.PersonAdd(name="lena", roles=["lead"], keys=[public]))
+        made.ask(m.PersonSet(name="sam", add_roles=["security"]))
         yield made
     finally:
         made.stop()
@@ -113,7 +115,7 @@ def test_broken_glass_is_reviewed(site: Site) -> None:
 
 
 def test_what_policyd_refuses_comes_with_its_code(site: Site) -> None:
-    assert "bastion: " in said(site, "bob", "approve", "r-aaaaaaaa", code=77)
+    assert "bastion: " in said(site, "lena", "approve", "r-aaaaaaaa", code=77)
     assert "a reason is needed" not in said(site, "alice", "request", "root@nowhere", "--reason", "x", code=77)
     assert "use: ssh bastion request" in said(site, "alice", "request", place(site), code=64)
 
@@ -127,7 +129,8 @@ def test_an_operator_says_the_same(site: Site) -> None:
     ident = json.loads(said(site, "alice", "request", place(site), "--reason", "x", "--json"))["request"]
     assert json.loads(site.bastion("requests", "--json").stdout)[0]["request"] == ident
     done = site.bastion("approve", ident, check=False)
-    assert (done.returncode, done.stderr.splitlines()[0]) == (77, "bastion: an operator is no person  [")[:1] or True
+    assert done.returncode == 77
+    assert "an operator is no person" in done.stderr
     assert "is taken back" in site.bastion("cancel", ident).stdout
     assert site.bastion("requests", ident).stdout.splitlines()[0].split() == ["field", "value"]
 
@@ -141,13 +144,16 @@ def token(site: Site, *words: str) -> str:
 
 
 def kept_nowhere(site: Site, secret: str) -> None:
-    files = [site.log, *(path for path in site.folder.rglob("*") if path.is_file() and not path.is_socket())]
-    assert not [path for path in files if secret.encode() in path.read_bytes()]
+    for path in [site.log, *(path for path in site.folder.rglob("*") if path.is_file())]:
+        try:
+            assert secret.encode() not in path.read_bytes(), path
+        except FileNotFoundError:
+            pass  # a recording was closed meanwhile, and is read under its other name
 
 
 def by_name(site: Site, program: str, name: str) -> list[str]:
     """Without any key: the name is all there is."""
-    return site.command(program, "-o", f"User={name}", "-o", "PubkeyAuthentication=no")
+    return site.command(program, "-o", f"User={name}", "-o", "PubkeyAuthentication=no", "-o", "LogLevel=INFO")
 
 
 def test_a_token_as_login_name(site: Site) -> None:
@@ -183,7 +189,7 @@ def test_a_token_through_the_tunnel_is_used_once(site: Site) -> None:
 @pytest.mark.parametrize("name", ["ticket-" + "a" * 40, "ticket-" + "a" * 39, "ticket-" + "a" * 40 + "@root@web1"])
 def test_no_token_and_no_key_behind_it(site: Site, name: str) -> None:
     """alice's key does not log in who came with a token that is none."""
-    words = site.command("ssh", "-o", f"User={name}")
+    words = site.command("ssh", "-o", f"User={name}", "-o", "LogLevel=INFO")
     done = subprocess.run(
         [*words, "bastion", "whoami"], stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False
     )
@@ -231,19 +237,29 @@ def test_a_shell_tells_and_a_command_does_not(site: Site, waiting: str) -> None:
 # --- watching ---------------------------------------------------------------------------------------------------
 
 
-def test_watching_lasts_as_long_as_the_session(site: Site) -> None:
+@pytest.mark.parametrize("way", ["ssh", "here"])
+def test_watching_lasts_as_long_as_the_session(site: Site, way: str) -> None:
     site.set_rules(WATCHED)
     words = [*site.command("ssh"), "direct", "echo in; read line; echo $line"]
-    sam = [*site.command("ssh", "-l", "sam", "-i", str(site.key("sam"))), "bastion", "watch"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(words, **pipes) as alice:  # type: ignore[call-overload]
+    ssh = [*site.command("ssh", "-l", "sam", "-i", str(site.key("sam"))), "bastion", "watch"]
+    here = [sys.executable, "-m", "bastion", "watch", "-c", str(site.config)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    alice = subprocess.Popen(words, **pipes)
+    watcher: subprocess.Popen[bytes] | None = None
+    try:
         wait_until("a session", lambda: [row for row in site.sessions() if row["started"] and not row["ended"]])
         session = next(row["session"] for row in site.sessions() if not row["ended"])
-        with subprocess.Popen([*sam, session], **pipes | {"stdin": subprocess.DEVNULL}) as watcher:  # type: ignore[call-overload]
-            assert alice.stdout.readline() == b"in\n"
-            assert watcher.poll() is None
-            output, _ = alice.communicate(b"bye\n", timeout=20)
-            assert output == b"bye\n"
-            _, error = watcher.communicate(timeout=20)
-        assert b"the session is over" in error
+        pipes["stdin"] = subprocess.DEVNULL
+        watcher = subprocess.Popen([*(ssh if way == "ssh" else here), session], **pipes)
+        assert watcher.stdout is not None
+        assert b"watching session" in watcher.stdout.readline()
+        output, _ = alice.communicate(b"bye\n", timeout=20)
+        assert output == b"in\nbye\n"
+        _, error = watcher.communicate(timeout=20)
+        assert b"the session" in error
+        assert b"over" in error or b"ended" in error
         assert watcher.returncode == 0
+    finally:
+        for process in filter(None, (alice, watcher)):
+            process.kill()
+            process.communicate()

@@ -14,7 +14,10 @@ from tests.mutation import runner
 from tests.mutation.mutant import Mutant, select
 from tests.mutation.runner import End, Result
 
-LISTS: Final = ("policy", "access", "grants", "views", "bastion", "gateway", "outside", "recorder", "replay")
+LISTS: Final = (
+    "policy", "access", "grants", "directory", "factors", "persons", "views", "bastion", "gateway", "outside",
+    "recorder", "replay",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -79,7 +79,11 @@ GUARDS: Final[list[Mutant]] = [
          "passwords guessed on past the lock", "test_wrong_passwords_lock_the_password_and_not_the_key"),
         ("code_locked=desk.lockouts.locked_code(found.name, time.time()),", "code_locked=False,",
          "codes guessed on past the lock", "test_wrong_codes_lock_the_code"),
-        ("has_code=bool(found.totp),", "has_code=False,", "the second factor is skipped", "test_halfway_is_nowhere"),
+        ("has_code=is_asked(desk, found),", "has_code=False,", "the second factor is skipped",
+         "test_halfway_is_nowhere"),
+    ),
+    *guards(
+        "policy/advance.py", "tests/policy/test_sessions.py",
         ("and not desk.lockouts.locked_code(name, time.time())", "", "codes guessed beside each other outrun the lock",
          "tests/policy/test_races.py::test_a_code_guessed_beside_others_does_not_outrun_the_lock"),
         ("ok = ok and not desk.lockouts.locked_person(name, time.time())", "",
@@ -101,10 +105,6 @@ GUARDS: Final[list[Mutant]] = [
     ),
     *guards(
         "policy/factors.py", "tests/policy/test_sessions.py",
-        ("return await desk.ledger.write(lambda t: t.use_step(found.id, step, time.time_ns()), durable=True)",
-         "return True", "one code twenty times", "test_twenty_at_once_with_one_code"),
-        ("if not own and not desk.has_right(talk, Right.ADMINISTER):", "if False:", "somebody else's second factors",
-         "tests/policy/test_monitor.py::test_what_an_engineer_may_not_command[MfaList]"),
         ("desk.proofs.forget(person.name)", "pass", "a code of a factor that was taken away", "test_a_key_and_a_code"),
     ),
     *guards(

@@ -354,20 +354,17 @@ def test_whose_things_would_belong_to_nobody_does_not_leave(make_policyd):
 def test_who_leaves_leaves_nothing_in_force(make_policyd):
     """Every table is looked through, so that one which is added later is looked through as well."""
     policyd = make_policyd(files={"policy.toml": jit.RULES})
-    policyd.restart()
     jit.prepared(policyd)
     policyd.person("dora", "dba", password="correct horse")
     policyd.done(m.MfaEnrol(person="dora"))
     policyd.done(m.OwnerAdd(person="dora", scope="db4"))
     policyd.done(m.GrantAdd(person="dora", account="postgres", target="db1", seconds=600, reason="by hand"))
     token = policyd.done(m.TokenAdd(person="dora", account="postgres", target="db1", reason="cron")).data["token"]
-    policyd.stop()
-    with sqlite3.connect(policyd.database) as db:
+    with sqlite3.connect(policyd.database, timeout=20) as db:
         hour = time.time_ns() + 3600 * 10**9
         db.execute("INSERT INTO code VALUES ('c1', 'dora', 'recovery', x'00', 1, NULL, NULL)")
         db.execute("INSERT INTO invitation VALUES (x'01', 'dora', 1, 'ada', ?, NULL)", [hour])
         db.execute("INSERT INTO failure (kind, subject, at) VALUES ('person', 'dora', ?)", [time.time_ns()])
-    policyd.start()
     policyd.done(m.PersonSet(name="dora", remove_roles=["dba"], add_roles=["dba2", "engineer"]))
     policyd.done(m.PersonSet(name="dora", remove_roles=["dba2"], add_roles=["dba"]))
     with policyd.connection() as peer:
@@ -382,8 +379,7 @@ def test_who_leaves_leaves_nothing_in_force(make_policyd):
     assert done.data["requests_ended"] == "1"
     with jit.by_token(policyd, token) as (_, verdict):
         assert verdict.outcome != "done"
-    policyd.stop()
-    with sqlite3.connect(policyd.database) as db:
+    with sqlite3.connect(policyd.database, timeout=20) as db:
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         assert len(tables) > 15
         for table in sorted(set(tables) - {"audit"}):
@@ -396,7 +392,6 @@ def test_who_leaves_leaves_nothing_in_force(make_policyd):
         assert db.execute(live.format("request", "state = 'pending'")).fetchone() == (0,)
         assert db.execute(live.format("session", "ended IS NULL")).fetchone() == (0,)
         assert db.execute("SELECT disabled FROM person WHERE name = 'dora'").fetchone() == (1,)
-    policyd.start()
     event = newest(policyd, "person-offboard")
     assert event["why"] == "left the company"
     for fact in ("roles before=dba engineer", "owned before=db4", "heir=bob", "keys before=SHA256:"):
@@ -456,7 +451,7 @@ def test_a_reload_says_which_rules_changed(make_policyd):
 def test_who_reads_the_trail_from_its_middle_is_in_it(policyd):
     with policyd.login("sue") as sue:
         sue.ask(m.AuditExport(after=3))
-        assert newest(policyd, "export")["who"] == "sue"
+        assert [event["who"] for event in policyd.audit("export", limit=1)] == ["sue"]
 
 
 # --- pages ----------------------------------------------------------------------------------------------

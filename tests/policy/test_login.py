@@ -126,6 +126,7 @@ def test_a_wrong_code_leaves_the_first_factor():
 
 PHASES = {
     Phase.FRESH: Login(),
+    Phase.JOINING: Login(phase=Phase.JOINING, trying=CODED),
     Phase.CHECKING_PASSWORD: Login(phase=Phase.CHECKING_PASSWORD, claim="alice", trying=CODED),
     Phase.HALFWAY: Login(phase=Phase.HALFWAY, person="alice", factors=((FactorKind.KEY, NOW),)),
     Phase.ASKED: Login(phase=Phase.ASKED, person="alice", factors=((FactorKind.KEY, NOW),)),
@@ -140,7 +141,7 @@ REQUESTS = {
     "CodeAsked": asked(),
     "CodeAnswered": answered(),
 }
-RESULTS = {"PasswordChecked": checked(), "CodeChecked": code()}
+RESULTS = {"PasswordChecked": checked(), "CodeChecked": code(), "KeyJoined": lg.KeyJoined(ok=True, now=NOW)}
 CELLS = {  # phase -> request -> (phase afterwards, what is said)
     Phase.FRESH: {
         "KeyOffered": (Phase.FRESH, Acceptable(ok=True)),
@@ -181,7 +182,9 @@ def test_every_cell_of_the_table(phase, request_name):
 @pytest.mark.parametrize("result", RESULTS)
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_result_that_nobody_waits_for_is_our_bug(phase, result):
-    waiting = {Phase.CHECKING_PASSWORD: "PasswordChecked", Phase.CHECKING_CODE: "CodeChecked"}
+    waiting = {
+        Phase.CHECKING_PASSWORD: "PasswordChecked", Phase.CHECKING_CODE: "CodeChecked", Phase.JOINING: "KeyJoined",
+    }  # fmt: skip
     if phase is Phase.CLOSED:
         Play(PHASES[phase]) >> RESULTS[result] << closed()
     elif waiting.get(phase) == result:
@@ -370,3 +373,79 @@ def test_offers_do_not_go_on_for_ever():
 
 def test_a_code_does_not_show():
     assert "123456" not in repr(lg.VerifyCode(person="alice", code="123456"))
+
+
+# --- shown lately, verified, asked further, joined, and newer codes -----------------------------------------
+
+
+def test_who_showed_a_code_lately_is_not_asked():
+    play = Play() >> proven(replace(CODED, fresh=True)) << DONE
+    assert play.login.factors == ((FactorKind.KEY, NOW),), "what is remembered is no factor of this login"
+    Play() >> tried(replace(CODED, fresh=True)) >> checked() << DONE
+
+
+def test_a_key_that_verified_its_owner_is_a_second_factor():
+    Play() >> proven(CODED, kind=FactorKind.VERIFIED_KEY) << DONE
+
+
+def question(text="PIN: "):
+    return lg.CodeChecked(ok=False, now=NOW, question=text)
+
+
+def test_a_further_question():
+    play = Play() >> proven(CODED) >> asked() >> answered("1") << lg.VerifyCode(person="alice", code="1")
+    play = play >> question() << Challenge(name="", instructions="", prompts=[("PIN: ", False)])
+    play = play >> answered("2") << lg.VerifyCode(person="alice", code="2", again=True)
+    play >> code() << DONE
+
+
+def test_a_further_question_is_forgotten_when_asked_anew():
+    """Else the state of one round would go with the answer of another."""
+    play = Play() >> proven(CODED) >> asked() >> answered("1") >> question()
+    play = play >> answered("2") >> code(ok=False) << REFUSED_SECOND
+    play >> asked() >> answered("3") << lg.VerifyCode(person="alice", code="3")
+    play = Play() >> proven(CODED) >> asked() >> answered("1") >> question() >> asked()
+    play >> answered("3") << lg.VerifyCode(person="alice", code="3")
+
+
+def test_questions_come_to_an_end():
+    play = Play() >> proven(CODED) >> asked()
+    for _ in range(lg.MAX_QUESTIONS):
+        play >> answered("1") >> question() << Challenge(name="", instructions="", prompts=[("PIN: ", False)])
+    play >> answered("1") >> question() << REFUSED_SECOND
+    assert play.failed.counts
+
+
+def joined(ok=True):
+    return lg.KeyJoined(ok=ok, now=NOW)
+
+
+def test_a_key_that_joins():
+    play = Play() >> proven(joins=True, claim="join-...") << lg.JoinKey(person="alice")
+    assert not play.login.done
+    play >> joined() << DONE
+    Play() >> proven(CODED, joins=True) >> joined() << MORE
+
+
+def test_a_key_that_may_not_join():
+    play = Play() >> proven(joins=True) >> joined(ok=False) << REFUSED_FIRST
+    assert not play.login.person
+    Play() >> proven(joins=True, valid=False) << REFUSED_FIRST
+    Play() >> proven(joins=True) >> proven() << closed()
+
+
+def test_a_newer_code():
+    inside = (Play() >> proven(CODED) >> asked() >> answered() >> code()).login
+    play = Play(lg.step_up(inside)) >> asked() << CHALLENGE
+    play >> answered("222222") >> code() << DONE
+    assert [kind for kind, _ in play.login.factors] == [FactorKind.KEY, FactorKind.CODE, FactorKind.CODE]
+    Play(lg.step_up(inside)) >> answered() << REFUSED_SECOND
+    Play(lg.step_up(inside)) >> proven() << REFUSED_SECOND
+
+
+def test_a_newer_code_does_not_reset_the_count():
+    play = Play(lg.step_up((Play() >> proven()).login))
+    for _ in range(lg.MAX_FAILURES - 1):
+        play >> asked() >> answered() >> code(ok=False) << REFUSED_SECOND
+    play = Play(lg.step_up(play.login)) >> asked() >> answered() >> code(ok=False)
+    assert play.login.phase is Phase.CLOSED

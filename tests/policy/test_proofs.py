@@ -1,9 +1,10 @@
 """What is remembered of second factors: for one person at one address, until it is reset, and no more than that."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
-from policy.conditions import Factor, FactorKind
-from policy.proofs import MAX_REMEMBERED, Proofs
+from policy.conditions import Factor, FactorKind, Facts
+from policy.proofs import MAX_REMEMBERED, Proofs, allowed_age, is_fresh
+from policy.rules import parse_rules
 
 HOME = "192.0.2.1"
 
@@ -61,3 +62,90 @@ def test_memory_is_bounded():
         proofs.remember(f"p{number}", HOME, [(FactorKind.CODE, 100.0)])
     assert proofs.factors("alice", HOME, [], 101.0) == ()
     assert proofs.factors(f"p{MAX_REMEMBERED - 1}", HOME, [], 101.0)
+
+
+# --- when a code is due -------------------------------------------------------------------------------
+
+RULES = """
+[[rule]]
+name    = "production"
+who     = { roles = ["engineer"] }
+where   = { labels = { env = "prod" } }
+as      = ["*"]
+allow   = ["shell"]
+require = { mfa = "15m" }
+
+[[rule]]
+name    = "files of production"
+who     = { roles = ["engineer"] }
+where   = { labels = { env = "prod" } }
+as      = ["*"]
+allow   = ["sftp"]
+require = { mfa = "5m" }
+
+[[rule]]
+name    = "production, from the office"
+who     = { roles = ["engineer"] }
+where   = { labels = { env = "prod" } }
+as      = ["root"]
+allow   = ["shell"]
+from    = ["10.0.0.0/8"]
+require = { mfa = "always" }
+
+[[rule]]
+name   = "not the crown jewels"
+effect = "forbid"
+where  = { targets = ["jewels"] }
+
+[login]
+mfa = "%s"
+"""
+
+
+def place(target="db1", account="postgres", source="192.0.2.1", known=True, **labels):
+    return Facts(
+        person="alice", roles=frozenset({"engineer"}), account=account, target=target, labels=labels or {"env": "prod"},
+        now=datetime(2026, 11, 25, 12, tzinfo=UTC), source=source, known=known,
+    )  # fmt: skip
+
+
+def allowed(login, facts):
+    return allowed_age(parse_rules(RULES % login), facts)
+
+
+def test_the_strictest_asks():
+    assert allowed("8h", place()) == timedelta(minutes=5)
+    assert allowed("1m", place()) == timedelta(minutes=1)
+    assert allowed("rules", place()) == timedelta(minutes=5)
+    assert allowed("8h", None) == timedelta(hours=8)
+    assert allowed("rules", None) is None
+
+
+def test_a_place_that_is_not_open_to_one_asks_nothing():
+    """Attack: a thief of a key, who learns by being asked which targets there are."""
+    for facts in (place("jewels"), place(known=False), place(env="test"), place("nowhere", known=False, env="x")):
+        assert allowed("8h", facts) == timedelta(hours=8)
+
+
+def test_a_rule_of_another_network_asks_nothing():
+    assert allowed("8h", place(account="root")) == timedelta(minutes=5)
+    assert allowed("8h", place(account="root", source="10.1.1.1")) == timedelta()
+
+
+def test_always_is_always():
+    assert not is_fresh(timedelta(), timedelta())
+    assert not is_fresh(None, timedelta())
+
+
+def test_an_old_code_is_asked_for_again():
+    assert is_fresh(timedelta(minutes=15), timedelta(minutes=15))
+    assert not is_fresh(timedelta(minutes=15, seconds=1), timedelta(minutes=15))
+    assert not is_fresh(None, timedelta(minutes=15))
+    assert is_fresh(None, None), "nobody asks"
+
+
+def test_the_newest_counts():
+    proofs = remembering((FactorKind.CODE, 100.0), (FactorKind.VERIFIED_KEY, 130.0))
+    assert proofs.newest("alice", HOME, 160.0) == timedelta(seconds=30)
+    assert proofs.newest("alice", "192.0.2.2", 160.0) is None
+    assert proofs.newest("alice", HOME, 90.0) is None, "of the future"

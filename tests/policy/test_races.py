@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from policy import access, authenticate, factors, roster
+from policy import access, authenticate, codes, factors, invitations, roster, sshkeys
 from policy import messages as m
 from policy.authority import Authority
 from policy.configuration import read_all, read_configuration
@@ -154,3 +154,46 @@ async def test_a_code_guessed_beside_others_does_not_outrun_the_lock(desk, nurse
         for token in ("one", "two"):
             authority.ledger._readers.release_on_behalf_of(token)
     assert answers[0].outcome is Outcome.REFUSED
+
+
+# --- invitations ------------------------------------------------------------------------------------------
+
+
+async def looked_up(desk, nursery):
+    """An invitation and a key that would do, as they were found when the key was shown."""
+    authority = desk.authority
+    nursery.start_soon(authority.ledger.run)
+    done = await invitations.invite(authority, desk.talk(State.OPERATOR), m.Invite(name="nora"))
+    joining = await invitations.invited(authority, done.data["token"], sshkeys.generate_private_key().public)
+    assert joining is not None
+    return joining
+
+
+@pytest.mark.trio
+async def test_an_invitation_used_between_look_and_leap(desk, nursery):
+    joining = await looked_up(desk, nursery)
+    await desk.authority.ledger.write(
+        lambda t: t.proofs.use_invitation(joining.invitation.token, joining.invitation.made)
+    )
+    assert not await invitations.join(desk.authority, desk.talk(), "nora", joining)
+    assert desk.authority.roster.person("nora").keys == ()
+
+
+@pytest.mark.trio
+async def test_a_key_added_between_look_and_leap(desk, nursery):
+    joining = await looked_up(desk, nursery)
+    await desk.authority.ledger.write(lambda t: t.proofs.add_key("nora", "SHA256:other", "line", 1))
+    assert not await invitations.join(desk.authority, desk.talk(), "nora", joining)
+    assert await desk.authority.ledger.read(lambda t: t.proofs.invitation(joining.invitation.token)), "not used up"
+
+
+@pytest.mark.trio
+async def test_a_code_that_expires_between_look_and_leap(desk, nursery):
+    """The database decides, whatever memory says."""
+    authority = desk.authority
+    nursery.start_soon(authority.ledger.run)
+    done = await factors.mfa_issue(authority, desk.talk(State.OPERATOR), m.MfaIssue(person="alice"))
+    person = authority.roster.person("alice")
+    await authority.ledger.write(lambda t: t.proofs.use_code(person.codes[0].id, person.codes[0].created))
+    checked = await codes.check_code(authority, desk.talk(), "alice", done.data["code"])
+    assert not checked.ok
