@@ -326,6 +326,10 @@ def test_referrals_are_not_followed(ca: Ca) -> None:
 def test_messages_are_cut_and_checked() -> None:
     assert first_message(b"") == first_message(BOUND[:5]) == first_message(b"\x30\x83\x01") == 0
     assert first_message(BOUND + b"more") == len(BOUND)
-    for bad in (b"\x31\x00", b"\x30\x85" + b"\x01" * 5, b"\x30\x84\xff\xff\xff\xff", b"\x30\x02\x04\x01"):
+    deep = b"\x05\x00"
+    for _ in range(60):
+        deep = b"\x30\x82" + len(deep).to_bytes(2, "big") + deep
+    tagged = b"\x30\x04\x1f\x81\x01\x00"
+    for bad in (deep, tagged, b"\x31\x00", b"\x30\x85" + b"\x01" * 5, b"\x30\x84\xff\xff\xff\xff", b"\x30\x02\x04\x01"):
         with pytest.raises(BadAnswer):
             first_message(bad)
