@@ -1,10 +1,14 @@
 """`bastion directory`: the directory (LDAP, Active Directory) that people come from."""
 
 from pathlib import Path
+from typing import Final
 
 import click
 
 from bastion.cli.common import JSON, ask, config_option, show
+
+PATIENCE: Final = 900.0
+"""Seconds: policyd reads for ten minutes at most, and takes 15 ms for each of ten thousand new persons."""
 
 
 @click.group()
@@ -20,7 +24,7 @@ def sync(plan: bool, as_json: bool, config: Path | None) -> None:
     """Read it now, and take over who came, changed and left."""
     from policy.messages import DirectorySync
 
-    show(ask(config, DirectorySync(plan=plan)), as_json)
+    show(ask(config, DirectorySync(plan=plan), PATIENCE), as_json)
 
 
 @command.command()

@@ -268,8 +268,6 @@ class _Line:
 
     async def _answer(self) -> Any:
         """The next message, after sending what waits."""
-        from sansldap import ProtocolError
-
         if out := self._client.data_to_send():
             await self._stream.send_all(out)
         while not (size := first_message(self._read)):
@@ -279,14 +277,19 @@ class _Line:
             self._total += len(data)
             self._read += data
         message, self._read = bytes(self._read[:size]), self._read[size:]
-        try:
-            (answer,) = self._client.receive(message)
-        except (ProtocolError, ValueError):
-            raise BadAnswer("gave no proper LDAP answer") from None
-        return answer
+        return decoded(self._client, message)
 
     def close(self) -> None:
         self._socket.socket.close()
+
+
+def decoded(client: Any, message: bytes) -> Any:
+    """What one message says. BadAnswer for whatever the decoder stumbles over: fuzzing found an IndexError."""
+    try:
+        (answer,) = client.receive(message)
+    except Exception:
+        raise BadAnswer("gave no proper LDAP answer") from None
+    return answer
 
 
 async def _connected(addresses: list[str], port: int) -> trio.SocketStream:

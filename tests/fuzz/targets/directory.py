@@ -1,6 +1,7 @@
 """What a directory answers: bytes to the courier, entries to policyd."""
 
 from bastion.courier.ber import BadAnswer, first_message
+from bastion.courier.ldap import decoded
 from policy.ldap.judging import read
 from policy.ldap.model import DirectoryProblem
 from policy.ldap.planning import plan
@@ -21,18 +22,15 @@ DONE = (
 @target("ldap-messages", errors=(BadAnswer,), samples=(BOUND, FOUND, DONE, BOUND + FOUND, b"\x30\x84\x00\x00\x00\x00"))
 def ldap_messages(raw: bytes) -> None:
     """The decoder gets what the cutter lets through, and raises what the courier expects of it."""
-    from sansldap import LDAPClient, ProtocolError
+    from sansldap import LDAPClient
 
     size = first_message(raw)
     assert 0 <= size <= len(raw)
     client = LDAPClient()
     client.bind_simple("cn=x", "y")
     client.data_to_send()
-    try:
-        if size:
-            client.receive(raw[:size])
-    except (ProtocolError, ValueError):
-        raise BadAnswer("gave no proper LDAP answer") from None
+    if size:
+        decoded(client, raw[:size])
 
 
 @target(
