@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -142,6 +143,22 @@ def test_pages(large: Slapd) -> None:
     names = [dn for answer in answers for dn, _ in answer.entries]
     assert len(names) == len(set(names)) == 450
     assert ldap._kept == {}
+
+
+@needs_slapd
+def test_a_server_that_gives_smaller_pages(tmp_path: Path) -> None:
+    server = Slapd(tmp_path / "home", page="7").start()
+    try:
+        server.add(*(f"p{number}" for number in range(20)))
+        entries = [entry for answer in all_of(server.url, server.ca, **PERSONS) for entry in answer.entries]
+        assert len(entries) == 20
+    finally:
+        server.stop()
+
+
+def test_without_the_extra_it_says_so(monkeypatch: pytest.MonkeyPatch, ca: Ca) -> None:
+    monkeypatch.setitem(sys.modules, "sansldap", None)
+    assert "without the extra `ldap`" in against(Peer(ca.context(LOOPBACK)), ca).error
 
 
 @needs_slapd

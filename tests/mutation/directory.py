@@ -27,7 +27,7 @@ GUARDS: Final[list[Mutant]] = [
          "STARTTLS taken out on the way", "test_nothing_is_sent_in_the_clear"),
         ("        if self._read:\n", "        if False:\n", "an answer put in before the TLS",
          "test_nothing_is_sent_in_the_clear"),
-        ("if len(found) > PAGE:", "if False:", "entries without end", "test_the_larger_ones_are_cut_off"),
+        ("if len(found) > size:", "if False:", "entries without end", "test_the_larger_ones_are_cut_off"),
         ("if len(entry.object_name) > MAX_DN:", "if False:", "a name without end", "test_the_larger_ones_are_cut_off"),
         ("if not isinstance(answer, BindResponse):", "if False:", "another answer taken for a bind",
          "test_garbage_is_no_answer", "LDAPError"),
