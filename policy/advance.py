@@ -5,7 +5,7 @@ from collections import deque
 
 import trio
 
-from policy import invitations, login
+from policy import invitations, login, sync
 from policy.audit import Event
 from policy.authority import Authority
 from policy.codes import check_code
@@ -37,9 +37,9 @@ async def advance(
             case login.Reply(message=message):
                 answer = message
             case login.VerifyPassword(person=name):
-                result = await _check_password(desk, name, password)
+                result = await _check_password(desk, talk, name, password)
             case login.BurnPassword():
-                result = await _check_password(desk, "", password)
+                result = await _check_password(desk, talk, "", password)
             case login.VerifyCode(person=name, code=code, again=again):
                 checked = await check_code(desk, talk, name, code, talk.question if again else b"")
                 ok = checked.ok and not desk.lockouts.locked_code(name, time.time())
@@ -76,15 +76,23 @@ def _over(talk: Conversation) -> None:
         talk.state = State.OVER
 
 
-async def _check_password(desk: Authority, name: str, password: Secret | None) -> login.PasswordChecked:
-    person = desk.roster.person(name)
+async def _check_password(desk: Authority, talk: Conversation, name: str, password: Secret | None) -> login.Event:
+    """`name` is empty where there is nobody, or nobody with a password, to check it for."""
+    person, given = desk.roster.person(name), password or Secret(b"")
+    flaw = ""
     try:
-        ok = await desk.passwords.check(person.phc if person else "", password or Secret(b""))
+        async with sync.turn(desk, talk.login.claim) as until:
+            if person is not None and sync.checks_password_of(desk, person):
+                ok, flaw = await sync.check_password(desk, name, given)
+            else:
+                ok = await desk.passwords.check(person.phc if person else "", given)
+            if not ok:
+                await trio.sleep_until(until)
     except Busy:
         ok = False
     # Of a hundred guesses under way at once, those that come after the lock are wrong whatever they are.
     ok = ok and not desk.lockouts.locked_person(name, time.time())
-    return login.PasswordChecked(ok=ok, now=time.time())
+    return login.PasswordChecked(ok=ok, now=time.time(), flaw=flaw)
 
 
 async def _failed(desk: Authority, talk: Conversation, failed: login.Failed, key: str, *, counted: bool) -> None:

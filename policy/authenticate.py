@@ -9,7 +9,7 @@ from typing import Final, TypedDict
 import msgspec
 import trio
 
-from policy import invitations, login, signatures, sshkeys
+from policy import invitations, login, signatures, sshkeys, sync
 from policy.advance import Answer, advance
 from policy.authority import Authority
 from policy.codes import ENROL, is_asked, is_demanded
@@ -278,7 +278,7 @@ def _person(desk: Authority, name: str) -> login.Person | None:
         disabled=found.disabled,
         locked=desk.lockouts.locked_person(found.name, time.time()),
         code_locked=desk.lockouts.locked_code(found.name, time.time()),
-        has_password=bool(found.phc),
+        has_password=bool(found.phc) or sync.checks_password_of(desk, found),
         has_code=is_asked(desk, found),
         needs_code=is_demanded(desk, found),
     )

@@ -30,6 +30,7 @@ from policy.sshkeys import PrivateKey
 from policy.standing import OPERATOR, Standing
 from policy.store import Tables
 from policy.store.records import Account, Person, Target
+from policy.synced import Synced
 from policy.ticketing import Ticketing
 from policy.vault import Secret, Vault
 from policy.workers import Workers
@@ -58,6 +59,7 @@ class Authority:
     workers: Workers = field(default_factory=Workers)
     couriers: Couriers = field(default_factory=Couriers)
     tickets: Ticketing = field(default_factory=Ticketing)
+    synced: Synced = field(default_factory=Synced)
     passwords: Passwords = field(default_factory=Passwords)
     proofs: Proofs = field(default_factory=Proofs)
     alarm: Callable[[Event], None] = field(default=lambda _: None)  # told what people must hear of, once it is kept

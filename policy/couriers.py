@@ -42,10 +42,16 @@ class Couriers:
         self._tasks: dict[int, _Task] = {}
         self._numbers = itertools.count(1)
         self._free = trio.CapacityLimiter(CALLS_AT_ONCE)
+        self._came = trio.Event()
+
+    async def arrived(self) -> None:
+        """Until the first courier is there."""
+        await self._came.wait()
 
     def join(self, courier: Conversation) -> None:
         """The newest is asked: an older one that still hangs on is on its way out."""
         self._connected.append(courier)
+        self._came.set()
 
     def leave(self, courier: Conversation) -> None:
         """Its calls end without an answer."""

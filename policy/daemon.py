@@ -15,7 +15,7 @@ import structlog
 import trio
 from trio.socket import SocketType
 
-from policy import access, grants, monitor, roster, standing
+from policy import access, grants, monitor, roster, standing, sync
 from policy.audit import Event
 from policy.authority import Authority
 from policy.configuration import Configuration, read_all
@@ -97,6 +97,7 @@ async def _run(desk: Authority, sockets: dict[State, SocketType], signals: Async
     async with trio.open_nursery() as nursery:
         nursery.start_soon(notifier.run)
         nursery.start_soon(desk.sessions.expire, nursery)
+        nursery.start_soon(sync.run, desk)
         nursery.start_soon(_housekeeping, desk)
         nursery.start_soon(_recheck_often, desk)
         nursery.start_soon(grants.close_what_is_over, desk)

@@ -167,6 +167,7 @@ async def person_show(desk: Authority, talk: Conversation, request: PersonShow) 
     now = time.time()
     ways = {"password": desk.lockouts.locked_person(one.name, now), "code": desk.lockouts.locked_code(one.name, now)}
     rows += [["locked", " ".join(way for way, locked in ways.items() if locked) or "no"]]
+    rows += [["comes from", one.origin]] if one.origin != "local" else []
     rows += [["owns", scope] for scope in one.owns]
     rows += [["session", live.id] for live in desk.sessions.of_person(one.name)]
     return Rows(columns=["field", "value"], rows=rows)

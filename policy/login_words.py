@@ -69,10 +69,11 @@ class PasswordTried(Asked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PasswordChecked:
-    """Answers VerifyPassword or BurnPassword."""
+    """Answers VerifyPassword or BurnPassword. `flaw`: why it was not checked; then nobody is locked for it."""
 
     ok: bool
     now: float
+    flaw: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,7 @@ class Topic(StrEnum):
     BREAK_GLASS = "break-glass"
     HOST_KEY = "host-key-mismatch"
     LOCK_OUT = "lock-out"
+    DIRECTORY = "directory"
 
 
 TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
@@ -69,6 +70,9 @@ TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
         "person-locked": Topic.LOCK_OUT,
         "code-locked": Topic.LOCK_OUT,
         "source-locked": Topic.LOCK_OUT,
+        "directory-failed": Topic.DIRECTORY,
+        "directory-stopped": Topic.DIRECTORY,
+        "directory-back": Topic.DIRECTORY,
     }
 )
 """Events of the audit trail that people are told of: nothing is told that is not kept, and nothing is told twice."""
@@ -192,6 +196,14 @@ def _words(topic: Topic, event: Event, to: Destination) -> tuple[str, list[str]]
         case Topic.LOCK_OUT:
             kind = {"person-locked": "password of", "code-locked": "second factor of"}.get(event.event, "source")
             return f"locked after too many failures: {kind} {what}", [f"last from {_plain(event.source)}"]
+        case Topic.DIRECTORY:
+            if event.event == "directory-back":
+                return f"directory {what} is read again", []
+            said = "changes nothing any more" if event.event == "directory-stopped" else "cannot be read"
+            return f"directory {what} {said}: nobody comes and nobody goes", [
+                f"it {_plain(event.why)}" if event.why else "",
+                "see: bastion directory status",
+            ]
 
 
 def _how_long(detail: Mapping[str, str]) -> str:

@@ -42,6 +42,9 @@ def missing(rules: RuleSet, base: Path) -> Iterator[str]:
         where = f"notify `{to.name}`"
         named += [(f"{where}: webhook", to.webhook), (f"{where}: key", to.key), (f"{where}: password", to.password)]
         named.append((f"{where}: ca", f"file:{to.ca}" if to.ca else ""))
+    if (directory := rules.directory) is not None:
+        named.append(("directory.password", directory.password))
+        named.append(("directory.ca", f"file:{directory.ca}" if directory.ca else ""))
     for key, place in named:
         kind, _, name = place.partition(":")
         try:

@@ -16,8 +16,8 @@ A file is a list of `[[rule]]`. Within a rule all keys must match; within a key 
     record   sync, content
 
 Beside the rules stand `[rights]`, who may do what to the bastion itself, `[login]` (policy.rights),
-`[tickets.NAME]`, the ticket systems that `require.ticket` names (policy.tickets.settings), and `[[notify]]`, who is
-told what (policy.notify).
+`[tickets.NAME]`, the ticket systems that `require.ticket` names (policy.tickets.settings), `[[notify]]`, who is told
+what (policy.notify), and `[directory]`, where persons come from (policy.ldap.settings).
 
 An allow rule has to say who, where, as and allow: nothing widens by being left out. In a forbid rule what is left
 out means everybody, everywhere, every account, every kind.
@@ -33,6 +33,8 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Final
 
+from policy.ldap.model import Directory
+from policy.ldap.settings import parse_directory
 from policy.model import ChannelKind
 from policy.notify import Destination, parse_notify
 from policy.rights import LoginRules, Rights, parse_login, parse_rights
@@ -124,6 +126,7 @@ class RuleSet:
     login: LoginRules = field(default_factory=LoginRules)
     tickets: Mapping[str, System] = field(default_factory=dict)
     notify: tuple[Destination, ...] = ()
+    directory: Directory | None = None
     digest: str = ""  # SHA-256 of the text, hexadecimal: which version of the file decided
 
 
@@ -167,11 +170,15 @@ def parse_rules(text: str, file: str = "policy.toml") -> RuleSet:
     named = top.table("tickets")
     tickets = parse_tickets(named)
     _known_tickets(reading, document, list(named.entry))
+    directory = parse_directory(top.table("directory"), rights) if "directory" in document else None
     notify = parse_notify(reading, document.get("notify", []))
     if reading.problems:
         raise BadRules(sorted(reading.problems, key=lambda problem: problem.line)[:MAX_PROBLEMS])
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return RuleSet(rules=tuple(rules), rights=rights, login=login, tickets=tickets, notify=notify, digest=digest)
+    return RuleSet(
+        rules=tuple(rules), rights=rights, login=login, tickets=tickets, notify=notify, directory=directory,
+        digest=digest,
+    )  # fmt: skip
 
 
 def _syntax(file: str, error: Exception) -> Problem:
@@ -181,7 +188,7 @@ def _syntax(file: str, error: Exception) -> Problem:
 
 
 def _rules(reading: Reading, document: dict[str, Any]) -> list[Rule]:
-    Table(reading, document, "").known("rule", "rights", "login", "tickets", "notify")
+    Table(reading, document, "").known("rule", "rights", "login", "tickets", "notify", "directory")
     entries = document.get("rule", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         reading.problem("rule", f"got {show(entries)}, want tables that begin with `[[rule]]`")

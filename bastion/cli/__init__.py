@@ -17,6 +17,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "person": ("bastion.cli.person", "People who may log in."),
     "target": ("bastion.cli.target", "Machines behind the bastion, and their pinned host keys."),
     "account": ("bastion.cli.account", "Accounts on targets, and the credentials that open them."),
+    "directory": ("bastion.cli.directory", "The directory (LDAP, Active Directory) that people come from."),
     "apply": ("bastion.cli.apply", "Make persons, targets and accounts as a file says."),
     "export-inventory": ("bastion.cli.export_inventory", "Write them as such a file."),
     "mfa": ("bastion.cli.words", "Second factors."),

@@ -50,9 +50,9 @@ def found_config(config: Path | None) -> Path:
     raise MisuseError("no bastion.toml here", "name one with -c FILE, or make one: bastion init DIR")
 
 
-def ask(config: Path | None, command: Any) -> Any:
-    """Send one command to policyd; its Rows or Done."""
-    with talk(config) as operator:
+def ask(config: Path | None, command: Any, patience: float | None = None) -> Any:
+    """Send one command to policyd; its Rows or Done. `patience`: seconds, for what takes long."""
+    with talk(config, patience) as operator:
         return operator.ask(command)
 
 
@@ -80,7 +80,7 @@ def all_pages(operator: "Operator", first: Any) -> Any:
         question = msgspec.structs.replace(question, after=page.next)
 
 
-def talk(config: Path | None) -> "AbstractContextManager[Operator]":
+def talk(config: Path | None, patience: float | None = None) -> "AbstractContextManager[Operator]":
     """For several commands of one conversation with policyd."""
     from bastion import config as configuration
     from bastion import control
@@ -89,7 +89,8 @@ def talk(config: Path | None) -> "AbstractContextManager[Operator]":
     start = f"bastion run -c {settings.path}"
     if settings.path.is_relative_to("/etc"):
         start = "systemctl start bastion.target"
-    return control.talk(settings.run, " ".join(["bastion", *sys.argv[1:]]), start=start)
+    said = " ".join(["bastion", *sys.argv[1:]])
+    return control.talk(settings.run, said, start=start, patience=patience or control.PATIENCE)
 
 
 def check_rules(config: Path, file: str | None = None) -> tuple[list[str], str]:

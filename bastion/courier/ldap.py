@@ -32,12 +32,14 @@ MAX_TOLD: Final = 40 * 1024
 MAX_VALUE: Final = 8 * 1024
 """Bytes of one value; larger ones are left out. The longest RSA key takes 3 KiB."""
 MAX_DN: Final = 1024
+SMALLER: Final = 5
+"""Entries asked for where a server refuses PAGE; OpenLDAP does if `limits` says size.pr."""
 KEPT: Final = 4
 """Searches between two pages; policyd has one."""
 KEPT_SECONDS: Final = 30.0
 
 _STARTTLS: Final = "1.3.6.1.4.1.1466.20037"
-_SUCCESS: Final = 0
+_SUCCESS, _TOO_MUCH = 0, 11  # adminLimitExceeded
 
 Entry = tuple[str, dict[str, list[bytes]]]
 
@@ -94,6 +96,7 @@ class _Search:
     line: "_Line"
     asked: tuple[object, ...]
     cookie: bytes | None = None
+    size: int = PAGE
     entries: deque[Entry] = field(default_factory=deque)
     status: int = _SUCCESS
 
@@ -105,7 +108,11 @@ class _Search:
         """One more page, if none of the last one is left."""
         if self.entries or self.cookie == b"":
             return
-        found, self.cookie, self.status = await self.line.page(request, self.cookie or b"")
+        before = self.cookie
+        found, self.cookie, self.status = await self.line.page(request, before or b"", self.size)
+        if before is None and self.status == _TOO_MUCH and not found:
+            self.size = SMALLER
+            found, self.cookie, self.status = await self.line.page(request, b"", self.size)
         self.entries.extend(part for entry in found for part in _parts(entry))
 
     def some(self) -> list[Entry]:
@@ -229,7 +236,7 @@ class _Line:
             raise BadAnswer("gave another answer than one to a bind")
         return int(answer.result.result_code)
 
-    async def page(self, request: LdapCall, cookie: bytes) -> tuple[list[Entry], bytes, int]:
+    async def page(self, request: LdapCall, cookie: bytes, size: int) -> tuple[list[Entry], bytes, int]:
         """Entries, the cookie of the next page, and the result code."""
         from sansldap import (
             LDAPFilter,
@@ -246,7 +253,7 @@ class _Line:
             raise Unreachable("was given a filter that is none") from None
         self._client.search_request(
             request.base, filter=what, attributes=request.attributes, time_limit=int(request.seconds) or 1,
-            controls=[PagedResultControl(critical=True, size=PAGE, cookie=cookie)],
+            controls=[PagedResultControl(critical=True, size=size, cookie=cookie)],
         )  # fmt: skip
         found: list[Entry] = []
         before = self._total
@@ -261,15 +268,13 @@ class _Line:
                     return found, pages[0] if pages else b"", int(done.result.result_code)
                 case _:
                     raise BadAnswer("gave another answer than one to a search")
-            if len(found) > PAGE:
-                raise BadAnswer(f"sent more than the {PAGE} entries that were asked for")
+            if len(found) > size:
+                raise BadAnswer(f"sent more than the {size} entries that were asked for")
             if self._total - before > MAX_ANSWER:
                 raise BadAnswer(f"sent more than {MAX_ANSWER // 1024 // 1024} MiB")
 
     async def _answer(self) -> Any:
         """The next message, after sending what waits."""
-        from sansldap import ProtocolError
-
         if out := self._client.data_to_send():
             await self._stream.send_all(out)
         while not (size := first_message(self._read)):
@@ -279,14 +284,19 @@ class _Line:
             self._total += len(data)
             self._read += data
         message, self._read = bytes(self._read[:size]), self._read[size:]
-        try:
-            (answer,) = self._client.receive(message)
-        except (ProtocolError, ValueError):
-            raise BadAnswer("gave no proper LDAP answer") from None
-        return answer
+        return decoded(self._client, message)
 
     def close(self) -> None:
         self._socket.socket.close()
+
+
+def decoded(client: Any, message: bytes) -> Any:
+    """What one message says. BadAnswer for whatever the decoder stumbles over: fuzzing found an IndexError."""
+    try:
+        (answer,) = client.receive(message)
+    except Exception:
+        raise BadAnswer("gave no proper LDAP answer") from None
+    return answer
 
 
 async def _connected(addresses: list[str], port: int) -> trio.SocketStream:

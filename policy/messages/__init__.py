@@ -30,6 +30,7 @@ Command = (
     | RequestAccess | RequestAwait | RequestList | RequestShow | RequestCancel | Decide | Notices
     | GrantAdd | GrantList | GrantRevoke | TokenAdd | ReviewList | ReviewWrite | WatchBegin | WatchEnd
     | Invite | OwnerAdd | OwnerRemove | OwnerList | WhoCan | WhatCan
+    | DirectorySync | DirectoryStatus
     | Explain | SessionsList | SessionKill | AuditList | AuditShow | AuditExport | AuditVerify | Reload
     | Inventory
 )  # fmt: skip

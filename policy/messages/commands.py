@@ -134,6 +134,16 @@ class Explain(Message):
     source: str = ""
 
 
+class DirectorySync(Message):
+    """Take over what the directory says of its persons now. Rows: what was changed; with `plan`, what would be."""
+
+    plan: bool = False
+
+
+class DirectoryStatus(Message):
+    """When it was read last, what is wrong, and which of its entries are nobody here."""
+
+
 class SessionsList(Message):
     all: bool = False  # ended ones too
     after: str = ""

@@ -60,7 +60,7 @@ class RadiusCall(Message):
 
 
 class LdapCall(Message):
-    """Push: bind and, when `base` is given, one paged search. `url` is ldaps://... or ldap://... with STARTTLS."""
+    """Push: bind and, when `base` is given, one page of a search. `url` is ldaps://... or ldap://... with STARTTLS."""
 
     task: int
     url: str

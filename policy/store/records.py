@@ -19,6 +19,18 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryEntry:
+    """What the directory said of a person who comes from there, at the last sync that changed something."""
+
+    person: str
+    ident: str  # of the entry, which no other ever has
+    dn: str
+    roles: frozenset[str] = frozenset()  # those that came from there
+    keys: frozenset[str] = frozenset()  # fingerprints, the same
+    held: bool = False  # disabled by the directory, not by hand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PersonKey:
     fingerprint: str  # SHA256:…
     line: str

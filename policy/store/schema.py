@@ -286,6 +286,17 @@ owner = Table(
     UniqueConstraint("person", "scope"),
 )
 
+directory_entry = Table(
+    "directory_entry",
+    metadata,
+    Column("person", String(64), ForeignKey("person.name", **_ON_PERSON), primary_key=True),  # type: ignore[arg-type]
+    Column("ident", String(64), nullable=False),  # of the entry in the directory
+    Column("dn", Text, nullable=False),
+    Column("roles", Text, nullable=False),  # what came from there, words
+    Column("keys", Text, nullable=False),  # fingerprints, the same
+    Column("held", Boolean, nullable=False),  # disabled by the directory, not by hand
+)
+
 audit = Table(
     "audit",
     metadata,

@@ -18,6 +18,7 @@ from policy.store.records import (
     AuditRow,
     Authenticator,
     Code,
+    DirectoryEntry,
     Person,
     PersonKey,
     SealedSecret,
@@ -89,16 +90,18 @@ class Tables:
             for row in self._db.execute(query)
         ]
 
-    def add_person(self, name: str, now: int) -> None:
-        self._insert(s.person, name=name, disabled=False, offboarded=None, created=now)
+    def add_person(self, name: str, now: int, *, origin: str = "local") -> None:
+        self._insert(s.person, name=name, disabled=False, offboarded=None, created=now, origin=origin)
 
     def set_disabled(self, name: str, disabled: bool) -> None:
+        """By hand, until `put_directory_entry` says otherwise: the directory does not undo what people do here."""
         self._db.execute(update(s.person).where(s.person.c.name == name).values(disabled=disabled))
+        self._db.execute(update(s.directory_entry).where(s.directory_entry.c.person == name).values(held=False))
 
     def offboard(self, name: str, now: int) -> None:
         """Keep the name, so that nobody inherits its history; drop every way to prove it."""
         self._db.execute(update(s.person).where(s.person.c.name == name).values(disabled=True, offboarded=now))
-        for table in (s.role, s.key, s.password, s.authenticator, s.code, s.invitation, s.owner):
+        for table in (s.role, s.key, s.password, s.authenticator, s.code, s.invitation, s.owner, s.directory_entry):
             self._db.execute(delete(table).where(table.c.person == name))
 
     def add_owner(self, person: str, scope: str) -> None:
@@ -122,6 +125,25 @@ class Tables:
     def put_password(self, person: str, phc: str, now: int) -> None:
         self._db.execute(delete(s.password).where(s.password.c.person == person))
         self._insert(s.password, person=person, phc=phc, changed=now)
+
+    def directory_entries(self, only: str | None = None) -> dict[str, DirectoryEntry]:
+        """By person."""
+        return {
+            row.person: DirectoryEntry(
+                person=row.person,
+                ident=row.ident,
+                dn=row.dn,
+                roles=frozenset(row.roles.split()),
+                keys=frozenset(row.keys.split()),
+                held=row.held,
+            )
+            for row in self._of(s.directory_entry, only)
+        }
+
+    def put_directory_entry(self, entry: DirectoryEntry) -> None:
+        self._db.execute(delete(s.directory_entry).where(s.directory_entry.c.person == entry.person))
+        words = {"roles": " ".join(sorted(entry.roles)), "keys": " ".join(sorted(entry.keys))}
+        self._insert(s.directory_entry, person=entry.person, ident=entry.ident, dn=entry.dn, held=entry.held, **words)
 
     # --- second factors -----------------------------------------------------------------------------
 

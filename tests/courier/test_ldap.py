@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -142,6 +143,22 @@ def test_pages(large: Slapd) -> None:
     names = [dn for answer in answers for dn, _ in answer.entries]
     assert len(names) == len(set(names)) == 450
     assert ldap._kept == {}
+
+
+@needs_slapd
+def test_a_server_that_gives_smaller_pages(tmp_path: Path) -> None:
+    server = Slapd(tmp_path / "home", page="7").start()
+    try:
+        server.add(*(f"p{number}" for number in range(20)))
+        entries = [entry for answer in all_of(server.url, server.ca, **PERSONS) for entry in answer.entries]
+        assert len(entries) == 20
+    finally:
+        server.stop()
+
+
+def test_without_the_extra_it_says_so(monkeypatch: pytest.MonkeyPatch, ca: Ca) -> None:
+    monkeypatch.setitem(sys.modules, "sansldap", None)
+    assert "without the extra `ldap`" in against(Peer(ca.context(LOOPBACK)), ca).error
 
 
 @needs_slapd
@@ -326,6 +343,10 @@ def test_referrals_are_not_followed(ca: Ca) -> None:
 def test_messages_are_cut_and_checked() -> None:
     assert first_message(b"") == first_message(BOUND[:5]) == first_message(b"\x30\x83\x01") == 0
     assert first_message(BOUND + b"more") == len(BOUND)
-    for bad in (b"\x31\x00", b"\x30\x85" + b"\x01" * 5, b"\x30\x84\xff\xff\xff\xff", b"\x30\x02\x04\x01"):
+    deep = b"\x05\x00"
+    for _ in range(60):
+        deep = b"\x30\x82" + len(deep).to_bytes(2, "big") + deep
+    tagged = b"\x30\x04\x1f\x81\x01\x00"
+    for bad in (deep, tagged, b"\x31\x00", b"\x30\x85" + b"\x01" * 5, b"\x30\x84\xff\xff\xff\xff", b"\x30\x02\x04\x01"):
         with pytest.raises(BadAnswer):
             first_message(bad)

@@ -15,8 +15,8 @@ from tests.mutation.mutant import Mutant, select
 from tests.mutation.runner import End, Result
 
 LISTS: Final = (
-    "policy", "access", "grants", "factors", "persons", "views", "bastion", "gateway", "outside", "recorder", "replay",
-    "words",
+    "policy", "access", "grants", "factors", "persons", "directory", "views", "words", "bastion", "gateway", "outside",
+    "recorder", "replay",
 )  # fmt: skip
 
 

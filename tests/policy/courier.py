@@ -29,7 +29,7 @@ class FakeCourier:
                 _, call = self.peer.receive()
             except (Gone, TimeoutError, OSError):
                 return
-            assert isinstance(call, m.HttpCall | m.MailCall | m.RadiusCall)
+            assert isinstance(call, m.HttpCall | m.MailCall | m.RadiusCall | m.LdapCall)
             self.calls.append(call)
             if self.reply is not None:
                 answer = self.reply(call)

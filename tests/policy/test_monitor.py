@@ -64,6 +64,8 @@ REQUESTS: dict[str, m.Request] = {
     "AuditShow": m.AuditShow(ident="1"),
     "AuditExport": m.AuditExport(),
     "AuditVerify": m.AuditVerify(),
+    "DirectorySync": m.DirectorySync(plan=True),
+    "DirectoryStatus": m.DirectoryStatus(),
     "Reload": m.Reload(),
     "Courier": m.Courier(pid=1),
     "TryToken": m.TryToken(token="x"),

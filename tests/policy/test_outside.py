@@ -15,8 +15,10 @@ TEXT = (Path(__file__).parents[2] / "policy/OUTSIDE.md").read_text()
 
 
 def test_each_example_is_read() -> None:
-    text = "\n".join(re.findall(r"^```toml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
-    found = parse_rules(text, "OUTSIDE.md")
+    *blocks, active_directory = re.findall(r"^```toml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    found = parse_rules("\n".join(blocks), "OUTSIDE.md")
+    assert found.directory is not None
+    assert parse_rules(active_directory, "OUTSIDE.md").directory is not None  # a bastion has one
     assert {system.kind for system in found.tickets.values()} == set(Kind)
     assert len(found.notify) == 3
     for topic in Topic:

@@ -159,5 +159,5 @@ def person(name: str, *, password: str = "", keys: tuple[str, ...] = (), more: s
     lines = [f"dn: uid={name},{PEOPLE}", *(f"objectClass: {kind}" for kind in ("inetOrgPerson", "posixAccount"))]
     lines += ["objectClass: shadowAccount", "objectClass: ldapPublicKey", "objectClass: lockable"]
     lines += [f"uid: {name}", f"cn: {name}", f"sn: {name}", "uidNumber: 1000", "gidNumber: 1000"]
-    lines += [f"homeDirectory: /home/{name}", *(f"sshPublicKey: {key}" for key in keys)]
+    lines += ["homeDirectory: /home/x", *(f"sshPublicKey: {key}" for key in keys)]
     return "\n".join([*lines, *([f"userPassword: {password}"] if password else []), *([more] if more else [])]) + "\n"
