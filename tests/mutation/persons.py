@@ -54,7 +54,7 @@ GUARDS: Final[list[Mutant]] = [
     ),
     *guards(
         "policy/store/tables.py", LIFE,
-        ("s.authenticator, s.code, s.invitation, s.owner):", "s.authenticator):",
+        ("s.authenticator, s.code, s.invitation, s.owner, s.directory_entry):", "s.authenticator):",
          "codes, invitations and ownership outlive a person", "test_who_leaves_leaves_nothing_in_force"),
     ),
     *guards(
