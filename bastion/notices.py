@@ -24,5 +24,6 @@ def lines(answer: Any) -> list[str]:
     for kind, (noun, one, many, command) in _COUNTED.items():
         if number := counts[kind]:
             said.append(f"{number} {noun}{'' if number == 1 else 's'} {one if number == 1 else many}: {command}")
-    ending = [f"{row.get('text', '')}: {row.get('command', '')}" for row in rows if row.get("kind") == "grant"]
-    return said + ending[:MOST]
+    told = {kind: [f"{row.get('text', '')}: {row.get('command', '')}" for row in rows if row.get("kind") == kind]
+            for kind in ("recovery", "grant")}  # fmt: skip
+    return said + told["recovery"] + told["grant"][:MOST]

@@ -63,7 +63,8 @@ class Line:
         if token == "\x15":
             return self._take(self.text)
         if token == "\x17":
-            return self._take(self.text[len(self.text.rstrip().rpartition(" ")[0]) :])
+            before, blank, _ = self.text.rstrip().rpartition(" ")
+            return self._take(self.text[len(before + blank) :])
         # What moves a cursor or turns a line around is not typed by anybody, and not echoed to anybody.
         if len(token) > 1 or token == "\t" or neutral(token) != token or len(self.text) >= self._most:
             return ""

@@ -13,6 +13,7 @@ from policy.conditions import FactorKind
 from policy.conversation import Conversation, State
 from policy.lockouts import CODE, PERSON, SOURCE, network_of
 from policy.messages import Acceptable, Challenge, Verdict
+from policy.mfa import codes
 from policy.model import Method, Outcome
 from policy.passwords import Busy
 from policy.store import Tables
@@ -141,6 +142,8 @@ async def _succeeded(desk: Authority, talk: Conversation, succeeded: login.Succe
     for kind in cleared:
         desk.lockouts.clear(kind, name)
     now, clock = time.time(), trio.current_time()
+    if proof.get("code") == codes.RECOVERY:
+        talk.recovery_left = int(proof["left"])
     talk.person, talk.speaker, talk.limited = name, proven.speaker, proven.limited
     talk.factors = tuple((kind, clock - max(0.0, now - at)) for kind, at in proven.factors)
     desk.proofs.remember(name, talk.source, talk.factors)

@@ -54,6 +54,7 @@ class Conversation:
     login: Login = field(default_factory=Login)
     newer: Login | None = None  # of a person who is in and shows a newer code
     question: bytes = field(default=b"", repr=False)  # what belongs to a further question about a code
+    recovery_left: int | None = None  # codes, after one of them was shown here
     limited: bool = False  # a second factor is demanded and none enrolled: they may enrol one, and nothing else
     factors: tuple[tuple[FactorKind, float], ...] = ()  # proven here, and when by trio's clock
     speaker: Speaker | None = None  # the certificate of the login, with its limits

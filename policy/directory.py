@@ -23,7 +23,6 @@ async def person_add(desk: Authority, talk: Conversation, request: PersonAdd) ->
     keys = naming.person_keys(request.keys)
     roles = sorted({naming.role_name(role) for role in request.roles})
     why = text(request.reason, "reason")
-    no_look_alike(name, desk.roster.persons())
     phc = await desk.hashed(request.password)
     now = time.time_ns()
 

@@ -57,6 +57,7 @@ async def target_remove(desk: Authority, talk: Conversation, request: TargetRemo
     target = the_target(desk, request.name)
     why = text(request.reason, "reason")
     accounts = len(desk.roster.accounts(target.name))
+    await _disown(desk, talk, target.name)
     await desk.change_target(
         target.name,
         lambda t: t.remove_target(target.name),
@@ -183,6 +184,13 @@ async def target_hostkey(desk: Authority, talk: Conversation, request: TargetHos
 
 
 # --- how --------------------------------------------------------------------------------------------
+
+
+async def _disown(desk: Authority, talk: Conversation, target: str) -> None:
+    """Attack: a target that comes back under an old name, and belongs to whom the old one belonged to."""
+    if owners := [one.name for one in desk.roster.persons() if target in one.owns]:
+        events = [talk.event("owner-remove", name, {"scope": target}, why="target removed") for name in owners]
+        await desk.change_persons(owners, lambda t: [t.remove_owner(name, target) for name in owners], *events)
 
 
 def the_target(desk: Authority, name: str) -> Target:

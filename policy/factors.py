@@ -31,6 +31,7 @@ from policy.messages import (
 from policy.mfa import codes, totp
 from policy.naming import CommandRefused, counted, shown_time
 from policy.proofs import rules_ask
+from policy.requests import text
 from policy.rights import Right
 from policy.roster import TOTP
 from policy.sshkeys import parse_authorized_key
@@ -172,7 +173,7 @@ async def mfa_reset(desk: Authority, talk: Conversation, request: MfaReset) -> D
     """All of another person. One's own are removed one by one, which wants a code."""
     if (refused := await _own_refused(desk, talk, request.person, "MfaReset")) is not None:
         return refused
-    person = _person(desk, request.person)
+    person, why = _person(desk, request.person), text(request.reason, "reason")
     if not person.totp and not person.codes:
         raise CommandRefused(
             f"person `{person.name}` has no second factor", f"add one: `bastion mfa enrol {person.name}`"
@@ -186,7 +187,7 @@ async def mfa_reset(desk: Authority, talk: Conversation, request: MfaReset) -> D
     await desk.change_person(
         person.name,
         change,
-        talk.event("mfa-reset", person.name),
+        talk.event("mfa-reset", person.name, why=why),
     )
     desk.lockouts.clear(CODE, person.name)
     desk.proofs.forget(person.name)

@@ -20,7 +20,7 @@ from policy.conversation import Conversation, State
 from policy.deciding import attempt, cast_vote, close, new_id
 from policy.ledger import LedgerError
 from policy.messages import Done, GrantAdd, GrantList, GrantRevoke, Notices, Rows
-from policy.naming import CommandRefused, shown_time
+from policy.naming import CommandRefused, counted, shown_time
 from policy.operators import names_behind
 from policy.requests import Approver, Wish, behind, drawn_up, need_of, text
 from policy.requests import State as Is
@@ -175,6 +175,9 @@ async def notices(desk: Authority, talk: Conversation, _: Notices) -> Rows:
         if grant.ends - time.time_ns() <= SOON and grant.token is None:
             what = f"your leave for {place_of(grant)} ends at {shown_time(grant.ends)}"
             rows.append(["grant", grant.id, what, f"ssh bastion request {place_of(grant)}"])
+    if talk.recovery_left is not None:
+        left = counted(talk.recovery_left, "recovery code")
+        rows.append(["recovery", "", f"you logged in with a recovery code; {left} left", "ssh bastion mfa recovery"])
     return Rows(columns=["kind", "id", "text", "command"], rows=rows)
 
 

@@ -14,6 +14,8 @@ from policy.authority import Authority
 from policy.conversation import Conversation
 from policy.messages import Done, Invite
 from policy.naming import CommandRefused, shown_time
+from policy.requests import text
+from policy.safeguards import no_look_alike, not_above, not_for_oneself
 from policy.sshkeys import PublicKey
 from policy.store import Conflict, Tables
 from policy.store.records import Invitation
@@ -51,6 +53,11 @@ async def invite(desk: Authority, talk: Conversation, request: Invite) -> Done:
             raise CommandRefused(f"person `{name}` has a key already", f"bastion person set {name} --add-key FILE")
         if roles and set(roles) != person.roles:
             raise CommandRefused(f"person `{name}` exists already", f"bastion person set {name} --add-role ROLE")
+    why = text(request.reason, "reason")
+    if person is not None:
+        # Attack: an invitation for somebody who may more, who has no key yet, followed by who made it.
+        not_above(desk.speaker(talk), person, desk.rules.rights, "an invitation")
+        not_for_oneself(talk.person, name, "invitations")
     secret = PREFIX + base64.b32encode(os.urandom(SECRET_BYTES)).decode().lower()
     made = Invitation(
         token=_digest(secret), person=name, made=now, made_by=talk.who, expires=now + request.seconds * 10**9
@@ -65,7 +72,10 @@ async def invite(desk: Authority, talk: Conversation, request: Invite) -> Done:
 
     detail = {"roles": " ".join(roles), "until": shown_time(made.expires), "new": "yes" if person is None else ""}
     try:
-        await desk.change_person(name, change, talk.event("person-invite", name, detail))
+        await desk.change_person(
+            name, change, talk.event("person-invite", name, detail, why=why),
+            check=lambda: no_look_alike(name, desk.roster.persons()),
+        )  # fmt: skip
     except Conflict:
         raise CommandRefused(f"person `{name}` exists already", f"see `bastion person show {name}`") from None
     return Done(
@@ -76,13 +86,13 @@ async def invite(desk: Authority, talk: Conversation, request: Invite) -> Done:
 
 async def invited(desk: Authority, claim: str, key: PublicKey) -> Joining | None:
     """What this login name and key would lead to, if the name is an invitation that holds."""
-    if not _TOKEN.fullmatch(claim) or desk.roster.owner(key.fingerprint) is not None:
+    if not _TOKEN.fullmatch(claim):
         return None
     found = await desk.ledger.read(lambda t: t.proofs.invitation(_digest(claim)))
     if found is None or found.expires <= time.time_ns():
         return None
     person = desk.roster.person(found.person)
-    if person is None or person.disabled or person.keys:
+    if person is None or person.keys:
         return None
     return Joining(invitation=found, key=key)
 

@@ -42,10 +42,9 @@ class BadName(ValueError):
 def check_person_name(name: str) -> PersonName:
     """The name itself; BadName otherwise."""
     _check("person", name, _PERSON, MAX_PERSON, "lower-case letters, digits, `.`, `_`, `-`, one `@`")
-    if name in COMMON_ACCOUNTS:
-        raise BadName(f"person name `{name}` is that of a common account: name the human, not the account")
     if look(name) in _COMMON_LOOKS:
-        raise BadName(f"person name `{name}` looks like that of a common account: name the human")
+        how = "is" if name in COMMON_ACCOUNTS else "looks like"
+        raise BadName(f"person name `{name}` {how} that of a common account: name the human, not the account")
     if name.startswith(SECRET_NAMES):
         raise BadName(f"person name `{name}` begins as an access token or an invitation does")
     return PersonName(name)

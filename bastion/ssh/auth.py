@@ -23,6 +23,7 @@ from asyncssh.constants import (
     DISC_PROTOCOL_ERROR,
     DISC_SERVICE_NOT_AVAILABLE,
     MSG_KEXINIT,
+    MSG_SERVICE_REQUEST,
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_REQUEST,
 )
@@ -34,7 +35,7 @@ from bastion.login import Login, Secret, parse
 from bastion.settings import SshSettings
 from bastion.ssh.connections import ServerConnection
 from bastion.ssh.links import REPLY_SECONDS, PolicyLink, PolicyLost, Push, patience
-from bastion.ssh.userauth import Attempt, KeyOffer, KeyProof, Password, Questions, read_attempt
+from bastion.ssh.userauth import Attempt, KeyOffer, KeyProof, Password, Question, Questions, read_attempt
 from bastion.startups import Outcome as Ending
 from bastion.startups import plain_source
 from bastion.text import neutral
@@ -56,7 +57,6 @@ from policy.model import Method, Outcome
 
 MSG_USERAUTH_PK_OK: Final = 60
 MSG_USERAUTH_INFO_REQUEST: Final = 60
-MSG_USERAUTH_INFO_RESPONSE: Final = 61
 
 MAX_PACKET: Final = 40_000
 """Bytes of one packet before login: RFC 4253 section 6.1 asks for 35,000, and 200 strangers may be here at once."""
@@ -67,6 +67,7 @@ MAX_USER: Final = 1023
 """Bytes of a user name, as asyncssh; `bastion.login` takes fewer characters."""
 
 _CONNECTION: Final = b"ssh-connection"
+_AUTHENTICATION: Final = b"ssh-userauth"
 _FIRST: Final = [Method.PUBLIC_KEY, Method.PASSWORD]
 _ASKING: Final = "asking policyd"
 BAD_TOKEN: Final = Denied(
@@ -127,6 +128,12 @@ class PersonConnection(ServerConnection):
             raise ProtocolError("new keys before login")
         return self._process_kexinit(kind, seq, packet)
 
+    def _process_service_again(self, kind: int, seq: int, packet: SSHPacket) -> None:
+        """paramiko asks for the service before each method, and OpenSSH says yes each time; it changes nothing."""
+        if self._auth_in_progress and not self._auth_complete:
+            self._next_service = _AUTHENTICATION
+        self._process_service_request(kind, seq, packet)
+
     # --- requests -----------------------------------------------------------------------------------
 
     def _process_userauth_request(self, _kind: int, _seq: int, packet: SSHPacket) -> Awaitable[None] | None:
@@ -182,10 +189,8 @@ class PersonConnection(ServerConnection):
             await self._begin()
         if self.is_closed():
             return
-        if self._token is not None:
-            # All there is to show, whatever method the client would begin with; and nothing else is tried after it: a
-            # key must not log in somebody who asked for something else.
-            return await self._show_token(self._token) if first else self._fail()
+        if self._token is not None and first:  # all there is to show, whatever method the client would begin with
+            return await self._show_token(self._token)
         person, place = self._claim, self._leads_to()
         match attempt:
             case KeyOffer():
@@ -250,7 +255,7 @@ class PersonConnection(ServerConnection):
         return f"{self.login.account}@{self.login.target}" if self.login.target else ""
 
     def _ask_person(self, reply: Challenge) -> None:
-        self._auth = _Question(self)  # type: ignore[assignment]
+        self._auth = Question(self.answered)  # type: ignore[assignment]
         prompts = b"".join(String(text) + Boolean(echo) for text, echo in reply.prompts)
         self.send_packet(
             MSG_USERAUTH_INFO_REQUEST,
@@ -261,7 +266,8 @@ class PersonConnection(ServerConnection):
         reply = await self.ask(TryToken(token=token.reveal()))
         if isinstance(reply, Verdict) and reply.outcome is Outcome.REFUSED:
             self.send_auth_banner("".join(f"{line}\n" for line in BAD_TOKEN.lines()))
-            self._methods = reply.next = []
+            # Attack, or mistake: a key behind it that logs in somebody who asked for something else.
+            reply.next = []
         await self._carry_out(reply)
 
     async def _verdict(self, request: Request) -> None:
@@ -378,23 +384,6 @@ class PersonConnection(ServerConnection):
     _packet_handlers = {  # noqa: RUF012
         **ServerConnection._packet_handlers,
         MSG_KEXINIT: lambda self, *args: self._process_kexinit_once(*args),
+        MSG_SERVICE_REQUEST: lambda self, *args: self._process_service_again(*args),
         MSG_USERAUTH_REQUEST: lambda self, *args: self._process_userauth_request(*args),
     }
-
-
-class _Question:
-    """The open keyboard-interactive question, to asyncssh the authentication under way: it gets messages 60 to 79."""
-
-    def __init__(self, connection: PersonConnection) -> None:
-        self._connection = connection
-
-    def process_packet(self, kind: int, _seq: int, packet: SSHPacket) -> Any:
-        if kind != MSG_USERAUTH_INFO_RESPONSE:
-            raise ProtocolError(f"message {kind} is no answer")
-        return self._connection.answered(packet)
-
-    def log_received_packet(self, *_: Any) -> None:
-        """Nothing: answers are secrets."""
-
-    def cancel(self) -> None:
-        """Nothing is under way while the person thinks."""

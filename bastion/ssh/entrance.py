@@ -35,6 +35,7 @@ class Entrance(PersonConnection, Door):
         self.gateway = gateway
         self._certificates = certificates
         self._proved = False
+        self._welcomed = False
         settings = gateway.settings
         super().__init__(asyncio.get_running_loop(), options, settings.ssh, settings.run / POLICY_SOCKET, left)
 
@@ -71,7 +72,14 @@ class Entrance(PersonConnection, Door):
             raise self.misuse
         return await super().try_again(failure, local)
 
+    def _welcome(self, local: "LocalChannel") -> None:
+        """Once, to whoever came by an invitation."""
+        if self.login.secret is not None and self.login.secret.joins and not self._welcomed:
+            self._welcomed = True
+            commands.say(local, f"bastion: welcome, {self.person}: this key is all you need here from now on\n")
+
     async def serve(self, local: "LocalChannel") -> Relay | None:
+        self._welcome(local)
         if local.command is not None:
             await commands.run(local, self.policy, self._place, self.watch)
             return None

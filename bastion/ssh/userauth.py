@@ -3,10 +3,14 @@
 asyncssh's ProtocolError if it is malformed; None where it is well formed and nobody here takes it.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from asyncssh.misc import ProtocolError
 from asyncssh.packet import SSHPacket, String
+
+MSG_USERAUTH_INFO_RESPONSE: Final = 61
 
 MAX_BLOB, MAX_SIGNATURE = 16 * 1024, 8 * 1024
 """Bytes of a key or certificate (16384-bit RSA: 2 KiB), which travels to policyd twice, and of what it signs."""
@@ -72,3 +76,21 @@ def _key(packet: SSHPacket, session: bytes) -> KeyOffer | KeyProof | None:
     if len(blob) > MAX_BLOB or len(signature) > MAX_SIGNATURE:
         return None
     return KeyProof(blob, signed, signature) if with_signature else KeyOffer(algorithm, blob)
+
+
+class Question:
+    """The open keyboard-interactive question, to asyncssh the authentication under way: it gets messages 60 to 79."""
+
+    def __init__(self, answered: Callable[[SSHPacket], Awaitable[None]]) -> None:
+        self._answered = answered
+
+    def process_packet(self, kind: int, _seq: int, packet: SSHPacket) -> Awaitable[None]:
+        if kind != MSG_USERAUTH_INFO_RESPONSE:
+            raise ProtocolError(f"message {kind} is no answer")
+        return self._answered(packet)
+
+    def log_received_packet(self, *_: object) -> None:
+        """Nothing: answers are secrets."""
+
+    def cancel(self) -> None:
+        """Nothing is under way while the person thinks."""

@@ -150,6 +150,7 @@ class MfaReset(Message):
     """All of another person."""
 
     person: str
+    reason: str = ""
 
 
 class MfaRecovery(Message):
@@ -174,6 +175,7 @@ class Invite(Message):
     name: str
     roles: list[str] = []
     seconds: int = 72 * 3600
+    reason: str = ""
 
 
 class OwnerAdd(Message):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bastion.errors import MisuseError
-from bastion.login import MAX_PART, Login, parse
+from bastion.login import MAX_PART, Login, Secret, parse
 
 WEB1 = Login(account="root", target="web1")
 ALICE = Login(person="alice", account="root", target="web1")
@@ -78,3 +78,32 @@ def test_the_documented_form_reads_back(person: str, account: str, target: str, 
     assert parse(f"{person}@{account}@{target}#{port}") == Login(
         person=person, account=account, target=target, port=port
     )
+
+
+TICKET, JOIN = "ticket-" + "a2" * 20, "join-" + "b3" * 20
+
+
+@pytest.mark.parametrize(
+    ("text", "login", "joins"),
+    [
+        (TICKET, Login(secret=Secret(TICKET)), False),
+        (TICKET[:-1], Login(secret=Secret(TICKET[:-1])), False),
+        (f"{TICKET}@root@web1", Login(secret=Secret(TICKET), account="root", target="web1"), False),
+        (JOIN, Login(secret=Secret(JOIN)), True),
+    ],
+)
+def test_a_secret_in_the_place_of_a_person(text: str, login: Login, joins: bool) -> None:
+    """A log line, a traceback with locals, a list: none of them shows a token."""
+    found = parse(text)
+    assert found == login
+    assert found.secret is not None
+    assert found.secret.joins is joins
+    assert found.secret.reveal() == text.partition("@")[0]
+    for shown in (repr(found), str(found), f"{found.secret}", f"{found.secret!r:>80}"):
+        assert text[:12] not in shown
+        assert "-…" in shown
+
+
+@pytest.mark.parametrize("text", ["ticket-seller", "joiner", "join-me", "ticket-AAAAAAAAAAAAAAAAAAAA"])
+def test_persons_may_be_called_nearly_so(text: str) -> None:
+    assert parse(text) == Login(person=text)

@@ -295,3 +295,22 @@ def test_plink_has_the_same_prompts(site: Site, tmp_path: Path) -> None:
         alice.until("approved")
         alice.type("exit 3\n")
         assert alice.wait() == 3
+
+
+# --- the menu ---------------------------------------------------------------------------------------------------
+
+
+def test_a_choice_that_needs_leave_is_asked_for(site: Site) -> None:
+    with Person(*site.command("ssh", "-tt"), "bastion") as alice:
+        alice.until("approval")
+        alice.type("\r")
+        alice.until("say why")
+        alice.type("look\r")
+        alice.until("ctrl-c")
+        assert lena(site, "approve", requests(site)[0]["request"]).returncode == 0
+        alice.type("x")  # impatience
+        alice.until("approved")
+        alice.type("echo $((6*7))\n")
+        alice.until("42")
+        alice.type("exit 3\n")
+        assert alice.wait() == 3

@@ -14,6 +14,7 @@ from tests.e2e.test_prompts import LEAVE
 from tests.support.net import wait_until
 from tests.support.person import Person
 from tests.support.site import EVERYTHING, Site
+from tests.support.sshd import keygen
 
 pytestmark = pytest.mark.e2e
 
@@ -263,3 +264,30 @@ def test_watching_lasts_as_long_as_the_session(site: Site, way: str) -> None:
         for process in filter(None, (alice, watcher)):
             process.kill()
             process.communicate()
+
+
+# --- invitations ------------------------------------------------------------------------------------------------
+
+
+def test_a_new_person_brings_their_own_key(site: Site, tmp_path: Path) -> None:
+    keygen(tmp_path / "nina")
+    secret = json.loads(said(site, "sam", "invite", "nina", "--role", "engineer", "--json"))["token"]
+    own = ["-F", "/dev/null", "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-p", str(site.port),
+           "-o", f"UserKnownHostsFile={site.known_hosts}", "-i", str(tmp_path / "nina")]  # fmt: skip
+
+    def nina(name: str, *words: str) -> "subprocess.CompletedProcess[bytes]":
+        return subprocess.run(
+            ["ssh", *own, "-l", name, "127.0.0.1", *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=30,
+            check=False,
+        )  # fmt: skip
+
+    assert nina("nina", "whoami").returncode == 255
+    joined = nina(secret, "whoami", "--json")
+    assert joined.returncode == 0, joined.stderr
+    assert b"nina" in joined.stdout
+    assert b"this key is all you need here from now on" in joined.stderr
+    assert nina("nina", "whoami").returncode == 0
+    keygen(tmp_path / "thief")
+    own[-1] = str(tmp_path / "thief")
+    assert nina(secret, "whoami").returncode == 255, "an invitation is for one key"
+    kept_nowhere(site, secret)

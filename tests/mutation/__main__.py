@@ -15,7 +15,7 @@ from tests.mutation.mutant import Mutant, select
 from tests.mutation.runner import End, Result
 
 LISTS: Final = (
-    "policy", "access", "grants", "directory", "factors", "persons", "views", "bastion", "gateway", "outside",
+    "policy", "access", "grants", "factors", "persons", "directory", "views", "words", "bastion", "gateway", "outside",
     "recorder", "replay",
 )  # fmt: skip
 

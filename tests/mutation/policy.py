@@ -357,7 +357,7 @@ GUARDS: Final[list[Mutant]] = [
     ),
     *guards(
         "policy/names.py", "tests/policy/test_names.py",
-        ("if name in COMMON_ACCOUNTS:", "if False:", "a person named root, claimed by every root", "test_persons"),
+        ("if look(name) in _COMMON_LOOKS:", "if False:", "a person named root, claimed by every root", "test_persons"),
         ("if wanted.fullmatch(name):\n        return", "return", "look-alike names",
          "test_persons test_targets test_accounts"),
         ("if len(name) > most:", "if False:", "a name without end", "test_persons"),

@@ -115,7 +115,7 @@ def test_factors_of_others(policyd):
         enrol = ada.ask(m.MfaEnrol(person=other))
         assert isinstance(enrol, m.Done)
         no(ada.ask(m.MfaEnrol(person=other)), 64)
-        no(ada.ask(m.MfaRecovery(person=other)), 64)
+        assert "to their owner alone" in no(ada.ask(m.MfaRecovery(person=other)), 64).cause
         for command in (m.MfaReset(person="ada"), m.MfaIssue(person="ada")):
             assert no(ada.ask(command)).cause == "this is done by somebody else"
 
@@ -199,12 +199,15 @@ def test_recovery_codes_count_once(policyd):
     login_with(policyd, name, codes[0].upper().replace("-", " "), source="198.51.100.4").close()
     (event,) = policyd.audit("code-used", limit=1)
     assert event["who"] == name
+    with login_with(policyd, name, codes[9], source="198.51.100.44") as peer:
+        assert ["recovery", "", "you logged in with a recovery code; 8 recovery codes left",
+                "ssh bastion mfa recovery"] in peer.ask(m.Notices()).rows  # fmt: skip
     assert codes[0] not in str(policyd.audit()), "a code is a secret, used or not"
     peer, _ = first(policyd, name, source="198.51.100.5")
     with peer:
         assert shown(peer, codes[0]).outcome is Outcome.REFUSED
         assert shown(peer, codes[1]).outcome is Outcome.DONE
-        assert "8 recovery codes left" in {row[1] for row in peer.ask(m.MfaList()).rows}
+        assert "7 recovery codes left" in {row[1] for row in peer.ask(m.MfaList()).rows}
         fresh = peer.ask(m.MfaRecovery()).data["codes"].split()
     peer, _ = first(policyd, name, source="198.51.100.6")
     with peer:

@@ -172,6 +172,15 @@ def test_an_administrator_still_takes_their_own_away(make_policyd):
         assert isinstance(eve.ask(m.PersonSet(name="eve", remove_roles=["lead"])), m.Done)
 
 
+def test_an_invitation_is_no_way_to_raise_oneself(make_policyd):
+    policyd = make_policyd()
+    policyd.done(m.PersonAdd(name="vera", roles=["security"]))
+    assert "is not yours to set" in refused(policyd, m.Invite(name="vera"), "ada").cause
+    assert "looks like `alice`" in refused(policyd, m.Invite(name="a1ice"), "ada").cause
+    policyd.done(m.Invite(name="vera", reason="her first day"))
+    assert newest(policyd, "person-invite")["why"] == "her first day"
+
+
 # --- names ----------------------------------------------------------------------------------------------
 
 
@@ -301,6 +310,19 @@ def test_an_ownership_that_ends_ends_at_once(make_policyd):
     assert "owned before=web1" in newest(policyd, "owner-remove")["detail"]
 
 
+def test_a_target_that_comes_back_under_an_old_name_belongs_to_nobody(make_policyd):
+    policyd = make_policyd()
+    policyd.person("otto")
+    policyd.done(m.OwnerAdd(person="otto", scope="web1"))
+    policyd.done(m.OwnerAdd(person="otto", scope="env=test"))
+    policyd.done(m.TargetRemove(name="web1", reason="scrapped"))
+    assert newest(policyd, "target-remove")["why"] == "scrapped"
+    policyd.target("web1", "root", env="prod")
+    assert [row[1] for row in policyd.done(m.OwnerList(person="otto")).rows] == ["env=test"]
+    assert refused(policyd, m.TargetShow(name="web1"), "otto").code == 77
+    assert newest(policyd, "owner-remove")["why"] == "target removed"
+
+
 @pytest.mark.parametrize("scope", ["nosuch", "env=", "=x", "ENV=x", "env=a\nb", "", "web1 db1", "a" * 300])
 def test_scopes_that_mean_nothing(policyd, scope):
     refused(policyd, m.OwnerAdd(person="bob", scope=scope))
@@ -374,7 +396,8 @@ def test_who_leaves_leaves_nothing_in_force(make_policyd):
     asked = peer.ask(m.RequestAccess(account="root", target="db2", reason="slow query"))
     assert isinstance(asked, m.Done), asked
     done = policyd.done(m.PersonOffboard(name="dora", heir="bob", reason="left the company"))
-    assert peer.push().session == grant.session
+    end = peer.push()
+    assert (end.session, end.reason) == (grant.session, "offboarded")
     assert done.data["grants_ended"] == "2"
     assert done.data["requests_ended"] == "1"
     with jit.by_token(policyd, token) as (_, verdict):

@@ -1,8 +1,11 @@
 """Parsers of what the outside answers: JSON in the courier, values and files of tickets in policyd."""
 
+import hashlib
+import hmac
 import json
 from datetime import UTC, datetime
 
+from bastion.courier import radius_wire
 from bastion.courier.places import may_call
 from bastion.courier.pointers import MAX_VALUE, MAX_VALUES, BadDocument, pick
 from policy.messages import Called
@@ -59,3 +62,26 @@ def ticket_file(raw: bytes) -> None:
 )
 def places(raw: bytes) -> None:
     may_call(raw.decode("utf-8", "replace"))
+
+
+_ASKED = bytes(range(16))
+_REQUEST = bytes([radius_wire.REQUEST, 7, 0, 20]) + _ASKED
+
+
+@target("radius-answer", errors=(radius_wire.BadPacket,), samples=(b"\x0b\x12\x05PIN\x18\x061234", b"\x02"))
+def radius_answer(raw: bytes) -> None:
+    """As it comes, and signed as by a server that knows the secret: its first byte is the code, the rest attributes."""
+    answer = b""
+    if raw[1:] and len(raw) < radius_wire.MAX_PACKET - 38:
+        body = bytes([80, 18]) + bytes(16) + raw[1:]
+        head = raw[:1] + b"\x07" + (20 + len(body)).to_bytes(2)
+        body = body[:2] + hmac.digest(b"secret", head + _ASKED + body, "md5") + body[18:]
+        answer = head + hashlib.md5(head + _ASKED + body + b"secret").digest() + body
+    try:
+        radius_wire.read_answer(raw, _REQUEST, b"secret")
+    except radius_wire.BadPacket:
+        pass
+    else:
+        raise AssertionError("an answer that nobody signed")
+    found = radius_wire.read_answer(answer, _REQUEST, b"secret")
+    assert len(found.state) <= radius_wire.MAX_VALUE
