@@ -212,9 +212,10 @@ def _password_checked(login: Login, event: PasswordChecked) -> Step:
         return _fail(login, event, reason, name=person.name)
     if not person.has_password:
         return _fail(login, event, "person has no password", name=person.name)
+    if event.flaw:
+        return _fail(login, event, event.flaw, name=person.name)
     if not event.ok:
-        reason = event.flaw or "password is wrong"
-        return _fail(login, event, reason, name=person.name, counts=not event.flaw)
+        return _fail(login, event, "password is wrong", name=person.name, counts=True)
     return _first_factor(login, person, FactorKind.PASSWORD, None, event.now)
 
 
