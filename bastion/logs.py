@@ -1,6 +1,8 @@
 """Log lines: one JSON object each for machines, text for a person at a terminal."""
 
 import json
+import logging
+import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -10,6 +12,20 @@ import structlog
 from bastion.text import neutral
 
 _COLOURS = {"error": "\x1b[31m", "critical": "\x1b[31m", "warning": "\x1b[33m"}
+
+
+def log_json() -> None:
+    """For a process of its own: one event, one line of JSON on standard error. Exceptions bring no values along."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(ensure_ascii=True),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
 
 
 @dataclass

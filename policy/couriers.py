@@ -1,13 +1,12 @@
 """Couriers that make calls to the outside for policyd, and the calls they are at: policyd itself has no network."""
 
-import itertools
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 import trio
 
 from policy.conversation import Conversation
+from policy.errands import Errands
 from policy.messages import Called, HttpCall, LdapCall, MailCall, RadiusCall
 
 Call = HttpCall | MailCall | RadiusCall | LdapCall
@@ -24,23 +23,14 @@ NO_ANSWER: Final = "gave no answer in time"
 TOO_BUSY: Final = "cannot be called: too many calls are under way"
 
 
-@dataclass(slots=True, kw_only=True)
-class _Task:
-    courier: Conversation
-    done: trio.Event = field(default_factory=trio.Event)
-    answer: Called | None = None
-
-
-class Couriers:
+class Couriers(Errands[Called]):
     """Those connected now, and what each was asked. Whatever goes wrong is a `Called` with an `error`.
 
     The error reads after the name of what was called: "`jira` gave no answer in time".
     """
 
     def __init__(self) -> None:
-        self._connected: list[Conversation] = []
-        self._tasks: dict[int, _Task] = {}
-        self._numbers = itertools.count(1)
+        super().__init__()
         self._free = trio.CapacityLimiter(CALLS_AT_ONCE)
         self._came = trio.Event()
 
@@ -48,27 +38,13 @@ class Couriers:
         """Until the first courier is there."""
         await self._came.wait()
 
-    def join(self, courier: Conversation) -> None:
-        """The newest is asked: an older one that still hangs on is on its way out."""
-        self._connected.append(courier)
+    def join(self, peer: Conversation) -> None:
+        super().join(peer)
         self._came.set()
-
-    def leave(self, courier: Conversation) -> None:
-        """Its calls end without an answer."""
-        if courier in self._connected:
-            self._connected.remove(courier)
-        for task in self._tasks.values():
-            if task.courier is courier:
-                task.done.set()
 
     def called(self, courier: Conversation, answer: Called) -> bool:
         """Take an answer; false if this courier was not asked this, or no longer."""
-        task = self._tasks.get(answer.task)
-        if task is None or task.courier is not courier or task.answer is not None:
-            return False
-        task.answer = answer
-        task.done.set()
-        return True
+        return self.answered(courier, answer.task, answer)
 
     async def http(self, call: HttpCall) -> Called:
         return await self._call(call)
@@ -101,13 +77,7 @@ class Couriers:
 
     async def _made(self, call: Call) -> Called | None:
         """None when there is no courier, or it left in the middle."""
-        if not self._connected:
+        if not self.peers:
             return None
-        number, courier = next(self._numbers), self._connected[-1]
-        task = self._tasks[number] = _Task(courier=courier)
-        try:
-            await courier.push(msgspec.structs.replace(call, task=number))
-            await task.done.wait()
-        finally:
-            del self._tasks[number]
-        return task.answer
+        newest = self.peers[-1]  # an older one that still hangs on is on its way out
+        return await self.run(newest, lambda number: msgspec.structs.replace(call, task=number))

@@ -2,15 +2,13 @@
 
 import argparse
 import ctypes
-import logging
 import sys
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from bastion import config
 from bastion.errors import BastionError
+from bastion.logs import log_json
 
 _PR_SET_DUMPABLE: Final = 4
 
@@ -22,16 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bastion-courier", description="Makes policyd's calls to the outside.")
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="bastion.toml")
     arguments = parser.parse_args(argv)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(ensure_ascii=True),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+    log_json()
     import trio
 
     from bastion.courier.service import Service, reach_of

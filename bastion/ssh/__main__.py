@@ -13,6 +13,7 @@ import structlog
 
 from bastion import config
 from bastion.errors import BastionError
+from bastion.logs import log_json
 
 _PR_SET_DUMPABLE: Final = 4
 
@@ -25,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="bastion.toml")
     parser.add_argument("--worker", required=True, type=int, metavar="N", help="its number, from 0")
     arguments = parser.parse_args(argv)
-    _log_json()
+    log_json()
+    logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)  # what asyncio and asyncssh say
     from bastion.ssh.worker import Worker
     from bastion.startups import Startups
 
@@ -40,21 +42,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"bastion: {error}\nbastion: install what requirements.txt says", file=sys.stderr)
         return 78
     return 0
-
-
-def _log_json() -> None:
-    """One event, one line of JSON on standard error; what libraries say by `logging` as well."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(ensure_ascii=True),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
 
 
 class _Library(logging.Handler):

@@ -206,8 +206,8 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_bad_file_keeps_the_old_rules"),
     ),
     *guards(
-        "policy/workers.py", "tests/policy/test_sessions.py",
-        ("if task is None or task.worker is not worker or task.answer is not None:",
+        "policy/errands.py", "tests/policy/test_sessions.py",
+        ("if task is None or task.peer is not peer or task.answer is not None:",
          "if task is None or task.answer is not None:", "another worker forges a host key",
          "test_another_worker_cannot_answer_for_it"),
     ),

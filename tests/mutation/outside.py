@@ -116,8 +116,8 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_reload_forgets_what_was_found"),
     ),
     *guards(
-        "policy/couriers.py", "tests/policy/test_ticketing.py",
-        ("if task is None or task.courier is not courier or task.answer is not None:", "if task is None:",
+        "policy/errands.py", "tests/policy/test_ticketing.py",
+        ("if task is None or task.peer is not peer or task.answer is not None:", "if task is None:",
          "another courier answers", "test_what_a_courier_says_unasked_is_not_heard"),
     ),
     *guards(
