@@ -42,10 +42,14 @@ def load(site: FaultSite, tmp_path: Path) -> Iterator[Load]:
 
 @contextmanager
 def descriptors(pid: int, more: int) -> Iterator[None]:
-    """Within the block the process may have `more` file descriptors than it has now."""
+    """Within the block the process may have at most `more` file descriptors than it has now, none of them a low one:
+    those that were given back since it started would be given out first.
+    """
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1 + more, before[1]))
+    used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    lowest = next(number for number in range(len(used) + 1) if number not in used)
+    spare = min(more, lowest // 3)  # within the quarter that is kept back
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest + spare, before[1]))
     try:
         yield
     finally:

@@ -307,8 +307,8 @@ def test_a_choice_that_needs_leave_is_asked_for(site: Site) -> None:
         alice.until("say why")
         alice.type("look\r")
         alice.until("ctrl-c")
-        assert lena(site, "approve", requests(site)[0]["request"]).returncode == 0
         alice.type("x")  # impatience
+        assert lena(site, "approve", requests(site)[0]["request"]).returncode == 0
         alice.until("approved")
         alice.type("echo $((6*7))\n")
         alice.until("42")
