@@ -76,11 +76,11 @@ def who_can(
 ) -> Iterator[tuple[Subject, Place, Reach]]:
     """Each person and place with any way from one to the other; only by `kind`, if one is given."""
     classes = _Classes(rules)
-    spots = [(place, classes.where(place)) for place in places]
+    places = list(places)
     for subject in subjects:
         who = classes.who(subject)
-        for place, where in spots:
-            found = classes.reach(who, where, own=subject.person == place.account)
+        for place in places:  # each looked at when its turn comes: who wants a page pays for a page
+            found = classes.reach(who, classes.where(place), own=subject.person == place.account)
             if kind is not None:
                 found = {kind: found[kind]} if kind in found else {}
             if found:

@@ -1,9 +1,9 @@
 """Who could come to a target, and what a person could come to: `policy.foresight` over what is in the roster now."""
 
 from collections.abc import Callable
-from itertools import islice
 from typing import Final
 
+import msgspec
 import trio
 
 from policy import foresight
@@ -13,10 +13,9 @@ from policy.foresight import Place, Reach, Subject
 from policy.messages import Rows, WhatCan, WhoCan
 from policy.model import ChannelKind
 from policy.naming import CommandRefused
+from policy.paging import paged
 from policy.rules import RuleSet
 
-PAGE: Final = 200
-"""Rows of one answer: at most some 300 bytes each, so that they fit a message."""
 MAX_WAYS: Final = 240  # characters of one row's ways; the rest is what `bastion policy explain` is for
 
 
@@ -28,13 +27,13 @@ async def who_can(desk: Authority, talk: Conversation, request: WhoCan) -> Rows:
     if not accounts:
         raise CommandRefused(f"`{target.name}` has no such account", f"see `bastion account list {target.name}`")
     places = [Place(account=one.name, target=target.name, labels=target.labels) for one in accounts]
-    subjects = [Subject(one.name, one.roles) for one in desk.roster.persons() if not one.disabled]
+    first = request.after.partition(" ")[0]  # earlier persons were on earlier pages
+    subjects = [Subject(one.name, one.roles) for one in desk.roster.persons() if not one.disabled and one.name >= first]
     await desk.ledger.note(talk.event("view", f"who can come to {target.name}"))
-    rows = await _page(
-        desk.rules, subjects, places, request.channel, request.after,
+    return await _page(
+        desk.rules, subjects, places, request.channel, request.after, ["person", "account", "channels", "by"],
         lambda subject, place: (subject.person, place.account),
     )  # fmt: skip
-    return Rows(columns=["person", "account", "channels", "by"], rows=rows, next=_next(rows))
 
 
 async def what_can(desk: Authority, talk: Conversation, request: WhatCan) -> Rows:
@@ -42,44 +41,40 @@ async def what_can(desk: Authority, talk: Conversation, request: WhatCan) -> Row
     if person is None:
         raise CommandRefused(f"no person `{request.person[:64]}`", "see `bastion person list`")
     targets = {target.name: target for target in desk.roster.targets()}
+    first = request.after.partition(" ")[0]  # earlier targets were on earlier pages
     places = [
         Place(account=one.name, target=one.target, labels=targets[one.target].labels)
         for one in desk.roster.accounts()
-        if one.target in targets
+        if one.target in targets and one.target >= first
     ]
     await desk.ledger.note(talk.event("view", f"what {person.name} can come to"))
     subjects = [] if person.disabled else [Subject(person.name, person.roles)]
     rows = await _page(
-        desk.rules, subjects, places, request.channel, request.after,
+        desk.rules, subjects, places, request.channel, request.after, ["target", "account", "channels", "by"],
         lambda _, place: (place.target, place.account),
     )  # fmt: skip
-    note = f"`{person.name}` is disabled" if person.disabled else ""
-    return Rows(columns=["target", "account", "channels", "by"], rows=rows, note=note, next=_next(rows))
+    return msgspec.structs.replace(rows, note=f"`{person.name}` is disabled") if person.disabled else rows
 
 
 async def _page(
     rules: RuleSet, subjects: list[Subject], places: list[Place], channel: str, after: str,
-    key: Callable[[Subject, Place], tuple[str, str]],
-) -> list[list[str]]:  # fmt: skip
+    columns: list[str], key: Callable[[Subject, Place], tuple[str, str]],
+) -> Rows:  # fmt: skip
     """In the order of `key`; worked out in a thread, since ten thousand targets are some tenths of a second."""
     try:
         kind = ChannelKind(channel) if channel else None
     except ValueError:
         raise CommandRefused(f"no channel `{channel[:32]}`", f"one of {', '.join(ChannelKind)}") from None
-    first, _, second = after.partition(" ")
 
-    def work() -> list[list[str]]:
-        found = foresight.who_can(rules, subjects, places, kind)
-        later = ((key(subject, place), ways) for subject, place, ways in found)
-        return [
-            [*names, *_shown(ways)] for names, ways in islice((one for one in later if one[0] > (first, second)), PAGE)
-        ]
+    def work() -> Rows:
+        rows = (
+            (" ".join(names), [*names, *_shown(ways)])
+            for subject, place, ways in foresight.who_can(rules, subjects, places, kind)
+            for names in [key(subject, place)]
+        )
+        return paged(columns, rows, after)
 
     return await trio.to_thread.run_sync(work)
-
-
-def _next(rows: list[list[str]]) -> str:
-    return " ".join(rows[-1][:2]) if len(rows) == PAGE else ""
 
 
 def _shown(reach: Reach) -> tuple[str, str]:
