@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.chaos import STALL, FaultSite
+from tests.support.chaos import STALL, FaultSite, Load
 from tests.support.evidence import Evidence, watch
 from tests.support.net import tail
 from tests.support.site import ENTRIES, Site
@@ -50,6 +50,13 @@ def fault_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultSite]:
         yield made.start()
     finally:
         made.stop()
+
+
+@pytest.fixture
+def load(site: FaultSite, tmp_path: Path) -> Iterator[Load]:
+    """People at work in the `site` of the test's own file, while something is done to it."""
+    with Load(site, tmp_path) as made:
+        yield made
 
 
 @pytest.hookimpl(wrapper=True)

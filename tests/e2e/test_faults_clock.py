@@ -83,12 +83,6 @@ def site(clock_site: ClockSite) -> Iterator[ClockSite]:
     assert clock_site.go("echo alive").out == b"alive\n", tail(clock_site.log, 8)
 
 
-@pytest.fixture
-def load(site: ClockSite, tmp_path: Path) -> Iterator[Load]:
-    with Load(site, tmp_path) as made:
-        yield made
-
-
 def test_sessions_live_by_the_monotonic_clock_and_recordings_stay_in_order(site: ClockSite, load: Load) -> None:
     """A day back would make a limit of 4 s one of a day, a day ahead would end everybody at once."""
     stream = load.counting("clock", to=KEPT).flows(1000)

@@ -29,12 +29,6 @@ def site(fault_site: FaultSite) -> Iterator[FaultSite]:
     assert fault_site.go("echo alive").out == b"alive\n", "the bastion does not work any more"
 
 
-@pytest.fixture
-def load(site: FaultSite, tmp_path: Path) -> Iterator[Load]:
-    with Load(site, tmp_path) as made:
-        yield made
-
-
 @contextmanager
 def interfering(site: FaultSite, rule: str, *files: Path) -> Iterator[None]:
     """recorderd's calls on these files (all of them: none named) are treated as the rule says, within the block."""

@@ -34,12 +34,6 @@ def site(fault_site: FaultSite) -> Iterator[FaultSite]:
     assert fault_site.go("echo alive").out == b"alive\n", "the bastion does not work any more"
 
 
-@pytest.fixture
-def load(site: FaultSite, tmp_path: Path) -> Iterator[Load]:
-    with Load(site, tmp_path) as made:
-        yield made
-
-
 @contextmanager
 def descriptors(pid: int, more: int) -> Iterator[None]:
     """Within the block the process may have at most `more` file descriptors than it has now, none of them a low one:

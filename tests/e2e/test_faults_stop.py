@@ -37,12 +37,6 @@ def site(fault_site: FaultSite) -> Iterator[FaultSite]:
     assert fault_site.go("echo alive").out == b"alive\n", "the bastion does not work any more"
 
 
-@pytest.fixture
-def load(site: FaultSite, tmp_path: Path) -> Iterator[Load]:
-    with Load(site, tmp_path) as made:
-        yield made
-
-
 def test_fifty_people_are_told_when_the_bastion_goes_down(site: FaultSite, load: Load) -> None:
     ways = [("direct", ()), ("direct", ("-tt",)), ("jump", ()), ("jump", ("-tt",))]
     for first in range(0, PEOPLE, AT_ONCE):

@@ -28,12 +28,6 @@ def site(fault_site: FaultSite) -> Iterator[FaultSite]:
     assert fault_site.go("echo alive").out == b"alive\n", "the bastion does not work any more"
 
 
-@pytest.fixture
-def load(site: FaultSite, tmp_path: Path) -> Iterator[Load]:
-    with Load(site, tmp_path) as made:
-        yield made
-
-
 # --- names that lead nowhere --------------------------------------------------------------------------
 
 
