@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     from policy.peers import SocketError
     from policy.setup import NotReady
     from policy.store import StoreError
-    from policy.vault import VaultError
+    from policy.vault.envelope import VaultError
 
     try:
         arguments.run(arguments)
@@ -104,7 +104,7 @@ def _init(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     from policy.configuration import BadConfiguration, read_all, read_configuration, read_rules
-    from policy.outside import missing
+    from policy.outside.secrets import missing
 
     config = read_configuration(arguments.config)
     path = arguments.file or config.rules
@@ -116,14 +116,14 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _test(arguments: argparse.Namespace) -> None:
     from policy.configuration import read_configuration
-    from policy.rehearsal import test
+    from policy.rules.rehearsal import test
 
     print(json.dumps(test(read_configuration(arguments.config), arguments.cases, arguments.rules)))
 
 
 def _diff(arguments: argparse.Namespace) -> None:
     from policy.configuration import read_configuration
-    from policy.rehearsal import diff
+    from policy.rules.rehearsal import diff
 
     print(json.dumps(diff(read_configuration(arguments.config), arguments.old, arguments.new)))
 

@@ -9,31 +9,31 @@ from typing import Final
 import structlog
 import trio
 
-from policy.audit import Event, clean
-from policy.conditions import Factor
 from policy.configuration import BadConfiguration, Configuration, read_all
 from policy.conversation import Conversation, State
-from policy.couriers import Couriers
-from policy.ledger import Ledger
-from policy.lockouts import Lockouts
+from policy.keys.sshkeys import PrivateKey
+from policy.ldap.synced import Synced
+from policy.leave.standing import OPERATOR, Standing
+from policy.login.lockouts import Lockouts
+from policy.login.passwords import Passwords
+from policy.login.proofs import Proofs
 from policy.messages import Refused
 from policy.model import PolicySettings
 from policy.naming import counted, password
-from policy.passwords import Passwords
-from policy.proofs import Proofs
-from policy.rights import Right
+from policy.outside.couriers import Couriers
+from policy.outside.workers import Workers
+from policy.persons.safeguards import administrators
 from policy.roster import Roster
-from policy.rules import RuleSet, differences
-from policy.safeguards import administrators
-from policy.sessions import Live, Sessions
-from policy.sshkeys import PrivateKey
-from policy.standing import OPERATOR, Standing
+from policy.rules.conditions import Factor
+from policy.rules.rights import Right
+from policy.rules.ruleset import RuleSet, differences
+from policy.sessions.live import Live, Sessions
 from policy.store import Tables
 from policy.store.records import Account, Person, Target
-from policy.synced import Synced
-from policy.ticketing import Ticketing
-from policy.vault import Secret, Vault
-from policy.workers import Workers
+from policy.tickets.ticketing import Ticketing
+from policy.trail.audit import Event, clean
+from policy.trail.ledger import Ledger
+from policy.vault.envelope import Secret, Vault
 
 NO_ACCESS: Final = "no access to this account on this target"
 """The same words for a target that does not exist, an account that does not, and one that is not allowed."""

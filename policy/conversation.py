@@ -8,12 +8,12 @@ from typing import Any, Final
 import structlog
 import trio
 
-from policy.audit import Event
-from policy.conditions import FactorKind
-from policy.credentials import Speaker
-from policy.login import Login
+from policy.keys.credentials import Speaker
+from policy.login.dialogue import Login
 from policy.messages import MAX_MESSAGE, Hello, Refused, Reply, Rows, Viewing, encode
 from policy.peers import Peer
+from policy.rules.conditions import FactorKind
+from policy.trail.audit import Event
 
 SEND_SECONDS: Final = 10.0
 """A peer that does not read for so long is gone or hostile; what it holds back is a kill that must arrive."""

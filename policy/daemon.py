@@ -15,14 +15,14 @@ import structlog
 import trio
 from trio.socket import SocketType
 
-from policy import access, grants, monitor, roster, standing, sync
-from policy.audit import Event
+from policy import monitor, roster
 from policy.authority import Authority
 from policy.configuration import Configuration, read_all
 from policy.conversation import Conversation, State
-from policy.ledger import Ledger, LedgerError
-from policy.lockouts import Lockouts
-from policy.notifying import Notifier
+from policy.ldap import sync
+from policy.leave import grants, standing
+from policy.login.lockouts import Lockouts
+from policy.notices.notifying import Notifier
 from policy.peers import (
     ADMIN_SOCKET,
     AUDIT_SOCKET,
@@ -34,9 +34,12 @@ from policy.peers import (
     peer_of,
     welcome,
 )
-from policy.sessions import Sessions, interrupted
+from policy.sessions import access
+from policy.sessions.live import Sessions, interrupted
 from policy.setup import open_state
 from policy.store import Tables
+from policy.trail.audit import Event
+from policy.trail.ledger import Ledger, LedgerError
 
 MAX_CONVERSATIONS: Final = {
     State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32, State.AUDITOR_NEW: 256, State.COURIER_NEW: 4,

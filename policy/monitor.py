@@ -19,38 +19,23 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from policy import (
-    access,
-    accounts,
-    asking,
-    authenticate,
-    dial,
-    directory,
-    directory_commands,
-    estate,
-    factors,
-    four_eyes,
-    glass,
-    grants,
-    inquiries,
-    invitations,
-    lifecycle,
-    ownership,
-    reach,
-    stocktaking,
-    tokens,
-    trail,
-    views,
-    watch,
-)
 from policy import messages as m
 from policy.authority import Authority
-from policy.codes import ENROL
 from policy.conversation import Conversation, State, Violation
-from policy.ledger import LedgerError
+from policy.ldap import commands as directory_commands
+from policy.leave import asking, four_eyes, glass, grants, tokens
+from policy.login import authenticate, factors, invitations
+from policy.login.codes import ENROL
 from policy.naming import CommandRefused
 from policy.peers import Oversized, receive
-from policy.rights import Right
+from policy.persons import directory, lifecycle, ownership
+from policy.rules import inquiries
+from policy.rules.rights import Right
+from policy.sessions import access, dial, watch
+from policy.targets import accounts, estate, reach, stocktaking
+from policy.trail import commands as trail
+from policy.trail import views
+from policy.trail.ledger import LedgerError
 
 FIRST_WORD_SECONDS: Final = 10.0
 """From connect to the first request; both our clients speak at once."""

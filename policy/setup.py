@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from policy import audit, naming, sshkeys, store
-from policy.audit import Event, Head, HeadFile
+from policy import naming, store
 from policy.configuration import Configuration
-from policy.sshkeys import PrivateKey
+from policy.keys import sshkeys
+from policy.keys.sshkeys import PrivateKey
 from policy.store import Store, Tables
-from policy.vault import (
+from policy.trail import audit
+from policy.trail.audit import Event, Head, HeadFile
+from policy.vault.envelope import (
     Secret,
     Vault,
     VaultError,

@@ -7,7 +7,7 @@ from tests.mutation.mutant import Mutant, guards
 
 GUARDS: Final[list[Mutant]] = [
     *guards(
-        "policy/login.py", "tests/policy/test_login.py",
+        "policy/login/dialogue.py", "tests/policy/test_login.py",
         ("if event.source_locked:", "if False:", "a locked source guesses on",
          "test_a_source_that_is_locked_out test_a_source_that_is_locked_out_before_its_answer"),
         ("if login.requests > MAX_REQUESTS:", "if False:", "offers without end", "test_offers_do_not_go_on_for_ever"),
@@ -90,12 +90,12 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_certificate_keeps_its_limits"),
     ),
     *guards(
-        "policy/login_words.py", "tests/policy/test_login.py",
+        "policy/login/words.py", "tests/policy/test_login.py",
         ('return f"VerifyCode({self.person})"', 'return f"VerifyCode({self.person}, {self.code})"', "a code in the log",
          "test_a_code_does_not_show"),
     ),
     *guards(
-        "policy/decide.py", "tests/policy/test_decide.py",
+        "policy/rules/decide.py", "tests/policy/test_decide.py",
         ("return Deny(causes=(Cause(why=Why.ERROR,", "raise\n        return Deny(causes=(Cause(why=Why.ERROR,",
          "an error while deciding is not a denial", "test_an_error_while_deciding_is_no", "ValueError"),
         ("if facts.now.utcoffset() is None:", "if False:", "a time without a zone",
@@ -129,7 +129,7 @@ GUARDS: Final[list[Mutant]] = [
          "causes))", "a thief learns what else is missing", "test_a_thief_elsewhere_is_not_told_what_else_is_missing"),
     ),
     *guards(
-        "policy/conditions.py", "tests/policy/test_decide.py",
+        "policy/rules/conditions.py", "tests/policy/test_decide.py",
         ("factor.kind in enough and factor.age", "factor.age", "a first factor passes as a second",
          "test_second_factors"),
         ("and factor.age >= timedelta()]", "]", "a proof from the future, after a jump of the clock",
@@ -161,7 +161,7 @@ GUARDS: Final[list[Mutant]] = [
          "an approval that nobody gave", "test_what_this_bastion_cannot_check_is_no"),
     ),
     *guards(
-        "policy/windows.py", "tests/policy/test_windows.py",
+        "policy/rules/windows.py", "tests/policy/test_windows.py",
         ("local = now.astimezone(self.zone)\n", "local = now\n", "hours by the wrong clock",
          "test_the_same_utc_hour_is_open_in_summer_and_closed_in_winter"),
         ("if today in self.days and begin <= minute < end:", "if begin <= minute < end:",
@@ -179,7 +179,7 @@ GUARDS: Final[list[Mutant]] = [
         ("if not _ZONE.fullmatch(text):", "if False:", "a path as a time zone", "test_a_zone_is_no_path"),
     ),
     *guards(
-        "policy/lockouts.py", "tests/policy/test_lockouts.py",
+        "policy/login/lockouts.py", "tests/policy/test_lockouts.py",
         ("if self._locked(key, now):\n            return False", "", "somebody is kept out for ever",
          "test_nobody_is_kept_out_for_ever"),
         ("while recent and recent[0] <= now - self.window:", "while False:", "slips of last week lock",
@@ -197,7 +197,7 @@ GUARDS: Final[list[Mutant]] = [
         ("SOURCE: settings.source_failures}", "SOURCE: 10**6}", "a source guesses without end", "test_sources"),
     ),
     *guards(
-        "policy/credentials.py", "tests/policy/test_credentials.py",
+        "policy/keys/credentials.py", "tests/policy/test_credentials.py",
         ("if certificate.kind != USER:", "if False:", "a host certificate logs in", "test_hostile"),
         ("if certificate.ca.blob not in trusted:", "if False:", "any authority", "test_hostile"),
         ("if certificate.key.blob in trusted:", "if False:", "the authority's own key certified", "test_hostile"),
@@ -237,7 +237,7 @@ GUARDS: Final[list[Mutant]] = [
          "a malformed certificate ends policyd's conversation", "test_hostile", "BadKey"),
     ),
     *guards(
-        "policy/certificates.py", "tests/policy/test_credentials.py",
+        "policy/keys/certificates.py", "tests/policy/test_credentials.py",
         ('if reader.string("reserved"):', 'if reader.string("reserved") is None:', "bytes in a reserved field",
          "test_hostile"),
         ('reader.end("certificate")', "pass", "bytes after the certificate", "test_hostile"),
@@ -263,7 +263,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_minted_certificate_permits_what_was_granted"),
     ),
     *guards(
-        "policy/signatures.py", "tests/policy/test_sshkeys.py",
+        "policy/keys/signatures.py", "tests/policy/test_sshkeys.py",
         ("if not session or request.session != session:", "if not session:",
          "a signature replayed from another session", "test_the_signature_of_another_session"),
         ("if not session or request.session != session:", "if request.session != session:",
@@ -311,7 +311,7 @@ GUARDS: Final[list[Mutant]] = [
          "a wrong signature is taken", "test_flags_are_signed test_the_signature_of_another_key"),
     ),
     *guards(
-        "policy/sshkeys.py", "tests/policy/test_sshkeys.py",
+        "policy/keys/sshkeys.py", "tests/policy/test_sshkeys.py",
         ("if not least <= n.bit_length() <= MAX_RSA_BITS:", "if n.bit_length() > MAX_RSA_BITS:", "a short RSA key",
          "test_hostile_keys"),
         ("if not least <= n.bit_length() <= MAX_RSA_BITS:", "if n.bit_length() < least:",
@@ -346,7 +346,7 @@ GUARDS: Final[list[Mutant]] = [
          "a private key in the log", "test_a_private_key_hides"),
     ),
     *guards(
-        "policy/sshwire.py", "tests/policy/test_sshkeys.py",
+        "policy/keys/sshwire.py", "tests/policy/test_sshkeys.py",
         ("if not data or data[0] & 0x80:", "if not data:", "a negative modulus", "test_hostile_keys"),
         ("if data[0] == 0 and (len(data) == 1 or not data[1] & 0x80):", "if False:", "many fingerprints of one key",
          "test_hostile_keys"),
@@ -374,7 +374,7 @@ GUARDS: Final[list[Mutant]] = [
         ("if len(entropy) != SECRET_BYTES:", "if False:", "a short secret", "test_enrolment"),
     ),
     *guards(
-        "policy/proofs.py", "tests/policy/test_proofs.py",
+        "policy/login/proofs.py", "tests/policy/test_proofs.py",
         ("if kind in SECOND_FACTORS:", "if True:", "a remembered key passes for a code",
          "test_first_factors_are_not_remembered"),
         ("for kind, at in self._seen.get((person, source), {})",
@@ -387,7 +387,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_what_is_remembered_is_not_here"),
     ),
     *guards(
-        "policy/vault.py", "tests/policy/test_vault.py",
+        "policy/vault/envelope.py", "tests/policy/test_vault.py",
         ("if stat.S_IMODE(status.st_mode) not in (0o600, 0o400):", "if False:", "a master key that others may read",
          "test_a_file_that_others_may_read"),
         ("os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_NONBLOCK", "a link to a key the attacker knows",
@@ -426,7 +426,7 @@ GUARDS: Final[list[Mutant]] = [
         ('and "/" not in name:', "and True:", "a credential outside of its folder", "test_a_credential_of_systemd"),
     ),
     *guards(
-        "policy/audit.py", "tests/policy/test_audit.py",
+        "policy/trail/audit.py", "tests/policy/test_audit.py",
         ("if not met_kept:", "if False:", "the end of the trail cut off", "test_a_cut"),
         ("if not hmac.compare_digest(kept.hash, row.hash):", "if False:", "a chain computed anew",
          "test_a_chain_computed_anew"),
@@ -458,7 +458,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_the_head_is_not_written_through_a_link"),
     ),
     *guards(
-        "policy/ledger.py", "tests/policy/test_store.py",
+        "policy/trail/ledger.py", "tests/policy/test_store.py",
         ("with tables.nested():\n                    job.result", "if True:\n                    job.result",
          "a failed change takes part of another's along", "test_a_failed_change_in_a_batch_undoes_itself_alone"),
         ("if self._apply(tables, job, alone=len(jobs) == 1):",
@@ -491,7 +491,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_an_offboarded_name_stays_taken"),
     ),
     *guards(
-        "policy/rules.py", "tests/policy/test_rules.py",
+        "policy/rules/ruleset.py", "tests/policy/test_rules.py",
         ("if key not in entry:", "if False:", "a rule that widens by what it leaves out",
          "test_an_allow_rule_says_all_of_it"),
     ),

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from policy import messages as m
-from policy import signatures, sshkeys
+from policy.keys import signatures, sshkeys
+from policy.keys.sshkeys import PrivateKey
+from policy.keys.sshwire import string
 from policy.model import Outcome
-from policy.sshkeys import PrivateKey
-from policy.sshwire import string
 from tests.support.net import tail, wait_until
 
 PATIENCE = 20.0

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy import certificates, sshkeys
-from policy.credentials import Flaw, Rejected, Speaker, check_certificate
+from policy.keys import certificates, sshkeys
+from policy.keys.credentials import Flaw, Rejected, Speaker, check_certificate
+from policy.keys.sshkeys import parse_public_key
+from policy.keys.sshwire import BadKey, string
 from policy.model import ChannelKind
-from policy.sshkeys import parse_public_key
-from policy.sshwire import BadKey, string
 from tests.policy.sshbits import CA, KEY, NOW, Certificate, certificate, ecdsa_blob, fields_of, rsa_blob
 
 OTHER = sshkeys.generate_private_key()

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from policy import messages as m
-from policy.conditions import ApprovalFact, Factor, FactorKind, Facts, GrantFact, TicketFact
-from policy.decide import Allow, decide
-from policy.foresight import Place, Subject, changes, reach, who_can
 from policy.model import ChannelKind
-from policy.rules import RuleSet, parse_rules
+from policy.rules.conditions import ApprovalFact, Factor, FactorKind, Facts, GrantFact, TicketFact
+from policy.rules.decide import Allow, decide
+from policy.rules.foresight import Place, Subject, changes, reach, who_can
+from policy.rules.ruleset import RuleSet, parse_rules
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)  # a Wednesday
 EVERY = frozenset(ChannelKind)

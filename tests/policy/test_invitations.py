@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from policy import messages as m
-from policy import sshkeys
+from policy.keys import sshkeys
 from policy.model import Outcome
 from tests.policy.jit import no
 from tests.policy.policyd import SOURCE, Gone, Policyd, proof

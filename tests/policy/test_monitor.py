@@ -12,7 +12,7 @@ from policy.conversation import Conversation, State, Violation
 from policy.model import Outcome, ViewVerb
 from policy.monitor import COMMANDS, FIRST_WORD_SECONDS, PROVING_SECONDS, TABLE, admit, converse
 from policy.peers import peer_of
-from policy.rights import Right
+from policy.rules.rights import Right
 from tests.policy.policyd import SOURCE, Gone, Peer, Policyd, hello, proof
 
 REQUESTS: dict[str, m.Request] = {

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from policy import messages as m
-from policy.audit import Event
-from policy.notify import (
+from policy.notices.notify import (
     TOPICS,
     Destination,
     Topic,
@@ -20,8 +19,9 @@ from policy.notify import (
     void_soon,
     webhook_body,
 )
-from policy.rules import BadRules, parse_rules
+from policy.rules.ruleset import BadRules, parse_rules
 from policy.toml_tables import Reading
+from policy.trail.audit import Event
 from tests.policy.courier import courier_of
 from tests.policy.policyd import RULES, Policyd
 from tests.support.net import wait_until

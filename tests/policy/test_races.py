@@ -9,17 +9,20 @@ import pytest
 import trio
 import trio.testing
 
-from policy import access, authenticate, codes, factors, invitations, roster, sshkeys
 from policy import messages as m
+from policy import roster
 from policy.authority import Authority
 from policy.configuration import read_all, read_configuration
 from policy.conversation import Conversation, State
-from policy.ledger import Ledger
-from policy.lockouts import CODE, Lockouts
+from policy.keys import sshkeys
+from policy.login import authenticate, codes, factors, invitations
+from policy.login.lockouts import CODE, Lockouts
 from policy.model import Outcome
 from policy.peers import peer_of
-from policy.sessions import Sessions
+from policy.sessions import access
+from policy.sessions.live import Sessions
 from policy.setup import open_state
+from policy.trail.ledger import Ledger
 from tests.policy.policyd import Policyd, hello, proof
 
 

@@ -12,11 +12,12 @@ import trio.testing
 from alembic import command
 from alembic.script import ScriptDirectory
 
-from policy import audit, store
-from policy.audit import START, Event, HeadFile
-from policy.ledger import Ledger, LedgerError
+from policy import store
 from policy.store import Conflict, StoreError, migrate, records
 from policy.store.schema import metadata
+from policy.trail import audit
+from policy.trail.audit import START, Event, HeadFile
+from policy.trail.ledger import Ledger, LedgerError
 
 URL = "sqlite:///bastion.db"
 NOW = 1_800_000_000_000_000_000
@@ -306,7 +307,7 @@ async def test_a_locked_database_is_a_refusal_and_then_works_again(made, head_fi
 
 @pytest.mark.trio
 async def test_a_full_queue_is_a_refusal(made, head_file):
-    from policy import ledger as module
+    from policy.trail import ledger as module
 
     ledger = Ledger(made, head_file, START)  # nobody writes
     async with trio.open_nursery() as nursery:

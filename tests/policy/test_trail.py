@@ -13,12 +13,12 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy import audit
 from policy import messages as m
-from policy.audit import START, Event, HeadFile, Wanted, canonical, chain
-from policy.ledger import Ledger
 from policy.store import Tables, create
 from policy.store.records import AuditRow
+from policy.trail import audit
+from policy.trail.audit import START, Event, HeadFile, Wanted, canonical, chain
+from policy.trail.ledger import Ledger
 from tests.policy.policyd import SOURCE, Policyd
 
 Trail = tuple[Policyd, m.Grant, str]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.vault import MAX_SECRET, Secret, Vault, VaultError, make_master_key, open_vault, read_master_key
+from policy.vault.envelope import MAX_SECRET, Secret, Vault, VaultError, make_master_key, open_vault, read_master_key
 
 KEY = Secret(bytes(range(32)))
 VAULT = Vault(KEY)

@@ -3,21 +3,21 @@
 import msgspec
 
 from policy import messages
-from policy.certificates import parse_certificate
-from policy.mfa.totp import check
-from policy.model import ViewVerb
-from policy.naming import CommandRefused, address, labels, person_name, target_name
-from policy.rules import BadRules, parse_rules
-from policy.signatures import verify
-from policy.sshkeys import (
+from policy.keys.certificates import parse_certificate
+from policy.keys.signatures import verify
+from policy.keys.sshkeys import (
     PublicKey,
     parse_authorized_keys,
     parse_host_key,
     parse_private_key,
     parse_public_key,
 )
-from policy.sshwire import BadKey, string
-from policy.windows import parse_days, parse_duration, parse_hours, parse_zone
+from policy.keys.sshwire import BadKey, string
+from policy.mfa.totp import check
+from policy.model import ViewVerb
+from policy.naming import CommandRefused, address, labels, person_name, target_name
+from policy.rules.ruleset import BadRules, parse_rules
+from policy.rules.windows import parse_days, parse_duration, parse_hours, parse_zone
 from tests.fuzz.registry import CORPUS, target
 
 REQUESTS = tuple(
