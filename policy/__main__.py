@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     from policy.peers import SocketError
     from policy.setup import NotReady
     from policy.store import StoreError
-    from policy.vault.envelope import VaultError
+    from policy.vault.secret import VaultError
 
     try:
         arguments.run(arguments)

@@ -33,7 +33,8 @@ from policy.store.records import Account, Person, Target
 from policy.tickets.ticketing import Ticketing
 from policy.trail.audit import Event, clean
 from policy.trail.ledger import Ledger
-from policy.vault.envelope import Secret, Vault
+from policy.vault.envelope import Vault
+from policy.vault.secret import Secret
 
 NO_ACCESS: Final = "no access to this account on this target"
 """The same words for a target that does not exist, an account that does not, and one that is not allowed."""

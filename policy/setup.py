@@ -13,15 +13,9 @@ from policy.keys.sshkeys import PrivateKey
 from policy.store import Store, Tables
 from policy.trail import audit
 from policy.trail.audit import Event, Head, HeadFile
-from policy.vault.envelope import (
-    Secret,
-    Vault,
-    VaultError,
-    make_master_key,
-    master_key_path,
-    open_vault,
-    read_master_key,
-)
+from policy.vault.envelope import Vault, open_vault
+from policy.vault.masters.file import make_master_key, master_key_path, read_master_key
+from policy.vault.secret import Secret, VaultError
 
 CHECK: Final = "vault-check"
 CA: Final = "certificate-authority"

@@ -37,7 +37,7 @@ from policy.rules.conditions import SECOND_FACTORS, FactorKind
 from policy.rules.rights import Right
 from policy.store import Conflict, Tables
 from policy.store.records import Code, Person
-from policy.vault.envelope import Secret
+from policy.vault.secret import Secret
 
 MAX_AUTHENTICATORS: Final = 5
 """Of one person: a phone, the next one, a tablet. Each code is tried with all of them."""

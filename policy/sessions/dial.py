@@ -29,7 +29,7 @@ from policy.sessions.live import Live
 from policy.store.records import Account
 from policy.targets.accounts import ACCOUNT_SECRET
 from policy.trail.audit import Event
-from policy.vault.envelope import Secret, VaultError
+from policy.vault.secret import Secret, VaultError
 
 MAX_SIGNATURES: Final = 4
 """Per session: one handshake, and one more after a repeated dial, each with a second algorithm at most."""

@@ -21,7 +21,7 @@ from policy.sessions.words import place_of
 from policy.store import Conflict, Tables
 from policy.store.records import Account, SealedSecret
 from policy.targets.estate import taken, the_target
-from policy.vault.envelope import Secret
+from policy.vault.secret import Secret
 
 ACCOUNT_SECRET: Final = "account"
 """Purpose in the vault."""

@@ -8,9 +8,6 @@ put back under a new version, does not open.
 import hmac
 import os
 import secrets
-import stat
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -18,48 +15,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-KEY_BYTES: Final = 32
+from policy.vault.secret import KEY_BYTES, MAX_SECRET, Secret, VaultError
+
 _NONCE: Final = 12
 _FORMAT: Final = b"\x01"
 _WRAPPED: Final = KEY_BYTES + 16
-MAX_SECRET: Final = 64 * 1024
-"""Plaintext bytes; the longest real secret is an RSA private key of about 13 kB."""
-
-
-class VaultError(Exception):
-    """The vault cannot be opened, or a secret in it is not what it should be. `hint` says what to do."""
-
-    def __init__(self, cause: str, hint: str = "") -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.hint = hint
-
-
-class Secret:
-    """Bytes that hide from repr, logs and pickles. Python cannot wipe them: keep the life of one short."""
-
-    __slots__ = ("_bytes",)
-
-    def __init__(self, value: bytes) -> None:
-        self._bytes = bytes(value)
-
-    def reveal(self) -> bytes:
-        """The bytes themselves; the caller hands them to one use and forgets them."""
-        return self._bytes
-
-    def __repr__(self) -> str:
-        return "Secret(...)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and hmac.compare_digest(self._bytes, other._bytes)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __reduce__(self) -> str:
-        raise TypeError("a secret is not pickled")
-
-
-_RESTORE: Final = "put the right key back from its copy, then start again"
 
 
 class Vault:
@@ -129,74 +89,6 @@ def open_vault(master: Secret, check: bytes | None) -> Vault:
             "master key: it is not the key this database was sealed with", "put the right key back, then start again"
         )
     return vault
-
-
-def read_master_key(where: str, base: Path, environ: Mapping[str, str]) -> Secret:
-    """The master key from `file:PATH` (relative to `base`) or `credential:NAME`. VaultError with the way out."""
-    path = master_key_path(where, base, environ)
-    try:
-        # Not through a link: whoever may write the folder could point it at a key he knows.
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise VaultError(f"master key `{path}` does not exist", "restore it, or run `bastion-policyd init`") from None
-    except OSError as error:
-        raise VaultError(f"master key `{path}`: {(error.strerror or '').lower()}", _RESTORE) from None
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise VaultError(f"master key `{path}` is not a regular file", _RESTORE)
-        if where.startswith("file:"):
-            _check_access(path, status)
-        data = os.read(handle, KEY_BYTES + 1)
-    finally:
-        os.close(handle)
-    if len(data) != KEY_BYTES:
-        raise VaultError(f"master key `{path}`: got {status.st_size} bytes, want {KEY_BYTES}", _RESTORE)
-    return Secret(data)
-
-
-def make_master_key(path: Path) -> Secret:
-    """A new random key in a new file of mode 0600, on disk when this returns. VaultError if the file exists."""
-    key = Secret(secrets.token_bytes(KEY_BYTES))
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise VaultError(f"master key `{path}` exists already") from None
-    with os.fdopen(handle, "wb") as file:
-        file.write(key.reveal())
-        file.flush()
-        os.fsync(file.fileno())
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return key
-
-
-def master_key_path(where: str, base: Path, environ: Mapping[str, str]) -> Path:
-    """Where the key is kept. VaultError if `where` names no place."""
-    kind, _, name = where.partition(":")
-    if kind == "file" and name:
-        return base / name
-    if kind == "credential" and name and "/" not in name:
-        if folder := environ.get("CREDENTIALS_DIRECTORY"):
-            return Path(folder) / name
-        raise VaultError(
-            f"master key `{where}`: $CREDENTIALS_DIRECTORY is not set",
-            f"add `LoadCredentialEncrypted={name}` to the unit",
-        )
-    raise VaultError(f"master key `{where}`: want file:PATH or credential:NAME")
-
-
-def _check_access(path: Path, status: os.stat_result) -> None:
-    if status.st_uid not in (0, os.geteuid()):
-        raise VaultError(f"master key `{path}` belongs to uid {status.st_uid}", f"run `chown {os.geteuid()} {path}`")
-    if stat.S_IMODE(status.st_mode) not in (0o600, 0o400):
-        raise VaultError(
-            f"master key `{path}` has mode {stat.S_IMODE(status.st_mode):04o}: others may read it",
-            f"run `chmod 600 {path}`, and replace the key if it may have been read",
-        )
 
 
 def _bound(purpose: str, record: str, version: int) -> bytes:
