@@ -28,6 +28,11 @@ class VaultTables:
         self._db = connection
         self.changes: list[Change] = []
 
+    def take_changes(self) -> list[Change]:
+        """What was done to sealed rows since this was asked last."""
+        taken, self.changes = self.changes, []
+        return taken
+
     # --- root keys ----------------------------------------------------------------------------------
 
     def keys(self) -> list[VaultKey]:

@@ -8,7 +8,7 @@ consistent they are among themselves; at work, policyd compares what it reads wi
 """
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -33,7 +33,13 @@ class Entry:
 
     def encoded(self) -> bytes:
         """Length-prefixed, so that no two entries are one text."""
-        parts = (self.table.encode(), self.record.encode(), str(self.version).encode(), self.state.encode(), self.digest)
+        parts = (
+            self.table.encode(),
+            self.record.encode(),
+            str(self.version).encode(),
+            self.state.encode(),
+            self.digest,
+        )
         return b"".join(len(part).to_bytes(4) + part for part in parts)
 
 
@@ -47,6 +53,10 @@ class Change:
 
     before: Entry | None
     after: Entry | None
+
+    @property
+    def undone(self) -> "Change":
+        return Change(self.after, self.before)
 
 
 class Broken(Exception):
@@ -69,15 +79,19 @@ class Register:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def mac(self) -> bytes:
-        """32 bytes that stand for exactly this set, and tell nobody without the key anything about it."""
-        return self._mac(self._sum, len(self._entries))
+    def mac(self, seq: int) -> bytes:
+        """32 bytes that stand for exactly this set, as of row `seq` of the trail, and tell nobody without the key more.
+
+        The row is part of it, so that an older one cannot be said again in a row that is added to the trail.
+        """
+        text = b"register|" + seq.to_bytes(8) + len(self._entries).to_bytes(8) + self._sum.to_bytes(32)
+        return hmac.digest(self._key, text, "sha256")
 
     def knows(self, one: Entry) -> bool:
         """Whether this row is as it was written last."""
         return self._entries.get(one.place) == one
 
-    def apply(self, changes: Iterable[Change]) -> None:
+    def apply(self, changes: Sequence[Change]) -> None:
         """Make these changes, all of them or, with Broken, none: one of them starts from what is not registered."""
         made: list[Change] = []
         try:
@@ -86,8 +100,13 @@ class Register:
                 made.append(change)
         except Broken:
             for change in reversed(made):
-                self._change(Change(change.after, change.before))
+                self._change(change.undone)
             raise
+
+    def check(self, changes: Sequence[Change]) -> None:
+        """Broken if `apply` would raise it."""
+        self.apply(changes)
+        self.apply([change.undone for change in reversed(changes)])
 
     def _change(self, change: Change) -> None:
         if change.before is not None:
@@ -103,6 +122,3 @@ class Register:
 
     def _hash(self, one: Entry) -> int:
         return int.from_bytes(hmac.digest(self._key, b"entry|" + one.encoded(), "sha256"))
-
-    def _mac(self, total: int, count: int) -> bytes:
-        return hmac.digest(self._key, b"register|" + count.to_bytes(8) + total.to_bytes(32), "sha256")
