@@ -7,6 +7,7 @@ wrong is UNREACHABLE; from then on it is UNKNOWN, and a fresh login has to tell.
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
 from typing import Final
@@ -230,5 +231,5 @@ def _deed(order: ChangeSecret) -> Deed:
     if order.how == CHPASSWD:
         return Chpasswd(order.account, order.new)
     if order.how == AUTHORIZED_KEYS:
-        return AuthorizedKeys(order.old, order.new, keep=order.keep, another=another)
+        return AuthorizedKeys(order.old, order.new, word=secrets.token_hex(8), keep=order.keep, another=another)
     raise BadOrder(f"no way to change a secret is called `{neutral(order.how)[:32]}`")
