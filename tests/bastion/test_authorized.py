@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bastion.ssh.authorized import MAX_FILE, AuthorizedKeys, check_line, edited, key_of
-from bastion.ssh.rotate_deeds import BadOrder, Type
+from bastion.ssh.hands.authorized import MAX_FILE, AuthorizedKeys, check_line, edited, key_of
+from bastion.ssh.hands.deeds import BadOrder, Type
 from policy.messages import Credential
 from tests.bastion.aio import asynchronous, until
 from tests.bastion.hands import worker

@@ -2,8 +2,7 @@
 
 import pytest
 
-from bastion.ssh.passwd import Chpasswd, Passwd
-from bastion.ssh.rotate_deeds import (
+from bastion.ssh.hands.deeds import (
     BadOrder,
     EndInput,
     HangUp,
@@ -14,6 +13,7 @@ from bastion.ssh.rotate_deeds import (
     check_account,
     check_password,
 )
+from bastion.ssh.hands.passwd import Chpasswd, Passwd
 
 OLD, NEW = b"the-old-one", b"the-new-one"
 

@@ -1,4 +1,4 @@
-"""One line of ~/.ssh/authorized_keys more or less, and every other byte as it was. Pure: see `rotate_deeds`.
+"""One line of ~/.ssh/authorized_keys more or less, and every other byte as it was. Pure: see `deeds`.
 
 A constant script is told a random word, says it and the file, and waits; what comes back is put beside the file,
 synced, and renamed into its place, if the file is still the one that was said. So whoever edits it meanwhile loses
@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from bastion.ssh.rotate_deeds import BadOrder, Effects, EndInput, Hearing, Result, Type, check_account
+from bastion.ssh.hands.deeds import BadOrder, Effects, EndInput, Hearing, Result, Type, check_account
 from policy.messages.rotation import DONE, REFUSED, UNKNOWN, UNREACHABLE
 
 MAX_FILE: Final = 256 * 1024

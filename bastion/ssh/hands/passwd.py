@@ -1,4 +1,4 @@
-"""`passwd` and `chpasswd` on a target. Pure: see `rotate_deeds`.
+"""`passwd` and `chpasswd` on a target. Pure: see `deeds`.
 
 `passwd` is talked to: whoever answers before it asks may be overheard by an echo, or answer another question. It asks
 for the old password, the new one, and the new one again, in words that differ from system to system and are English
@@ -9,7 +9,7 @@ account that has to change its password at once).
 import re
 from typing import Final
 
-from bastion.ssh.rotate_deeds import (
+from bastion.ssh.hands.deeds import (
     Deed,
     Effects,
     EndInput,

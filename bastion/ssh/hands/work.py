@@ -18,13 +18,13 @@ import structlog
 from bastion.config import Settings
 from bastion.errors import BastionError, RecorderLost
 from bastion.session import Session
-from bastion.ssh.authorized import AuthorizedKeys
 from bastion.ssh.burst import burst
+from bastion.ssh.hands.authorized import AuthorizedKeys
+from bastion.ssh.hands.channel import Command, Flood
+from bastion.ssh.hands.deeds import BadOrder, Deed, Result, refused
+from bastion.ssh.hands.passwd import Chpasswd, Passwd
 from bastion.ssh.links import PolicyLink
-from bastion.ssh.passwd import Chpasswd, Passwd
 from bastion.ssh.recording import Recording
-from bastion.ssh.rotate_channel import Command, Flood
-from bastion.ssh.rotate_deeds import BadOrder, Deed, Result, refused
 from bastion.ssh.upstream import LoginRefused, TargetConnection, dial
 from bastion.ssh.upstream import refused as refusal
 from bastion.ssh.wipe import wipe
