@@ -126,7 +126,7 @@ async def test_a_channel_of_a_session_that_ends_while_it_is_allowed(desk):
         grant = await access.authorize(authority, talk, m.Authorize(account="root", target="web1"))
         writing.cancel_scope.cancel()
     kept = authority.ledger
-    authority.ledger = authority.sessions._ledger = Ledger(kept.store, kept._head_file, kept._head)
+    authority.ledger = authority.sessions._ledger = Ledger(kept.store, kept._head_file, kept._head, kept.register)
     answer = await paused(
         desk,
         lambda: access.open_channel(authority, talk, m.OpenChannel(session=grant.session, kind="shell")),
