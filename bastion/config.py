@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from bastion.errors import BastionError
-from bastion.settings import CourierSettings, SshSettings
+from bastion.settings import CourierSettings, RunnerSettings, SshSettings
 from bastion.toml_lines import KeyPath, key_lines, line_of
 from policy.model import PolicySettings
 from recorder.model import RecorderSettings
@@ -43,6 +43,7 @@ class Settings:
     policy: PolicySettings
     recorder: RecorderSettings
     courier: CourierSettings = field(default_factory=CourierSettings)
+    runner: RunnerSettings = field(default_factory=RunnerSettings)
 
     @property
     def state(self) -> Path:
@@ -99,6 +100,7 @@ TABLES: Final[dict[str, type[msgspec.Struct]]] = {
     "policy": PolicySettings,
     "recorder": RecorderSettings,
     "courier": CourierSettings,
+    "runner": RunnerSettings,
 }
 _SECRET_KEYS: Final = {"database"}  # its URL may carry a password: the value never appears in a message
 

@@ -51,6 +51,7 @@ def surroundings(settings: Settings) -> Iterator[Trouble]:
     yield from _radius(settings)
     yield from _auditors(settings)
     yield from _courier(settings)
+    yield from _runner(settings)
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -212,6 +213,17 @@ def _courier(settings: Settings) -> Iterator[Trouble]:
             ipaddress.ip_network(word)
         except ValueError:
             yield Trouble("courier.reach", "no network", f"`{word[:60]}`", "one like `169.254.1.0/24`")
+
+
+def _runner(settings: Settings) -> Iterator[Trouble]:
+    for name, path in settings.runner.scripts.items():
+        key = f"runner.scripts.{name[:32]}"
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name):
+            yield Trouble(key, "no name of a script", f"`{name[:60]}`", "lower-case letters, digits, - and _")
+        if not path.startswith("/"):
+            yield Trouble(key, "path is not absolute", f"`{path[:60]}`", "one like `/usr/local/lib/bastion/oracle`")
+        elif not Path(path).is_file():
+            yield Trouble(key, f"`{path[:200]}` is not there or is no file")
 
 
 def _private_file(key: str, path: Path) -> Trouble | None:

@@ -25,11 +25,13 @@ class State(StrEnum):
     GATEWAY_NEW = "gateway-new"
     ADMIN_NEW = "admin-new"
     COURIER_NEW = "courier-new"
+    RUNNER_NEW = "runner-new"
     PROVING = "proving"
     PERSON = "person"
     WORKER = "worker"
     OPERATOR = "operator"
     COURIER = "courier"
+    RUNNER = "runner"
     AUDITOR_NEW = "auditor-new"
     AUDITOR = "auditor"
     OVER = "over"  # nothing is accepted; the socket is closed after the reply

@@ -28,6 +28,7 @@ from policy.peers import (
     AUDIT_SOCKET,
     COURIER_SOCKET,
     GATEWAY_SOCKET,
+    RUNNER_SOCKET,
     group_of,
     is_crowded,
     listen,
@@ -45,9 +46,10 @@ from policy.vault.secrets import Secrets
 
 MAX_CONVERSATIONS: Final = {
     State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32, State.AUDITOR_NEW: 256, State.COURIER_NEW: 4,
+    State.RUNNER_NEW: 4,
 }  # fmt: skip
-"""One for each connection of a person, and what a gateway lets in before login; operators are few, and couriers one. An
-auditor's tool stays connected for as long as it plays."""
+"""One for each connection of a person, and what a gateway lets in before login; operators are few, couriers and runners
+one. An auditor's tool stays connected for as long as it plays."""
 HOUSEKEEPING_SECONDS: Final = 3600.0
 DRAIN_SECONDS: Final = 5.0
 """From SIGTERM to the end: conversations say what they have to, sessions are marked as ended."""
@@ -232,7 +234,7 @@ def _tell_systemd(text: str) -> None:
 
 
 def _sockets(config: Configuration) -> dict[State, SocketType]:
-    """For gateways, operators, auditors and couriers, by the state they begin in; SocketError if they cannot be had."""
+    """By the state that conversations on them begin in; SocketError if they cannot be had."""
     passed = _passed_sockets()
     config.run.mkdir(mode=0o750, parents=True, exist_ok=True)
     # The gateway's group is that of the folder; the others' is our own, which no gateway is a member of.
@@ -240,6 +242,7 @@ def _sockets(config: Configuration) -> dict[State, SocketType]:
         State.GATEWAY_NEW: passed.get("policyd") or listen(config.run / GATEWAY_SOCKET, group_of(config.run)),
         State.AUDITOR_NEW: passed.get("policyd-audit") or listen(config.run / AUDIT_SOCKET, os.getegid()),
         State.COURIER_NEW: passed.get("policyd-courier") or listen(config.run / COURIER_SOCKET, os.getegid()),
+        State.RUNNER_NEW: passed.get("policyd-runner") or listen(config.run / RUNNER_SOCKET, os.getegid()),
         # last, because who starts policyd waits for this one
         State.ADMIN_NEW: passed.get("policyd-admin") or listen(config.run / ADMIN_SOCKET, os.getegid()),
     }

@@ -8,6 +8,7 @@ one *conversation*, of one of five sorts, fixed by its first request:
 * `Worker`: a gateway worker offering to carry out tasks (pinning scans).
 * `Admin`: an operator on this machine, known by SO_PEERCRED.
 * `Courier`: the process that makes calls to the outside for policyd.
+* `Runner`: the process that runs operators' scripts for policyd.
 * `Viewing`: an auditor's tool on this machine, known by SO_PEERCRED, about to show recordings.
 
 The table state -> request -> handler is in `policy.monitor`; anything outside it closes the socket.
@@ -36,14 +37,14 @@ Command = (
     | Inventory
 )  # fmt: skip
 Request = (
-    Hello | Worker | Admin | Courier | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
+    Hello | Worker | Admin | Courier | Runner | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
     | Authorize | OpenChannel | Credential | Sign | HostCertificate
     | SessionStarted | SessionEnded | Report | Scanned | Worked | Called | Viewing | Viewed | Command
 )  # fmt: skip
 Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
-    | HttpCall | MailCall | RadiusCall | LdapCall | LdapPassword | ChangeSecret | VerifyLogin
+    | HttpCall | MailCall | RadiusCall | LdapCall | LdapPassword | ChangeSecret | VerifyLogin | RunScript
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
