@@ -21,6 +21,7 @@ from policy.messages.commands import *
 from policy.messages.doors import *
 from policy.messages.outside import *
 from policy.messages.rotation import *
+from policy.messages.unlock import *
 from policy.messages.views import *
 
 Command = (
@@ -33,7 +34,7 @@ Command = (
     | Invite | OwnerAdd | OwnerRemove | OwnerList | WhoCan | WhatCan
     | DirectorySync | DirectoryStatus
     | Explain | SessionsList | SessionKill | AuditList | AuditShow | AuditExport | AuditVerify | Reload
-    | Inventory
+    | Inventory | VaultUnlock
 )  # fmt: skip
 Request = (
     Hello | Worker | Admin | Courier | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
