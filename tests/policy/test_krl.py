@@ -25,8 +25,8 @@ def krl(**parts: object) -> Krl:
 
 def certificate(ca: PrivateKey, serial: int, session: str = "s1") -> bytes:
     return certificates.mint_user_certificate(
-        ca, KEY.public, account="root", person="alice", session=session, serial=serial, now=1_800_000_000, minutes=5,
-        kinds={ChannelKind.SHELL},
+        ca, KEY.public, principals=["root"], key_id=f"bastion:alice:{session}", serial=serial, now=1_800_000_000,
+        minutes=5, kinds={ChannelKind.SHELL},
     )  # fmt: skip
 
 
