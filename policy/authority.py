@@ -9,9 +9,9 @@ from typing import Final
 import structlog
 import trio
 
+from policy.authorities.life import Authorities
 from policy.configuration import BadConfiguration, Configuration, read_all
 from policy.conversation import Conversation, State
-from policy.keys.sshkeys import PrivateKey
 from policy.ldap.synced import Synced
 from policy.leave.standing import OPERATOR, Standing
 from policy.login.lockouts import Lockouts
@@ -52,8 +52,7 @@ class Authority:
     roster: Roster
     vault: Vault
     secrets: Secrets
-    host_ca: PrivateKey = field(repr=False)
-    user_ca: PrivateKey = field(repr=False)
+    authorities: Authorities
     trusted_cas: frozenset[bytes]  # public key blobs whose user certificates prove a person
     revoked_keys: frozenset[str]  # fingerprints that prove nobody any more
     sessions: Sessions

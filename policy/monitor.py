@@ -20,6 +20,7 @@ import msgspec
 import trio
 
 from policy import messages as m
+from policy.authorities import commands as authorities
 from policy.authority import Authority
 from policy.conversation import Conversation, State, Violation
 from policy.ldap import commands as directory_commands
@@ -72,7 +73,12 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
     {
         m.Whoami: _command(reach.whoami, None),
         m.Reachable: _command(reach.reachable, None),
-        m.CaLines: _command(watch.ca_lines, None),
+        m.CaLines: _command(authorities.ca_lines, None),
+        m.CaShow: _command(authorities.ca_show, Right.AUDIT),
+        m.CaRotate: _command(authorities.ca_rotate),
+        m.CaRetire: _command(authorities.ca_retire),
+        m.CaRevoke: _command(authorities.ca_revoke),
+        m.CaKrl: _command(authorities.ca_krl, Right.AUDIT),
         m.MfaList: _command(factors.mfa_list, None),  # another person's: the handler asks for the right
         m.RequestAccess: _command(asking.request_access, None),  # from here on the handlers look at who is who
         m.RequestAwait: _command(asking.request_await, None),

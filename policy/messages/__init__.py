@@ -16,6 +16,7 @@ The table state -> request -> handler is in `policy.monitor`; anything outside i
 import msgspec
 
 from policy.messages.access import *
+from policy.messages.authorities import *
 from policy.messages.base import MAX_MESSAGE as MAX_MESSAGE
 from policy.messages.commands import *
 from policy.messages.doors import *
@@ -25,7 +26,8 @@ from policy.messages.unlock import *
 from policy.messages.views import *
 
 Command = (
-    Whoami | Reachable | CaLines | PersonAdd | PersonSet | PersonOffboard | PersonList | PersonShow
+    Whoami | Reachable | CaLines | CaShow | CaRotate | CaRetire | CaRevoke | CaKrl
+    | PersonAdd | PersonSet | PersonOffboard | PersonList | PersonShow
     | TargetAdd | TargetSet | TargetRemove | TargetList | TargetShow | TargetHostkey
     | AccountAdd | AccountRemove | AccountList | AccountShow
     | MfaEnrol | MfaConfirm | MfaList | MfaRemove | MfaReset | MfaRecovery | MfaIssue
@@ -44,7 +46,7 @@ Request = (
 Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
-    | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin
+    | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin | RevocationList
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
