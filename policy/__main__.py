@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     from policy.peers import SocketError
     from policy.setup import NotReady
     from policy.store import StoreError
-    from policy.vault.envelope import VaultError
+    from policy.vault.secret import VaultError
 
     try:
         arguments.run(arguments)
@@ -92,13 +92,15 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _init(arguments: argparse.Namespace) -> None:
+    import trio
+
     from policy.configuration import read_configuration
     from policy.setup import make_state
 
     keys = [line for line in arguments.admin_key if line != "-"]
     if "-" in arguments.admin_key:
         keys += [line for line in sys.stdin.read(_MAX_KEYS).splitlines() if line.strip()]
-    for line in make_state(read_configuration(arguments.config), arguments.admin, keys):
+    for line in trio.run(make_state, read_configuration(arguments.config), arguments.admin, keys):
         print(f"made {line}")
 
 
@@ -152,10 +154,12 @@ def _status(arguments: argparse.Namespace) -> None:
 
 
 def _accept(arguments: argparse.Namespace) -> None:
+    import trio
+
     from policy.configuration import read_configuration
     from policy.setup import accept_trail
 
-    print(accept_trail(read_configuration(arguments.config)))
+    print(trio.run(accept_trail, read_configuration(arguments.config)))
 
 
 def _hide_memory() -> None:

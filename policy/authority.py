@@ -33,7 +33,9 @@ from policy.store.records import Account, Person, Target
 from policy.tickets.ticketing import Ticketing
 from policy.trail.audit import Event, clean
 from policy.trail.ledger import Ledger
-from policy.vault.envelope import Secret, Vault
+from policy.vault.envelope import Vault
+from policy.vault.secret import Secret
+from policy.vault.secrets import Secrets
 
 NO_ACCESS: Final = "no access to this account on this target"
 """The same words for a target that does not exist, an account that does not, and one that is not allowed."""
@@ -49,6 +51,7 @@ class Authority:
     ledger: Ledger
     roster: Roster
     vault: Vault
+    secrets: Secrets
     host_ca: PrivateKey = field(repr=False)
     user_ca: PrivateKey = field(repr=False)
     trusted_cas: frozenset[bytes]  # public key blobs whose user certificates prove a person

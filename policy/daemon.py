@@ -40,6 +40,8 @@ from policy.setup import open_state
 from policy.store import Tables
 from policy.trail.audit import Event
 from policy.trail.ledger import Ledger, LedgerError
+from policy.vault.masters import parse
+from policy.vault.secrets import Secrets
 
 MAX_CONVERSATIONS: Final = {
     State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32, State.AUDITOR_NEW: 256, State.COURIER_NEW: 4,
@@ -56,13 +58,13 @@ log = structlog.get_logger()
 async def serve(config: Configuration) -> None:
     """Serve until SIGTERM or SIGINT. What open_state and read_all raise says why it cannot start."""
     rules, trusted, revoked = read_all(config)
-    state = open_state(config)
+    state = await open_state(config, parse(config.policy.master_key, config.state, os.environ))
     with state.store.read() as tables:
         everyone, granted = roster.load(tables), standing.load(tables, time.time_ns())
         past = tables.failures(time.time_ns() - config.policy.lock_minutes * 60_000_000_000)
     lockouts = Lockouts(config.policy)
     lockouts.load(past)
-    ledger = Ledger(state.store, state.head_file, state.head)
+    ledger = Ledger(state.store, state.head_file, state.head, state.register)
     desk = Authority(
         settings=config.policy,
         config=config,
@@ -70,6 +72,7 @@ async def serve(config: Configuration) -> None:
         ledger=ledger,
         roster=everyone,
         vault=state.vault,
+        secrets=Secrets(ledger, state.vault),
         host_ca=state.host_ca,
         user_ca=state.user_ca,
         trusted_cas=trusted,

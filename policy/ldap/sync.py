@@ -31,7 +31,7 @@ from policy.store import Conflict, Tables
 from policy.store.records import Person
 from policy.trail.audit import Event
 from policy.trail.ledger import LedgerError
-from policy.vault.envelope import Secret
+from policy.vault.secret import Secret
 
 MAX_ENTRIES: Final = 100_000
 """Persons of a directory, or members of a group: some 100 MB while a sync is at it. More is a filter gone wrong."""

@@ -19,7 +19,7 @@ from policy.model import Method, Outcome
 from policy.rules.conditions import FactorKind
 from policy.store import Tables
 from policy.trail.audit import Event
-from policy.vault.envelope import Secret
+from policy.vault.secret import Secret
 
 Answer = Acceptable | Challenge | Verdict
 

@@ -42,7 +42,7 @@ from policy.messages import (
 from policy.model import MAX_LOGIN, Outcome
 from policy.names import plain_address, without_secret
 from policy.rules.conditions import FactorKind
-from policy.vault.envelope import Secret
+from policy.vault.secret import Secret
 
 SSH_SESSION: Final = range(20, 65)
 """Bytes of an exchange hash: SHA-1 to SHA-512 (RFC 4253 section 8)."""

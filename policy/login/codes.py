@@ -18,8 +18,6 @@ from policy.trail.audit import Event
 
 ENROL: Final = "enrol one: ssh -t bastion mfa enrol"
 """The way out for who has none."""
-SEALED: Final = "totp"
-"""Purpose in the vault."""
 PENDING_SECONDS: Final = 15 * 60
 """From the QR code to its first code: people fetch their phone; who finds the picture later gets nothing."""
 
@@ -80,10 +78,10 @@ async def check_code(desk: Authority, talk: Conversation, name: str, answer: str
 
 async def use_totp(desk: Authority, one: Authenticator, answer: str) -> int | None:
     """Seconds by which the person's clock is off if the code is right and was not used, None otherwise."""
-    secret = desk.vault.open(SEALED, one.id, 1, one.sealed)
+    secret = await desk.secrets.open(one.id)
     last = await desk.ledger.read(lambda t: t.last_step(one.id))
     now = time.time()
-    step = totp.check(secret.reveal().decode(), answer, now, last)
+    step = totp.check(secret.value.reveal().decode(), answer, now, last)
     if step is None:
         return None
     # Of twenty at once with the same code one is stored; the others lose the race and are wrong.

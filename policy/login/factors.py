@@ -15,7 +15,7 @@ from policy.authority import Authority
 from policy.conversation import Conversation, State
 from policy.keys.sshkeys import parse_authorized_key
 from policy.leave.requests import text
-from policy.login.codes import SEALED, authenticators, is_demanded, pending, usable, use_totp
+from policy.login.codes import authenticators, is_demanded, pending, usable, use_totp
 from policy.login.lockouts import CODE
 from policy.login.proofs import rules_ask
 from policy.messages import (
@@ -37,7 +37,8 @@ from policy.rules.conditions import SECOND_FACTORS, FactorKind
 from policy.rules.rights import Right
 from policy.store import Conflict, Tables
 from policy.store.records import Code, Person
-from policy.vault.envelope import Secret
+from policy.vault.secret import Secret
+from policy.vault.secrets import new_secret
 
 MAX_AUTHENTICATORS: Final = 5
 """Of one person: a phone, the next one, a tablet. Each code is tried with all of them."""
@@ -59,12 +60,13 @@ async def mfa_enrol(desk: Authority, talk: Conversation, request: MfaEnrol) -> D
         )
     if len(authenticators(person)) >= MAX_AUTHENTICATORS:
         raise CommandRefused(f"at most {MAX_AUTHENTICATORS} second factors", "remove one: ssh bastion mfa remove ID")
-    secret, ident, now = totp.new_secret(os.urandom(totp.SECRET_BYTES)), secrets.token_hex(16), time.time_ns()
-    sealed = desk.vault.seal(SEALED, ident, 1, Secret(secret.encode()))
+    secret, ident = totp.new_secret(os.urandom(totp.SECRET_BYTES)), secrets.token_hex(16)
+    name = f"{TOTP} {person.name} {ident}"
+    rows = new_secret(desk.vault, TOTP, name, Secret(secret.encode()), talk.who, ident=ident)
 
     def change(t: Tables) -> None:
         t.proofs.drop_unconfirmed(person.name)
-        t.add_authenticator(person.name, ident, TOTP, sealed, now, confirmed=not own)
+        t.proofs.add_authenticator(person.name, *rows, confirmed=not own)
 
     detail = {"kind": TOTP, "id": ident, "confirmed": "not yet" if own else ""}
     await desk.change_person(person.name, change, talk.event("mfa-enrol", person.name, detail))
@@ -180,7 +182,7 @@ async def mfa_reset(desk: Authority, talk: Conversation, request: MfaReset) -> D
         )
 
     def change(t: Tables) -> None:
-        t.remove_authenticators(person.name)
+        t.proofs.remove_authenticators(person.name)
         t.proofs.remove_codes(person.name)
         t.clear_failures(CODE, person.name)
 

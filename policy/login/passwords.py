@@ -7,7 +7,7 @@ import trio
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 
-from policy.vault.envelope import Secret
+from policy.vault.secret import Secret
 
 _HASHER: Final = PasswordHasher(time_cost=3, memory_cost=64 * 1024, parallelism=1)
 """RFC 9106 section 4, second choice, with one lane: about 0.1 s and 64 MiB each."""

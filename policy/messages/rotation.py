@@ -1,4 +1,4 @@
-"""Work on accounts that policyd has a gateway worker do: changing a secret on a target, and logging in to see which holds."""
+"""What policyd has a gateway worker do on a target: change a secret, and log in to see which one holds."""
 
 from policy.messages.base import Message
 from policy.messages.doors import Grant

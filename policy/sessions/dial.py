@@ -27,9 +27,8 @@ from policy.messages import (
 from policy.sessions.access import may_come_to
 from policy.sessions.live import Live
 from policy.store.records import Account
-from policy.targets.accounts import ACCOUNT_SECRET
 from policy.trail.audit import Event
-from policy.vault.envelope import Secret, VaultError
+from policy.vault.secret import Secret, VaultError
 
 MAX_SIGNATURES: Final = 4
 """Per session: one handshake, and one more after a repeated dial, each with a second algorithm at most."""
@@ -144,11 +143,10 @@ def _certificate(desk: Authority, live: Live, session_key: bytes) -> bytes:
 
 async def _secret(desk: Authority, account: Account) -> Secret:
     assert account.secret is not None, "a password or key account has a secret"
-    ident = account.secret
-    sealed = await desk.ledger.read(lambda t: t.secret(ident))
-    if sealed is None or sealed.purpose != ACCOUNT_SECRET:
-        raise VaultError(f"secret of `{account.name}@{account.target}` is missing")
-    return desk.vault.open(sealed.purpose, sealed.id, sealed.version, sealed.sealed)
+    opened = await desk.secrets.open(account.secret)
+    if (opened.record.kind, opened.record.name) != (account.kind, f"{account.name}@{account.target}"):
+        raise VaultError(f"the secret of `{account.name}@{account.target}` is another's")  # who wrote that row?
+    return opened.value
 
 
 async def _refuse(desk: Authority, live: Live, event: str, why: str, cause: str, *, code: int = 77) -> Refused:

@@ -100,6 +100,8 @@ def create(url: str, base: Path) -> Store:
             migrate.upgrade(connection)
     except DatabaseError as error:
         raise StoreError(f"database `{url}`: {error.orig}") from None
+    except migrate.CannotUpgrade as error:
+        raise StoreError(f"database `{url}`: {error}", "make a new state: `bastion init DIR`") from None
     return Store(engine, base / _file(url))
 
 

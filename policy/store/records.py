@@ -38,9 +38,8 @@ class PersonKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authenticator:
-    id: str
+    id: str  # also that of its secret
     kind: str
-    sealed: bytes = field(repr=False)
     created: int
     confirmed: int | None = 0  # when its first code came; None: it is not asked for yet
 
@@ -88,11 +87,40 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SealedSecret:
+class SecretRecord:
+    """What a secret is and whose; its versions hold it, sealed."""
+
     id: str
-    purpose: str
+    kind: str  # password | key | ca | generic | totp | seed
+    name: str  # ACCOUNT@TARGET, folder/name, or words of ours
+    created: int
+    changed: int
+    owner: str = ""  # a person, of named ones
+    note: str = ""
+
+    @property
+    def record(self) -> str:
+        """What each version is bound to: a row that was given another name, or another account, does not open."""
+        return f"{self.id} {self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretVersion:
+    secret: str  # id
     version: int
+    state: str  # pending | current | previous | retired
     sealed: bytes = field(repr=False)
+    made: int
+    made_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultKey:
+    """The root key of one generation, wrapped by the master."""
+
+    generation: int
+    wrapped: bytes = field(repr=False)
+    made: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,10 +21,10 @@ from policy.store.records import (
     DirectoryEntry,
     Person,
     PersonKey,
-    SealedSecret,
     Session,
     Target,
 )
+from policy.store.vault_tables import VaultTables
 
 
 class Tables:
@@ -33,7 +33,8 @@ class Tables:
     def __init__(self, connection: Connection) -> None:
         self._db = connection
         self.access = AccessTables(connection)  # requests, votes, grants, reviews
-        self.proofs = ProofTables(connection)  # second factors, codes, invitations
+        self.vault = VaultTables(connection)  # secrets, and the keys that seal them
+        self.proofs = ProofTables(connection, self.vault)  # second factors, codes, invitations
 
     def nested(self) -> AbstractContextManager[object]:
         """A part of the transaction that is undone alone if its block raises."""
@@ -61,7 +62,7 @@ class Tables:
             keys[row.person].append(PersonKey(fingerprint=row.fingerprint, line=row.line))
         for row in self._of(s.authenticator, only):
             totp[row.person].append(
-                Authenticator(id=row.id, kind=row.kind, sealed=row.sealed, created=row.created, confirmed=row.confirmed)
+                Authenticator(id=row.id, kind=row.kind, created=row.created, confirmed=row.confirmed)
             )
         owns: dict[str, list[str]] = defaultdict(list)
         for row in self._of(s.owner, only):
@@ -101,7 +102,8 @@ class Tables:
     def offboard(self, name: str, now: int) -> None:
         """Keep the name, so that nobody inherits its history; drop every way to prove it."""
         self._db.execute(update(s.person).where(s.person.c.name == name).values(disabled=True, offboarded=now))
-        for table in (s.role, s.key, s.password, s.authenticator, s.code, s.invitation, s.owner, s.directory_entry):
+        self.proofs.remove_authenticators(name)
+        for table in (s.role, s.key, s.password, s.code, s.invitation, s.owner, s.directory_entry):
             self._db.execute(delete(table).where(table.c.person == name))
 
     def add_owner(self, person: str, scope: str) -> None:
@@ -146,15 +148,6 @@ class Tables:
         self._insert(s.directory_entry, person=entry.person, ident=entry.ident, dn=entry.dn, held=entry.held, **words)
 
     # --- second factors -----------------------------------------------------------------------------
-
-    def add_authenticator(
-        self, person: str, ident: str, kind: str, sealed: bytes, now: int, *, confirmed: bool = True
-    ) -> None:
-        first = now if confirmed else None
-        self._insert(s.authenticator, person=person, id=ident, kind=kind, sealed=sealed, created=now, confirmed=first)
-
-    def remove_authenticators(self, person: str) -> int:
-        return self._db.execute(delete(s.authenticator).where(s.authenticator.c.person == person)).rowcount
 
     def last_step(self, authenticator: str) -> int:
         """The newest accepted time step; -1 before the first."""
@@ -246,7 +239,7 @@ class Tables:
             delete(s.host_key).where(s.host_key.c.target == target, s.host_key.c.fingerprint == fingerprint)
         )
 
-    # --- accounts and secrets -----------------------------------------------------------------------
+    # --- accounts -----------------------------------------------------------------------------------
 
     def accounts(self, target: str | None = None) -> list[Account]:
         query = select(s.account).order_by(s.account.c.target, s.account.c.name)
@@ -263,19 +256,8 @@ class Tables:
         secret = self._db.execute(select(s.account.c.secret).where(*mine)).scalar()
         gone = self._gone(delete(s.account).where(*mine))
         if secret is not None:
-            self._db.execute(delete(s.secret).where(s.secret.c.id == secret))
+            self.vault.remove_secret(secret)
         return gone
-
-    def secret(self, ident: str) -> SealedSecret | None:
-        row = self._db.execute(_SECRET, {"ident": ident}).one_or_none()
-        if row is None:
-            return None
-        return SealedSecret(id=row.id, purpose=row.purpose, version=row.version, sealed=row.sealed)
-
-    def add_secret(self, secret: SealedSecret, now: int) -> None:
-        self._insert(
-            s.secret, id=secret.id, purpose=secret.purpose, version=secret.version, sealed=secret.sealed, created=now
-        )
 
     # --- sessions -----------------------------------------------------------------------------------
 
@@ -376,7 +358,6 @@ class Tables:
 # Built once: every session goes through these, and building a statement costs more than SQLite's work on it.
 _START: Final = update(s.session).where(s.session.c.id == bindparam("ident"))
 _END: Final = _START.where(s.session.c.ended.is_(None))
-_SECRET: Final = select(s.secret).where(s.secret.c.id == bindparam("ident"))
 _SESSION: Final = tuple(field.name for field in fields(Session))
 
 

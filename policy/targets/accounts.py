@@ -3,7 +3,6 @@
 import secrets
 import time
 from dataclasses import replace
-from typing import Final
 
 from policy import naming
 from policy.authority import Authority, ended_note
@@ -19,12 +18,10 @@ from policy.paging import paged
 from policy.persons.ownership import check_tends, tended
 from policy.sessions.words import place_of
 from policy.store import Conflict, Tables
-from policy.store.records import Account, SealedSecret
+from policy.store.records import Account, SecretRecord, SecretVersion
 from policy.targets.estate import taken, the_target
-from policy.vault.envelope import Secret
-
-ACCOUNT_SECRET: Final = "account"
-"""Purpose in the vault."""
+from policy.vault.secret import Secret
+from policy.vault.secrets import new_secret
 
 
 async def account_add(desk: Authority, talk: Conversation, request: AccountAdd) -> Done:
@@ -34,9 +31,10 @@ async def account_add(desk: Authority, talk: Conversation, request: AccountAdd) 
     name = naming.account_name(request.account)
     if bool(request.password) + bool(request.private_key) + request.user_ca != 1:
         raise CommandRefused("want exactly one of a password, a private key, and the user CA")
+    place = f"{name}@{target.name}"
     now, ident = time.time_ns(), secrets.token_hex(16)
     account = Account(target=target.name, name=name, kind="user-ca", secret=None, created=now)
-    sealed: SealedSecret | None = None
+    rows: tuple[SecretRecord, SecretVersion] | None = None
     if request.password or request.private_key:
         if request.private_key:
             key = _private_key(request.private_key)
@@ -45,16 +43,13 @@ async def account_add(desk: Authority, talk: Conversation, request: AccountAdd) 
         else:
             account = replace(account, kind="password", secret=ident)
             plain = naming.password(request.password)
-        sealed = SealedSecret(
-            id=ident, purpose=ACCOUNT_SECRET, version=1, sealed=desk.vault.seal(ACCOUNT_SECRET, ident, 1, Secret(plain))
-        )
+        rows = new_secret(desk.vault, account.kind, place, Secret(plain), talk.who, ident=ident)
 
     def change(t: Tables) -> None:
-        if sealed is not None:
-            t.add_secret(sealed, now)
+        if rows is not None:
+            t.vault.add_secret(*rows)
         t.add_account(account)
 
-    place = f"{name}@{target.name}"
     detail = {"kind": account.kind, "key": sshkeys.fingerprint(account.public) if account.public else ""}
     try:
         await desk.change_target(target.name, change, talk.event("account-add", place, detail, why=why))

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -24,6 +24,7 @@ from typing import Final
 import msgspec
 
 from policy.store.records import AuditRow
+from policy.vault.register import EMPTY
 
 GENESIS: Final = bytes(32)
 MAX_TEXT: Final = 1024
@@ -46,12 +47,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     session: str = ""
     ref: str = ""  # also in the message to the person and in the log
     detail: dict[str, str] = {}
+    register: str = ""  # of what is sealed, once this has happened; the ledger sets it, where that changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     seq: int
     hash: bytes
+    register: bytes = EMPTY  # MAC of what is sealed after row `registered`, the last one that changed it
+    registered: int = 0
 
 
 START: Final = Head(seq=0, hash=GENESIS)
@@ -88,6 +92,8 @@ def _canonical(seq: int, at: int, event: Event, limit: int) -> str:
     if event.detail:
         detail = [*event.detail.items()][:MAX_DETAIL]
         fields["detail"] = {clean(key, min(limit, 64)): clean(value, limit) for key, value in detail}
+    if event.register:
+        fields["register"] = event.register
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
@@ -123,6 +129,7 @@ def fields(row: AuditRow) -> list[list[str]]:
     else:
         shown += [[name, clean(text)] for name in _TEXTS if (text := getattr(said, name))]
         shown += [[clean(key, 64), clean(value)] for key, value in said.detail.items()]
+        shown += [["register", clean(said.register, 64)]] if said.register else []
     return [*shown, ["hash", row.hash.hex()]]
 
 
@@ -201,7 +208,7 @@ def recover(kept: Head | None, rows: Iterable[AuditRow]) -> Head | None:
     """The head to go on from, given the rows from `kept.seq` on; None if the trail was cut, altered, or `kept` is lost.
 
     A crash between the commit of a batch and the write of its head leaves rows past the kept head; they are taken
-    when they continue it.
+    when they continue it, and what they say of the register with them.
     """
     if kept is None:
         return None
@@ -212,8 +219,30 @@ def recover(kept: Head | None, rows: Iterable[AuditRow]) -> Head | None:
         elif _problem(head, row):
             return None
         else:
-            head = Head(seq=row.seq, hash=row.hash)
+            head = _with_register(head, row)
     return head if anchored else None
+
+
+def follow(head: Head, rows: Sequence[AuditRow]) -> Head:
+    """The head after rows of our own that continue it."""
+    for row in rows:
+        head = _with_register(head, row)
+    return head
+
+
+def _with_register(head: Head, row: AuditRow) -> Head:
+    """The head after a row that fits its hash, with what it says of the register, if that changed there."""
+    if '"register":' in row.body and (register := json.loads(row.body).get("register")):
+        return Head(seq=row.seq, hash=row.hash, register=_hexadecimal(register), registered=row.seq)
+    return Head(seq=row.seq, hash=row.hash, register=head.register, registered=head.registered)
+
+
+def _hexadecimal(text: object) -> bytes:
+    """Empty, which is no register's, for what is none."""
+    try:
+        return bytes.fromhex(str(text))
+    except ValueError:
+        return b""
 
 
 def _problem(head: Head, row: AuditRow) -> str:
@@ -234,7 +263,8 @@ def _link(previous: bytes, body: str) -> bytes:
     return sha256(previous + body.encode()).digest()
 
 
-_SLOT: Final = struct.Struct(">Q32s32s")
+_SLOT: Final = struct.Struct(">Q32sQ32s32s")
+"""seq, hash, registered, register, MAC of them."""
 _SLOT_AT: Final = 512
 """Slots are a disk sector apart: a torn write of one leaves the other."""
 
@@ -277,7 +307,11 @@ class HeadFile:
     def _write(self, head: Head, turn: int) -> None:
         handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            os.pwrite(handle, _SLOT.pack(head.seq, head.hash, self._mac(head)), turn * _SLOT_AT)
+            os.pwrite(
+                handle,
+                _SLOT.pack(head.seq, head.hash, head.registered, head.register, self._mac(head)),
+                turn * _SLOT_AT,
+            )
             os.fdatasync(handle)
         finally:
             os.close(handle)
@@ -293,10 +327,12 @@ class HeadFile:
 
     def _slots(self, data: bytes) -> Iterator[Head]:
         for at in range(0, len(data) - _SLOT.size + 1, _SLOT_AT):
-            seq, digest, mac = _SLOT.unpack_from(data, at)
-            head = Head(seq=seq, hash=digest)
+            seq, digest, registered, register, mac = _SLOT.unpack_from(data, at)
+            head = Head(seq=seq, hash=digest, register=register, registered=registered)
             if hmac.compare_digest(mac, self._mac(head)):
                 yield head
 
     def _mac(self, head: Head) -> bytes:
-        return hmac.digest(self._key, struct.pack(">Q", head.seq) + head.hash, "sha256")
+        return hmac.digest(
+            self._key, struct.pack(">Q32sQ32s", head.seq, head.hash, head.registered, head.register), "sha256"
+        )

@@ -14,10 +14,12 @@ from typing import Any, Final, TypeVar, cast
 
 import structlog
 import trio
+from msgspec.structs import replace
 
 from policy.store import Store, StoreError, Tables
 from policy.trail import audit
 from policy.trail.audit import Event, Head, HeadFile
+from policy.vault.register import Broken, Change, Register
 
 T = TypeVar("T")
 
@@ -51,8 +53,9 @@ class _Job:
 class Ledger:
     """`run` in a nursery writes what `write` and `note` queue."""
 
-    def __init__(self, store: Store, head_file: HeadFile, head: Head) -> None:
+    def __init__(self, store: Store, head_file: HeadFile, head: Head, register: Register) -> None:
         self.store = store
+        self.register = register
         self._head_file = head_file
         self._head = head
         self._synced = head
@@ -161,40 +164,64 @@ class Ledger:
         self._head_file.save(head)
 
     def _commit(self, jobs: list[_Job]) -> None:
+        sealed: list[Change] = []  # what is in the register and not yet in the database
         try:
             with self.store.write() as tables:
                 kept: list[tuple[int, Event]] = []
                 for job in jobs:
                     if self._apply(tables, job, alone=len(jobs) == 1):
                         job.seq = self._head.seq + len(kept) + 1
-                        kept += [(job.at, event) for event in job.events]
+                        events = self._registered(tables, job, sealed)
+                        kept += [(job.at, event) for event in events]
                 rows = audit.chain(self._head, kept)
                 tables.add_audit(rows)
             # Here the rows are committed. If we die before the head is, `audit.recover` takes them at the next start.
             if rows:
-                self._head = Head(seq=rows[-1].seq, hash=rows[-1].hash)
+                self._head = audit.follow(self._head, rows)
         except _Undone:
             pass  # the one job has its error
         except StoreError as error:
+            self.register.apply([one.undone for one in reversed(sealed)])
             log.error("audit-write-failed", error=str(error), changes=len(jobs))
             for job in jobs:
                 job.error = LedgerError("the database cannot be written")
+
+    def _registered(self, tables: Tables, job: _Job, sealed: list[Change]) -> tuple[Event, ...]:
+        """The events of a job; where it changed something sealed, the last one says what the register is now."""
+        changes = tables.vault.take_changes()
+        if not changes:
+            return job.events
+        self.register.apply(changes)
+        sealed += changes
+        register = self.register.mac(job.seq + len(job.events) - 1)
+        return (*job.events[:-1], replace(job.events[-1], register=register.hex()))
 
     def _apply(self, tables: Tables, job: _Job, *, alone: bool) -> bool:
         if job.change is None:
             return True
         try:
             if alone:
-                job.result = job.change(tables)
+                self._change(tables, job)
             else:
                 with tables.nested():
-                    job.result = job.change(tables)
+                    self._change(tables, job)
         except Exception as error:  # given to the one who asked, never swallowed: the others' changes stand
             job.error = error
+            tables.vault.take_changes()  # they were undone
             if alone:
                 raise _Undone from None  # the transaction was its own; a savepoint inside would cost as much again
             return False
         return True
+
+    def _change(self, tables: Tables, job: _Job) -> None:
+        assert job.change is not None, "a job without a change is not applied"
+        job.result = job.change(tables)
+        if not job.events and tables.vault.changes:
+            raise LedgerError("something sealed was to change without an event")
+        try:
+            self.register.check(tables.vault.changes)  # here it undoes this job alone
+        except Broken as error:
+            raise LedgerError(f"the vault was altered: {error}") from None
 
 
 class _Undone(Exception):

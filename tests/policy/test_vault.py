@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.vault.envelope import MAX_SECRET, Secret, Vault, VaultError, make_master_key, open_vault, read_master_key
+from policy.vault.envelope import Vault, open_vault
+from policy.vault.masters.file import make_master_key, read_master_key
+from policy.vault.secret import MAX_SECRET, Secret, VaultError
 
 KEY = Secret(bytes(range(32)))
 VAULT = Vault(KEY)

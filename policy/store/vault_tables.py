@@ -1,0 +1,205 @@
+"""Secrets, their versions, and the root keys that seal them. On the connection of one transaction.
+
+The only writer of sealed rows: what it does to one is told in `changes`, for the register.
+"""
+
+from dataclasses import asdict
+from typing import Any, Final
+
+from sqlalchemy import Connection, Select, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from policy.store import schema as s
+from policy.store.conflict import Conflict
+from policy.store.records import SecretRecord, SecretVersion, VaultKey
+from policy.vault.register import Change, Entry, entry
+
+LIMIT: Final = 1000
+"""Rows of one list: more do not fit one message."""
+
+CURRENT: Final = "current"
+PENDING: Final = "pending"
+PREVIOUS: Final = "previous"
+RETIRED: Final = "retired"
+
+
+class VaultTables:
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+        self.changes: list[Change] = []
+
+    def take_changes(self) -> list[Change]:
+        """What was done to sealed rows since this was asked last."""
+        taken, self.changes = self.changes, []
+        return taken
+
+    # --- root keys ----------------------------------------------------------------------------------
+
+    def keys(self) -> list[VaultKey]:
+        """Oldest generation first."""
+        query = select(s.vault_key).order_by(s.vault_key.c.generation)
+        return [VaultKey(**row._mapping) for row in self._db.execute(query)]
+
+    def add_key(self, key: VaultKey) -> None:
+        """Conflict if there is one of that generation."""
+        self._insert(s.vault_key, f"generation {key.generation} exists", **asdict(key))
+        self.changes.append(Change(None, key_entry(key)))
+
+    def wrap_key(self, generation: int, wrapped: bytes) -> None:
+        """The same root key, wrapped anew. KeyError if there is none."""
+        before = {key.generation: key for key in self.keys()}[generation]
+        after = VaultKey(generation=generation, wrapped=wrapped, made=before.made)
+        mine = s.vault_key.c.generation == generation
+        self._db.execute(update(s.vault_key).where(mine).values(wrapped=wrapped))
+        self.changes.append(Change(key_entry(before), key_entry(after)))
+
+    def remove_key(self, generation: int) -> None:
+        for key in self.keys():
+            if key.generation == generation:
+                self._db.execute(delete(s.vault_key).where(s.vault_key.c.generation == generation))
+                self.changes.append(Change(key_entry(key), None))
+
+    # --- secrets ------------------------------------------------------------------------------------
+
+    def secret(self, ident: str) -> SecretRecord | None:
+        found = self._secrets(select(s.secret).where(s.secret.c.id == ident))
+        return found[0] if found else None
+
+    def named(self, name: str) -> SecretRecord | None:
+        found = self._secrets(select(s.secret).where(s.secret.c.name == name))
+        return found[0] if found else None
+
+    def secrets(self, kind: str = "", *, prefix: str = "", after: str = "", limit: int = LIMIT) -> list[SecretRecord]:
+        """By name, of one kind, of one folder, after one name: what is left out holds for all."""
+        query = select(s.secret).order_by(s.secret.c.name).limit(limit).where(s.secret.c.name > after)
+        if kind:
+            query = query.where(s.secret.c.kind == kind)
+        if prefix:
+            query = query.where(s.secret.c.name.startswith(prefix, autoescape=True))
+        return self._secrets(query)
+
+    def add_secret(self, secret: SecretRecord, first: SecretVersion) -> None:
+        """Conflict if the name is taken."""
+        self._insert(s.secret, f"secret `{secret.name}` exists", **asdict(secret))
+        self.add_version(first)
+
+    def set_secret(self, ident: str, *, owner: str, note: str, now: int) -> None:
+        """What is not sealed, and not part of where it is sealed."""
+        self._db.execute(
+            update(s.secret).where(s.secret.c.id == ident).values(owner=owner, note=note, changed=now)
+        )  # fmt: skip
+
+    def remove_secret(self, ident: str) -> bool:
+        """With all of its versions."""
+        secret = self.secret(ident)
+        if secret is None:
+            return False
+        self.changes += [Change(version_entry(secret, one), None) for one in self.versions(ident)]
+        self._db.execute(delete(s.secret_version).where(s.secret_version.c.secret == ident))
+        self._db.execute(delete(s.secret).where(s.secret.c.id == ident))
+        return True
+
+    # --- versions -----------------------------------------------------------------------------------
+
+    def versions(self, ident: str) -> list[SecretVersion]:
+        """Oldest first."""
+        query = select(s.secret_version).where(s.secret_version.c.secret == ident).order_by(s.secret_version.c.version)
+        return [SecretVersion(**row._mapping) for row in self._db.execute(query)]
+
+    def version(self, ident: str, number: int = 0) -> SecretVersion | None:
+        """That one, or the one in force."""
+        mine = [s.secret_version.c.secret == ident]
+        mine.append(s.secret_version.c.version == number if number else s.secret_version.c.state == CURRENT)
+        row = self._db.execute(select(s.secret_version).where(*mine)).one_or_none()
+        return SecretVersion(**row._mapping) if row is not None else None
+
+    def add_version(self, version: SecretVersion) -> None:
+        """Conflict if there is one of that number, KeyError if there is no such secret."""
+        secret = self._must(version.secret)
+        self._insert(s.secret_version, f"version {version.version} exists", **asdict(version))
+        self.changes.append(Change(None, version_entry(secret, version)))
+
+    def promote(self, ident: str, number: int, now: int) -> None:
+        """This version is in force from now on; what was before it stays as the previous one, older ones retire.
+
+        KeyError if there is no such version.
+        """
+        if number not in {one.version for one in self.versions(ident)}:
+            raise KeyError(number)
+        for one in self.versions(ident):
+            if one.version == number:
+                self._set_state(one, CURRENT)
+            elif one.state == CURRENT:
+                self._set_state(one, PREVIOUS)
+            elif one.state == PREVIOUS:
+                self._set_state(one, RETIRED)
+        self._db.execute(update(s.secret).where(s.secret.c.id == ident).values(changed=now))
+
+    def retire(self, ident: str, number: int) -> None:
+        """A version that never came into force, or never will again."""
+        for one in self.versions(ident):
+            if one.version == number:
+                self._set_state(one, RETIRED)
+
+    def remove_version(self, ident: str, number: int) -> None:
+        secret = self._must(ident)
+        for one in self.versions(ident):
+            if one.version == number:
+                mine = (s.secret_version.c.secret == ident, s.secret_version.c.version == number)
+                self._db.execute(delete(s.secret_version).where(*mine))
+                self.changes.append(Change(version_entry(secret, one), None))
+
+    def reseal(self, version: SecretVersion, sealed: bytes) -> None:
+        """The same secret, sealed anew."""
+        self._replace(version, sealed=sealed, state=version.state)
+
+    def all_versions(self, after: tuple[str, int] = ("", 0), limit: int = LIMIT) -> list[SecretVersion]:
+        """Every sealed secret, in pages by (secret, version)."""
+        c = s.secret_version.c
+        query = (
+            select(s.secret_version)
+            .where((c.secret > after[0]) | ((c.secret == after[0]) & (c.version > after[1])))
+            .order_by(c.secret, c.version)
+            .limit(limit)
+        )
+        return [SecretVersion(**row._mapping) for row in self._db.execute(query)]
+
+    def entries(self) -> list[Entry]:
+        """Every sealed row, for the register."""
+        named = {secret.id: secret for secret in self._secrets(select(s.secret))}
+        rows = self._db.execute(select(s.secret_version))
+        versions = [SecretVersion(**row._mapping) for row in rows]
+        return [version_entry(named[one.secret], one) for one in versions] + [key_entry(key) for key in self.keys()]
+
+    def _set_state(self, version: SecretVersion, state: str) -> None:
+        if version.state != state:
+            self._replace(version, sealed=version.sealed, state=state)
+
+    def _replace(self, version: SecretVersion, *, sealed: bytes, state: str) -> None:
+        secret = self._must(version.secret)
+        after = SecretVersion(**(asdict(version) | {"sealed": sealed, "state": state}))
+        mine = (s.secret_version.c.secret == version.secret, s.secret_version.c.version == version.version)
+        self._db.execute(update(s.secret_version).where(*mine).values(sealed=sealed, state=state))
+        self.changes.append(Change(version_entry(secret, version), version_entry(secret, after)))
+
+    def _must(self, ident: str) -> SecretRecord:
+        if (secret := self.secret(ident)) is None:
+            raise KeyError(ident)
+        return secret
+
+    def _secrets(self, query: Select[Any]) -> list[SecretRecord]:
+        return [SecretRecord(**row._mapping) for row in self._db.execute(query)]
+
+    def _insert(self, table: Any, otherwise: str, **values: object) -> None:
+        try:
+            self._db.execute(insert(table).values(**values))
+        except IntegrityError:
+            raise Conflict(otherwise) from None
+
+
+def version_entry(secret: SecretRecord, version: SecretVersion) -> Entry:
+    return entry("secret", secret.record, version.version, version.state, version.sealed)
+
+
+def key_entry(key: VaultKey) -> Entry:
+    return entry("key", str(key.generation), 0, "", key.wrapped)
