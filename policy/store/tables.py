@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from policy.store import schema as s
 from policy.store.access_tables import AccessTables
+from policy.store.application_tables import ApplicationTables
 from policy.store.conflict import Conflict as Conflict
 from policy.store.proof_tables import ProofTables
 from policy.store.records import (
@@ -34,6 +35,7 @@ class Tables:
         self._db = connection
         self.access = AccessTables(connection)  # requests, votes, grants, reviews
         self.vault = VaultTables(connection)  # secrets, and the keys that seal them
+        self.applications = ApplicationTables(connection)  # their tokens and leases, too
         self.proofs = ProofTables(connection, self.vault)  # second factors, codes, invitations
 
     def nested(self) -> AbstractContextManager[object]:
