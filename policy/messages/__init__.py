@@ -22,6 +22,7 @@ from policy.messages.broker import *
 from policy.messages.commands import *
 from policy.messages.doors import *
 from policy.messages.outside import *
+from policy.messages.rotation import *
 from policy.messages.views import *
 
 Command = (
@@ -41,13 +42,13 @@ Command = (
 Request = (
     Hello | Worker | Admin | Courier | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
     | Authorize | OpenChannel | Credential | Sign | HostCertificate
-    | SessionStarted | SessionEnded | Report | Scanned | Called | Viewing | Viewed
+    | SessionStarted | SessionEnded | Report | Scanned | Worked | Called | Viewing | Viewed
     | Applicant | ReadSecret | RenewLease | EndLease | Command
 )  # fmt: skip
 Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
-    | HttpCall | MailCall | RadiusCall | LdapCall | Recognised | Leased | Lease
+    | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin | Recognised | Leased | Lease
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
