@@ -61,8 +61,9 @@ class Wrong(Exception):
 def asked(method: bytes, target: bytes, headers: Headers) -> Asked:
     """What a request wants. Wrong if it is none of ours.
 
-    No request of this protocol has a body, so none is read: whatever says that one follows (CONTENT-LENGTH other than 0,
-    any TRANSFER-ENCODING) ends the connection, and two who read the border of a request differently never share one.
+    No request of this protocol has a body, so none is read: whatever says that one follows (Content-Length other than
+    0, any Transfer-Encoding) ends the connection. Attack: two who read the border of a request differently, a proxy and
+    we, are made to share a connection in which one's body is the other's next request.
     """
     fields = _fields(headers)
     if b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0":

@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from typing import Final, Self
 
+import trio
+
 from bastion.broker.traces import MAX_FILE, started_of, unit_of
 from policy.messages import Applicant
 
@@ -32,7 +34,7 @@ class LocalPeer:
     started: int = -1
 
     @classmethod
-    def of(cls, connection: socket.socket) -> Self:
+    def of(cls, connection: trio.socket.SocketType) -> Self:
         pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         try:
             handle = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
@@ -74,8 +76,8 @@ def _is_readable(handle: int) -> bool:
 def _executable(pid: int) -> str:
     """The program a process runs; empty where we may not see it, or cannot be sure.
 
-    Attack: in a mount namespace of one's own, a program of one's own stands at /usr/bin/shop, and /proc names that path.
-    So the file must be the very one that we find there.
+    Attack: in a mount namespace of one's own, a program of one's own stands at /usr/bin/shop, and /proc names that
+    path. So the file must be the very one that we find there.
     """
     link = f"/proc/{pid}/exe"
     try:
