@@ -11,17 +11,14 @@ from urllib.parse import unquote_to_bytes
 
 from policy.messages import EndLease, Lease, Leased, ReadSecret, Recognised, Refused, RenewLease, Reply
 
-MAX_NAME: Final = 320
-"""Characters of a secret's name, as the vault has them."""
 MAX_TARGET: Final = 1024
 """Bytes of a request target: a name with every character written as %XX, and what stands before it."""
-MAX_TOKEN: Final = 128
-"""Bytes; ours have 56."""
 
 _LEASE: Final = re.compile(r"[0-9a-f]{32}")
-_NAME: Final = re.compile(r"[\x21-\x7e]{1,%d}" % MAX_NAME)
+# the vault's names have at most 320 characters, our tokens 56
+_NAME: Final = re.compile(r"[\x21-\x7e]{1,320}")
 _APPLICATION: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_BEARER: Final = re.compile(rb"[Bb]earer +([A-Za-z0-9._-]{1,%d})" % MAX_TOKEN)
+_BEARER: Final = re.compile(rb"[Bb]earer +([A-Za-z0-9._-]{1,128})")
 _SECRETS, _LEASES, _RENEW, _SELF = "/v1/secrets/", "/v1/leases/", "/renew", "/v1/self"
 
 Headers = Iterable[tuple[bytes, bytes]]
