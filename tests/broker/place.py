@@ -160,9 +160,8 @@ class Place:
 
     def application(self, name: str, *shared: str, **bindings: Any) -> m.Done:
         """An application, bound to our uid if to nothing else, with which these scopes are shared."""
-        if not bindings:
-            bindings = {"uid": os.getuid()}
         rate = bindings.pop("rate", 1000)
+        bindings = bindings or {"uid": os.getuid()}
         done = self.policyd.done(m.ApplicationAdd(name=name, rate=rate, **bindings))
         for scope in shared:
             self.share(name, scope)
@@ -198,7 +197,8 @@ def make_pki(folder: Path) -> None:
     folder.mkdir()
     for ca in ("ca", "other"):
         _openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-                 "-subj", f"/CN={ca}", "-keyout", str(folder / f"{ca}.key"), "-out", str(folder / f"{ca}.crt"))  # fmt: skip
+                 "-subj", f"/CN={ca}", "-keyout", str(folder / f"{ca}.key"), "-out",
+                 str(folder / f"{ca}.crt"))  # fmt: skip
     for name, ca in (("server", "ca"), ("shop", "ca"), ("thief", "ca"), ("stranger", "other")):
         extension = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"] if name == "server" else []
         _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
