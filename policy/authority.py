@@ -9,6 +9,8 @@ from typing import Final
 import structlog
 import trio
 
+from policy.applications.judging import Registry
+from policy.applications.rates import Rates
 from policy.authorities.life import Authorities
 from policy.configuration import BadConfiguration, Configuration, read_all
 from policy.conversation import Conversation, State
@@ -64,6 +66,8 @@ class Authority:
     synced: Synced = field(default_factory=Synced)
     passwords: Passwords = field(default_factory=Passwords)
     proofs: Proofs = field(default_factory=Proofs)
+    applications: Registry = field(default_factory=Registry)
+    rates: Rates = field(default_factory=Rates)
     alarm: Callable[[Event], None] = field(default=lambda _: None)  # told what people must hear of, once it is kept
     deciding: trio.Lock = field(default_factory=trio.Lock)  # requests and grants change one after the other
     awaited: dict[str, trio.Event] = field(default_factory=dict)  # requests that somebody waits for, by id

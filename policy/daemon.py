@@ -1,4 +1,4 @@
-"""policyd itself: three sockets, a task per conversation, deadlines, reload, watchdog."""
+"""policyd itself: its sockets, a task per conversation, deadlines, reload, watchdog."""
 
 import gc
 import itertools
@@ -16,6 +16,7 @@ import trio
 from trio.socket import SocketType
 
 from policy import monitor, roster, setup
+from policy.applications.judging import Registry
 from policy.authority import Authority
 from policy.configuration import Configuration, read_all
 from policy.conversation import Conversation, State
@@ -27,6 +28,7 @@ from policy.outside.couriers import Couriers
 from policy.peers import (
     ADMIN_SOCKET,
     AUDIT_SOCKET,
+    BROKER_SOCKET,
     COURIER_SOCKET,
     GATEWAY_SOCKET,
     group_of,
@@ -48,9 +50,10 @@ from policy.vault.unlocking import Opening, Unlocking
 
 MAX_CONVERSATIONS: Final = {
     State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32, State.AUDITOR_NEW: 256, State.COURIER_NEW: 4,
+    State.APPLICANT: 1024,
 }  # fmt: skip
 """One for each connection of a person, and what a gateway lets in before login; operators are few, and couriers one. An
-auditor's tool stays connected for as long as it plays."""
+auditor's tool stays connected for as long as it plays. The broker lets in 512 connections of applications."""
 HOUSEKEEPING_SECONDS: Final = 3600.0
 DRAIN_SECONDS: Final = 5.0
 """From SIGTERM to the end: conversations say what they have to, sessions are marked as ended."""
@@ -65,6 +68,7 @@ async def serve(config: Configuration) -> None:
     state, sockets, opening = await _opened(config, couriers)
     with state.store.read() as tables:
         everyone, granted = roster.load(tables), standing.load(tables, time.time_ns())
+        applications = Registry(tables.applications.all(), tables.applications.tokens(time.time_ns()))
         past = tables.failures(time.time_ns() - config.policy.lock_minutes * 60_000_000_000)
     lockouts = Lockouts(config.policy)
     lockouts.load(past)
@@ -84,6 +88,7 @@ async def serve(config: Configuration) -> None:
         lockouts=lockouts,
         standing=granted,
         couriers=couriers,
+        applications=applications,
     )
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -210,6 +215,8 @@ async def _housekeeping(desk: Authority) -> None:
         before = time.time_ns() - int(desk.lockouts.window * 1e9)
         try:
             await desk.ledger.write(partial(_forget, before))
+            while await desk.ledger.write(lambda t: t.applications.forget_leases(time.time_ns())):
+                pass
         except LedgerError as error:
             log.error("housekeeping-failed", error=str(error))
         await trio.sleep(HOUSEKEEPING_SECONDS)
@@ -263,7 +270,7 @@ def _tell_systemd(text: str) -> None:
 
 
 def _sockets(config: Configuration) -> dict[State, SocketType]:
-    """For gateways, operators, auditors and couriers, by the state they begin in; SocketError if they cannot be had."""
+    """One for each sort of peer, by the state they begin in; SocketError if they cannot be had."""
     passed = _passed_sockets()
     config.run.mkdir(mode=0o750, parents=True, exist_ok=True)
     # The gateway's group is that of the folder; the others' is our own, which no gateway is a member of.
@@ -271,6 +278,7 @@ def _sockets(config: Configuration) -> dict[State, SocketType]:
         State.GATEWAY_NEW: passed.get("policyd") or listen(config.run / GATEWAY_SOCKET, group_of(config.run)),
         State.AUDITOR_NEW: passed.get("policyd-audit") or listen(config.run / AUDIT_SOCKET, os.getegid()),
         State.COURIER_NEW: passed.get("policyd-courier") or listen(config.run / COURIER_SOCKET, os.getegid()),
+        State.APPLICANT: passed.get("policyd-broker") or listen(config.run / BROKER_SOCKET, os.getegid()),
         # last, because who starts policyd waits for this one
         State.ADMIN_NEW: passed.get("policyd-admin") or listen(config.run / ADMIN_SOCKET, os.getegid()),
     }

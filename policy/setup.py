@@ -21,7 +21,7 @@ from policy.vault.envelope import SEED, Vault
 from policy.vault.masters import Master, parse
 from policy.vault.masters.passphrase import PassphraseMaster
 from policy.vault.register import Broken, Register
-from policy.vault.secret import VaultError
+from policy.vault.secret import Secret, VaultError
 
 
 class NotReady(Exception):

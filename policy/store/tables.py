@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from policy.store import schema as s
 from policy.store.access_tables import AccessTables
+from policy.store.application_tables import ApplicationTables
 from policy.store.authority_tables import AuthorityTables
 from policy.store.conflict import Conflict as Conflict
 from policy.store.proof_tables import ProofTables
@@ -36,6 +37,7 @@ class Tables:
         self.access = AccessTables(connection)  # requests, votes, grants, reviews
         self.authorities = AuthorityTables(connection)  # certificate authorities, and what was revoked
         self.vault = VaultTables(connection)  # secrets, and the keys that seal them
+        self.applications = ApplicationTables(connection)  # their tokens and leases, too
         self.proofs = ProofTables(connection, self.vault)  # second factors, codes, invitations
 
     def nested(self) -> AbstractContextManager[object]:
