@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 import trio
 
+from policy.checkout.lease import Checkouts, NoRotations, Rotations
 from policy.configuration import BadConfiguration, Configuration, read_all
 from policy.conversation import Conversation, State
 from policy.keys.sshkeys import PrivateKey
@@ -58,6 +59,8 @@ class Authority:
     revoked_keys: frozenset[str]  # fingerprints that prove nobody any more
     sessions: Sessions
     lockouts: Lockouts
+    checkouts: Checkouts = field(default_factory=Checkouts)
+    rotations: Rotations = field(default_factory=NoRotations)
     standing: Standing = field(default_factory=Standing)
     workers: Workers = field(default_factory=Workers)
     couriers: Couriers = field(default_factory=Couriers)
@@ -106,6 +109,7 @@ class Authority:
             Event(event="reload", who=who, source=source, why=why, what=str(self.config.rules), detail=detail)
         )
         self.rules, self.trusted_cas, self.revoked_keys = rules, trusted, revoked
+        self.checkouts.wake()
         structlog.get_logger().info("rules", rules=len(rules.rules), digest=rules.digest)
         return []
 
@@ -155,6 +159,7 @@ class Authority:
             check()
             for name, found in zip(names, await self.ledger.write(run, *events, durable=True), strict=True):
                 self.roster.put_person(name, found)
+        self.checkouts.wake()  # what a person has who is disabled or gone comes back
 
     def speaker(self, talk: Conversation) -> Person | None:
         """Who asks, as they are now; None for an operator on this machine."""
@@ -169,6 +174,7 @@ class Authority:
 
         async with self._changing:
             self.roster.put_target(name, *await self.ledger.write(run, event, durable=True))
+        self.checkouts.wake()
 
     async def hashed(self, text: str) -> str:
         """The PHC string of a new password; empty for none."""

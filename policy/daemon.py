@@ -17,6 +17,8 @@ from trio.socket import SocketType
 
 from policy import monitor, roster
 from policy.authority import Authority
+from policy.checkout import returning
+from policy.checkout.lease import Checkouts
 from policy.configuration import Configuration, read_all
 from policy.conversation import Conversation, State
 from policy.ldap import sync
@@ -61,6 +63,7 @@ async def serve(config: Configuration) -> None:
     state = await open_state(config, parse(config.policy.master_key, config.state, os.environ))
     with state.store.read() as tables:
         everyone, granted = roster.load(tables), standing.load(tables, time.time_ns())
+        out = Checkouts(tables.checkouts.out(), now=time.time_ns(), clock=trio.current_time())
         past = tables.failures(time.time_ns() - config.policy.lock_minutes * 60_000_000_000)
     lockouts = Lockouts(config.policy)
     lockouts.load(past)
@@ -80,6 +83,7 @@ async def serve(config: Configuration) -> None:
         sessions=Sessions(ledger),
         lockouts=lockouts,
         standing=granted,
+        checkouts=out,
     )
     sockets = _sockets(config)
     try:
@@ -107,6 +111,7 @@ async def _run(desk: Authority, sockets: dict[State, SocketType], signals: Async
         nursery.start_soon(_housekeeping, desk)
         nursery.start_soon(_recheck_often, desk)
         nursery.start_soon(grants.close_what_is_over, desk)
+        nursery.start_soon(returning.bring_back, desk)
         nursery.start_soon(_watchdog, desk)
         for first, listener in sockets.items():
             nursery.start_soon(_accept, desk, listener, first)

@@ -17,9 +17,11 @@ import msgspec
 
 from policy.messages.access import *
 from policy.messages.base import MAX_MESSAGE as MAX_MESSAGE
+from policy.messages.checkout import *
 from policy.messages.commands import *
 from policy.messages.doors import *
 from policy.messages.outside import *
+from policy.messages.secrets import *
 from policy.messages.views import *
 
 Command = (
@@ -33,6 +35,8 @@ Command = (
     | DirectorySync | DirectoryStatus
     | Explain | SessionsList | SessionKill | AuditList | AuditShow | AuditExport | AuditVerify | Reload
     | Inventory
+    | SecretAdd | SecretSet | SecretView | SecretList | SecretShow | SecretRemove | SecretChown
+    | SecretShare | SecretUnshare | SecretShares | CheckoutTake | CheckoutReturn | CheckoutList
 )  # fmt: skip
 Request = (
     Hello | Worker | Admin | Courier | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
@@ -42,7 +46,7 @@ Request = (
 Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
-    | HttpCall | MailCall | RadiusCall | LdapCall
+    | HttpCall | MailCall | RadiusCall | LdapCall | Revealed
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
