@@ -21,6 +21,7 @@ from policy.messages.checkout import *
 from policy.messages.commands import *
 from policy.messages.doors import *
 from policy.messages.outside import *
+from policy.messages.rotation import *
 from policy.messages.secrets import *
 from policy.messages.views import *
 
@@ -41,12 +42,13 @@ Command = (
 Request = (
     Hello | Worker | Admin | Courier | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
     | Authorize | OpenChannel | Credential | Sign | HostCertificate
-    | SessionStarted | SessionEnded | Report | Scanned | Called | Viewing | Viewed | Command
+    | SessionStarted | SessionEnded | Report | Scanned | Worked | Called | Viewing | Viewed | Command
 )  # fmt: skip
 Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
-    | HttpCall | MailCall | RadiusCall | LdapCall | Revealed
+    | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin
+    | Revealed
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
