@@ -18,6 +18,8 @@ from trio.socket import SocketType
 from policy import monitor, roster, setup
 from policy.applications.judging import Registry
 from policy.authority import Authority
+from policy.checkout import returning
+from policy.checkout.lease import Checkouts
 from policy.configuration import Configuration, read_all
 from policy.conversation import Conversation, State
 from policy.ldap import sync
@@ -69,6 +71,7 @@ async def serve(config: Configuration) -> None:
     with state.store.read() as tables:
         everyone, granted = roster.load(tables), standing.load(tables, time.time_ns())
         applications = Registry(tables.applications.all(), tables.applications.tokens(time.time_ns()))
+        out = Checkouts(tables.checkouts.out(), now=time.time_ns(), clock=trio.current_time())
         past = tables.failures(time.time_ns() - config.policy.lock_minutes * 60_000_000_000)
     lockouts = Lockouts(config.policy)
     lockouts.load(past)
@@ -89,6 +92,7 @@ async def serve(config: Configuration) -> None:
         standing=granted,
         couriers=couriers,
         applications=applications,
+        checkouts=out,
     )
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -142,6 +146,7 @@ async def _run(
         nursery.start_soon(_housekeeping, desk)
         nursery.start_soon(_recheck_often, desk)
         nursery.start_soon(grants.close_what_is_over, desk)
+        nursery.start_soon(returning.bring_back, desk)
         nursery.start_soon(_watchdog, desk)
         for first, listener in sockets.items():
             nursery.start_soon(_accept, desk, listener, first)

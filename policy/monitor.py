@@ -24,6 +24,7 @@ from policy.applications import commands as applications
 from policy.applications import serving
 from policy.authorities import commands as authorities
 from policy.authority import Authority
+from policy.checkout import commands as checkouts
 from policy.conversation import Conversation, State, Violation
 from policy.ldap import commands as directory_commands
 from policy.leave import asking, four_eyes, glass, grants, tokens
@@ -39,6 +40,8 @@ from policy.targets import accounts, estate, reach, stocktaking
 from policy.trail import commands as trail
 from policy.trail import views
 from policy.trail.ledger import LedgerError
+from policy.vault import commands as secrets
+from policy.vault import sharing_commands as sharing
 from policy.vault import unlocking
 
 FIRST_WORD_SECONDS: Final = 10.0
@@ -107,6 +110,19 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.OwnerAdd: _command(ownership.owner_add),
         m.OwnerRemove: _command(ownership.owner_remove),
         m.OwnerList: _command(ownership.owner_list, None),
+        m.CheckoutTake: _command(checkouts.checkout_take, None),
+        m.CheckoutReturn: _command(checkouts.checkout_return, None),
+        m.CheckoutList: _command(checkouts.checkout_list, None),
+        m.SecretAdd: _command(secrets.secret_add, None),  # whose it is, and with whom it is shared, the handlers look
+        m.SecretSet: _command(secrets.secret_set, None),
+        m.SecretView: _command(secrets.secret_view, None),
+        m.SecretList: _command(secrets.secret_list, None),
+        m.SecretShow: _command(secrets.secret_show, None),
+        m.SecretRemove: _command(secrets.secret_remove, None),
+        m.SecretChown: _command(sharing.secret_chown, None),
+        m.SecretShare: _command(sharing.secret_share, None),
+        m.SecretUnshare: _command(sharing.secret_unshare, None),
+        m.SecretShares: _command(sharing.secret_shares, None),
         m.Inventory: _command(stocktaking.inventory),
         m.TargetAdd: _command(estate.target_add),
         m.TargetSet: _command(estate.target_set),

@@ -20,10 +20,12 @@ from policy.messages.access import *
 from policy.messages.authorities import *
 from policy.messages.base import MAX_MESSAGE as MAX_MESSAGE
 from policy.messages.broker import *
+from policy.messages.checkout import *
 from policy.messages.commands import *
 from policy.messages.doors import *
 from policy.messages.outside import *
 from policy.messages.rotation import *
+from policy.messages.secrets import *
 from policy.messages.unlock import *
 from policy.messages.views import *
 
@@ -39,7 +41,9 @@ Command = (
     | DirectorySync | DirectoryStatus
     | Explain | SessionsList | SessionKill | AuditList | AuditShow | AuditExport | AuditVerify | Reload
     | Inventory | VaultUnlock | ApplicationAdd | ApplicationSet | ApplicationList | ApplicationShow
-    | ApplicationRemove | ApplicationToken | ApplicationRevoke | LeaseList
+    | ApplicationRemove | ApplicationToken | ApplicationRevoke | LeaseList | SecretAdd | SecretSet | SecretView
+    | SecretList | SecretShow | SecretRemove | SecretChown | SecretShare | SecretUnshare | SecretShares
+    | CheckoutTake | CheckoutReturn | CheckoutList
 )  # fmt: skip
 Request = (
     Hello | Worker | Admin | Courier | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
@@ -51,7 +55,7 @@ Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
     | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin | RevocationList | Recognised
-    | Leased | Lease
+    | Leased | Lease | Revealed
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
