@@ -1,4 +1,4 @@
-"""The `[ssh]`, `[courier]` and `[runner]` tables of bastion.toml. No I/O."""
+"""The `[ssh]`, `[courier]`, `[runner]` and `[broker]` tables of bastion.toml. No I/O."""
 
 from typing import Literal
 
@@ -48,3 +48,14 @@ class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     scripts: dict[str, str] = {}  # absolute path by name
     user: str = ""  # whom they run as, where the runner itself is root
+
+
+class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The door for applications. With neither `socket` nor `listen` it stays shut, and `bastion run` starts none."""
+
+    socket: str = ""  # relative to [bastion] run
+    mode: str = "0666"  # of that socket: who may connect; what they get is decided by who they are
+    listen: list[str] = msgspec.field(default_factory=list)  # ADDRESS:PORT, HTTPS
+    certificate: str = ""  # PEM, with its chain; relative to bastion.toml
+    key: str = ""  # PEM, mode 0600; relative to bastion.toml
+    client_cas: str = ""  # PEM: CAs of client certificates; relative to bastion.toml; empty: none is asked for
