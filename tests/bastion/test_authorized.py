@@ -201,9 +201,12 @@ def test_a_link_is_not_followed(home: Path, tmp_path_factory: pytest.TempPathFac
 
 def test_a_file_of_any_length_is_not_read(home: Path) -> None:
     file = home / ".ssh/authorized_keys"
-    with file.open("wb") as huge:
-        huge.truncate(1 << 34)
-    assert run(keys(b"", C), home) == "refused"
+    for size in (MAX_FILE + 1, 1 << 34):
+        with file.open("wb") as huge:
+            huge.truncate(size)
+        deed = keys(b"", C)
+        assert run(deed, home) == "refused"
+        assert f"longer than {MAX_FILE}" in deed.ended(65).detail
     file.write_bytes(b"#" * (MAX_FILE - 10))
     assert run(keys(b"", C), home) == "refused", "nor made so long that it could not be read again"
     assert file.stat().st_size == MAX_FILE - 10

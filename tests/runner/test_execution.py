@@ -60,10 +60,15 @@ def test_it_is_told_everything_on_standard_input_and_nothing_else(folder: Path) 
         f" sorted(os.listdir('/proc/self/fd'))], open({str(told / 'it')!r}, 'w'))\n",
     )
     os.environ["SECRET_OF_OURS"] = "x"
+    groups = os.getgroups()
+    if WHOM.uid is not None:
+        os.setgroups([4711])
     try:
         assert run(path) == Worked(task=7, outcome="done")
     finally:
         del os.environ["SECRET_OF_OURS"]
+        if WHOM.uid is not None:
+            os.setgroups(groups)
     argv, said, environment, cwd, uid, groups, handles = json.loads((told / "it").read_text())
     assert argv == ["change"]
     assert said == {
