@@ -48,7 +48,7 @@ def settle() -> None:
 
 
 def _flush() -> None:
-    # Still a burst: what an inner connection of `ssh -J` writes are messages on the outer one, which leave together, too.
+    # Still a burst: what an inner connection of `ssh -J` writes are messages on the outer one, and leave together.
     # One write each of them took a sixth of the gateway's CPU of a download that way.
     global _depth
     _depth += 1
