@@ -4,15 +4,14 @@ import hmac
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from policy import naming, store
+from policy.authorities import keeping
+from policy.authorities.life import Authorities
 from policy.configuration import Configuration
-from policy.keys import sshkeys
-from policy.keys.sshkeys import PrivateKey
 from policy.store import Store, Tables
 from policy.store.records import VaultKey
 from policy.trail import audit
@@ -24,12 +23,6 @@ from policy.vault.masters.passphrase import PassphraseMaster
 from policy.vault.masters.transit import Http
 from policy.vault.register import Broken, Register
 from policy.vault.secret import Secret, VaultError
-from policy.vault.secrets import new_secret
-
-CA: Final = "ca"
-"""Kind of secret."""
-HOST_CA: Final = "host-ca"
-USER_CA: Final = "user-ca"
 
 
 class NotReady(Exception):
@@ -48,8 +41,7 @@ class State:
     store: Store
     vault: Vault
     register: Register
-    host_ca: PrivateKey = field(repr=False)
-    user_ca: PrivateKey = field(repr=False)
+    authorities: Authorities
     head_file: HeadFile
     head: Head
 
@@ -110,9 +102,9 @@ async def _open(config: Configuration, master: Master, database: Store) -> State
             "find out why; then accept it as it is with `bastion-policyd db accept-trail`",
         )
     with database.read() as tables:
-        host_ca, user_ca = _open_ca(tables, vault, HOST_CA), _open_ca(tables, vault, USER_CA)
+        authorities = keeping.load(tables, vault)
     return State(
-        store=database, vault=vault, register=register, host_ca=host_ca, user_ca=user_ca, head_file=head_file, head=head
+        store=database, vault=vault, register=register, authorities=authorities, head_file=head_file, head=head
     )
 
 
@@ -184,7 +176,6 @@ def _fill(
     config: Configuration, bare: Vault, first: VaultKey, database: Store, admin: str, keys: dict[str, str]
 ) -> list[str]:
     now = time.time_ns()
-    authorities = {name: sshkeys.generate_private_key() for name in (HOST_CA, USER_CA)}
     seed, record, version = keyring.make_seed(bare, now)
     vault = Vault({keyring.FIRST: bare.root(keyring.FIRST)}, seed)
     events = [Event(event="init", who=f"uid {os.getuid()}", source="console")]
@@ -195,8 +186,7 @@ def _fill(
     with database.write() as tables:
         tables.vault.add_key(first)
         tables.vault.add_secret(record, version)
-        for name, key in authorities.items():
-            tables.vault.add_secret(*new_secret(vault, CA, name, Secret(sshkeys.write_private_key(key)), "init"))
+        authorities = keeping.make_first(tables, vault, now)
         register = Register(vault.register_key(), tables.vault.entries())
         events[-1] = replace(events[-1], register=register.mac(len(events)).hex())
         if admin:
@@ -210,15 +200,7 @@ def _fill(
     head_file.make()
     head_file.save(audit.follow(audit.START, rows))
     said = [f"database `{config.policy.database}` in `{config.state}`"]
-    said += [f"{name} {key.public.fingerprint}" for name, key in authorities.items()]
+    said += authorities
     if admin:
         said.append(f"person `{admin}` with role admin, key {' '.join(keys)}")
     return said
-
-
-def _open_ca(tables: Tables, vault: Vault, name: str) -> PrivateKey:
-    record = tables.vault.named(name)
-    sealed = tables.vault.version(record.id) if record else None
-    if record is None or sealed is None:
-        raise VaultError(f"{name} is missing from the database", "restore it from a backup")
-    return sshkeys.parse_private_key(vault.open(CA, record.record, sealed.version, sealed.sealed).reveal())
