@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_private_key
 
+from bastion import master_checks
 from bastion.config import Settings
 
 MAX_SOCKET_PATH: Final = 107
@@ -165,13 +166,8 @@ def _policy(settings: Settings) -> Iterator[Trouble]:
         yield Trouble("policy.rules", f"`{settings.rules}` is not TOML: {_first_words(error)}")
     if not re.match(r"(sqlite|postgresql)(\+[a-z0-9]+)?://", settings.policy.database):
         yield Trouble("policy.database", "unknown kind of database", want="sqlite:///FILE or postgresql+psycopg://...")
-    scheme, _, name = settings.policy.master_key.partition(":")
-    if scheme == "file" and name:
-        if (trouble := _private_file("policy.master_key", settings.state / name)) is not None:
-            yield trouble
-    elif scheme != "credential" or not name:
-        yield Trouble("policy.master_key", "unknown source", f"`{scheme}:`", "`file:PATH` or `credential:NAME`")
-    # `credential:` exists only inside the unit that was given it, so nothing can be said about it here
+    for text, got, want in master_checks.problems(settings.policy.master_key, settings.state, _private):
+        yield Trouble("policy.master_key", text, got, want)
 
 
 def _radius(settings: Settings) -> Iterator[Trouble]:
@@ -228,6 +224,11 @@ def _private_file(key: str, path: Path) -> Trouble | None:
             key, f"`{path}` cannot be read: {(error.strerror or '').lower()}", want="`bastion init` makes it"
         )
     return None
+
+
+def _private(path: Path) -> tuple[str, str, str] | None:
+    trouble = _private_file("", path)
+    return (trouble.text, trouble.got, trouble.want) if trouble else None
 
 
 def _read(path: Path, limit: int = MAX_KEY_FILE) -> bytes:

@@ -118,13 +118,13 @@ async def _opened(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watchdog, None)
-            state = await unlocking.run(sockets, lambda why: _tell_systemd(f"READY=1\nSTATUS={why}"))
+            await unlocking.run(sockets, lambda why: _tell_systemd(f"READY=1\nSTATUS={why}"))
             nursery.cancel_scope.cancel()
+        return unlocking.result(), sockets, unlocking.opening
     except BaseException:
         for sock in sockets.values():
             sock.close()
         raise
-    return state, sockets, unlocking.opening
 
 
 async def _run(

@@ -124,6 +124,7 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.SecretUnshare: _command(sharing.secret_unshare, None),
         m.SecretShares: _command(sharing.secret_shares, None),
         m.Inventory: _command(stocktaking.inventory),
+        m.VaultUnlock: _command(unlocking.open_already),
         m.TargetAdd: _command(estate.target_add),
         m.TargetSet: _command(estate.target_set),
         m.TargetRemove: _command(estate.target_remove),
@@ -206,7 +207,7 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.Report: Entry(handler=access.report),
         },
         State.COURIER: {m.Called: Entry(handler=authenticate.called)},
-        State.OPERATOR: {**COMMANDS, m.VaultUnlock: _command(unlocking.open_already)},
+        State.OPERATOR: COMMANDS,
         State.AUDITOR_NEW: {m.Viewing: Entry(handler=views.viewing, decides=True)},
         State.AUDITOR: {
             m.Viewing: Entry(handler=views.viewing, decides=True),
