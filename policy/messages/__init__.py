@@ -44,7 +44,7 @@ Request = (
 Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
-    | RevocationList | HttpCall | MailCall | RadiusCall | LdapCall
+    | HttpCall | MailCall | RadiusCall | LdapCall
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
