@@ -37,6 +37,7 @@ from policy.targets import accounts, estate, reach, stocktaking
 from policy.trail import commands as trail
 from policy.trail import views
 from policy.trail.ledger import LedgerError
+from policy.vault import unlocking
 
 FIRST_WORD_SECONDS: Final = 10.0
 """From connect to the first request; both our clients speak at once."""
@@ -169,9 +170,17 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.Report: Entry(handler=access.report),
             **COMMANDS,
         },
-        State.WORKER: {m.Scanned: Entry(handler=authenticate.scanned)},
+        State.WORKER: {
+            m.Scanned: Entry(handler=authenticate.scanned),
+            m.Worked: Entry(handler=authenticate.worked),
+            m.Credential: Entry(handler=dial.credential, decides=True),
+            m.Sign: Entry(handler=dial.sign, decides=True),
+            m.SessionStarted: Entry(handler=access.session_started),
+            m.SessionEnded: Entry(handler=access.session_ended),
+            m.Report: Entry(handler=access.report),
+        },
         State.COURIER: {m.Called: Entry(handler=authenticate.called)},
-        State.OPERATOR: COMMANDS,
+        State.OPERATOR: {**COMMANDS, m.VaultUnlock: _command(unlocking.open_already)},
         State.AUDITOR_NEW: {m.Viewing: Entry(handler=views.viewing, decides=True)},
         State.AUDITOR: {
             m.Viewing: Entry(handler=views.viewing, decides=True),

@@ -19,8 +19,9 @@ from policy.trail.audit import Event, Head, HeadFile
 from policy.vault import keyring
 from policy.vault.envelope import SEED, Vault
 from policy.vault.masters import Master, parse
+from policy.vault.masters.passphrase import PassphraseMaster
 from policy.vault.register import Broken, Register
-from policy.vault.secret import VaultError
+from policy.vault.secret import Secret, VaultError
 
 
 class NotReady(Exception):
@@ -44,7 +45,9 @@ class State:
     head: Head
 
 
-async def make_state(config: Configuration, admin: str, admin_keys: Sequence[str]) -> list[str]:
+async def make_state(
+    config: Configuration, admin: str, admin_keys: Sequence[str], passphrase: Secret | None = None
+) -> list[str]:
     """A new state; what was made, in words. NotReady or naming.CommandRefused if there is one, or it cannot be."""
     name = naming.person_name(admin) if admin else ""
     keys = naming.person_keys(list(admin_keys))
@@ -55,7 +58,7 @@ async def make_state(config: Configuration, admin: str, admin_keys: Sequence[str
         raise NotReady(
             f"state `{config.state}` exists already: nothing was changed", "use it, or choose another folder"
         )
-    master = parse(config.policy.master_key, config.state, os.environ)
+    master = _master(config, passphrase)
     said = await master.make()
     root = keyring.new_root()
     first = await keyring.wrap(master, keyring.FIRST, root)
@@ -70,6 +73,14 @@ async def make_state(config: Configuration, admin: str, admin_keys: Sequence[str
 async def open_state(config: Configuration, master: Master) -> State:
     """NotReady, StoreError or VaultError say why it cannot be."""
     database = store.open_store(config.policy.database, config.state)
+    try:
+        return await _open(config, master, database)
+    except BaseException:
+        database.close()
+        raise
+
+
+async def _open(config: Configuration, master: Master, database: Store) -> State:
     with database.read() as tables:
         vault, register = await _open_vault(tables, master)
         head_file = HeadFile(config.head, vault.audit_key())
@@ -92,9 +103,9 @@ async def open_state(config: Configuration, master: Master) -> State:
     )
 
 
-async def accept_trail(config: Configuration) -> str:
+async def accept_trail(config: Configuration, passphrase: Secret | None = None) -> str:
     """Go on from the trail and the vault as the database has them; that becomes an event. What was done, in words."""
-    master = parse(config.policy.master_key, config.state, os.environ)
+    master = _master(config, passphrase)
     database = store.open_store(config.policy.database, config.state)
     with database.read() as tables:
         vault, register = await _open_vault(tables, master)
@@ -138,6 +149,14 @@ async def _open_vault(tables: Tables, master: Master) -> tuple[Vault, Register]:
         return vault, Register(vault.register_key(), tables.vault.entries())
     except Broken as error:
         raise VaultError(f"the vault was altered: {error}", "restore the database from a backup") from None
+
+
+def _master(config: Configuration, passphrase: Secret | None) -> Master:
+    """For a command of an operator's, who has it at hand. A service cannot be called from there: no courier is."""
+    master = parse(config.policy.master_key, config.state, os.environ)
+    if isinstance(master, PassphraseMaster) and passphrase is not None:
+        master.supply(passphrase)
+    return master
 
 
 def _has_database(config: Configuration) -> bool:

@@ -20,6 +20,7 @@ from policy.messages import (
     MAX_MESSAGE,
     AnswerCode,
     Authorize,
+    ChangeSecret,
     EndSession,
     Freeze,
     Grant,
@@ -33,6 +34,7 @@ from policy.messages import (
     Thaw,
     UsePassword,
     Warn,
+    Worked,
     Worker,
     decode_reply,
     encode,
@@ -57,7 +59,7 @@ MAX_WAITING: Final = 256
 _AT_ONCE: Final = 16
 """Messages read in one turn, so that one talkative conversation leaves time to others."""
 _RETRY: Final = 0.02
-_SILENT: Final = (Scanned,)
+_SILENT: Final = (Scanned, Worked)
 """Requests that policyd does not answer."""
 
 
@@ -196,7 +198,7 @@ class PolicyLink:
             number, reply = decode_reply(data)
         except (msgspec.MsgspecError, RecursionError, ValueError):
             return False
-        if isinstance(reply, UsePassword):
+        if isinstance(reply, UsePassword | ChangeSecret):
             wipe(data)  # the message it came in
         if number == 0:
             self._on_push(reply)

@@ -21,6 +21,8 @@ from policy.messages.base import MAX_MESSAGE as MAX_MESSAGE
 from policy.messages.commands import *
 from policy.messages.doors import *
 from policy.messages.outside import *
+from policy.messages.rotation import *
+from policy.messages.unlock import *
 from policy.messages.views import *
 
 Command = (
@@ -34,17 +36,17 @@ Command = (
     | Invite | OwnerAdd | OwnerRemove | OwnerList | WhoCan | WhatCan
     | DirectorySync | DirectoryStatus
     | Explain | SessionsList | SessionKill | AuditList | AuditShow | AuditExport | AuditVerify | Reload
-    | Inventory
+    | Inventory | VaultUnlock
 )  # fmt: skip
 Request = (
     Hello | Worker | Admin | Courier | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
     | Authorize | OpenChannel | Credential | Sign | HostCertificate
-    | SessionStarted | SessionEnded | Report | Scanned | Called | Viewing | Viewed | Command
+    | SessionStarted | SessionEnded | Report | Scanned | Worked | Called | Viewing | Viewed | Command
 )  # fmt: skip
 Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
-    | HttpCall | MailCall | RadiusCall | LdapCall
+    | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
