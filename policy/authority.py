@@ -76,6 +76,9 @@ class Authority:
     awaited: dict[str, trio.Event] = field(default_factory=dict)  # requests that somebody waits for, by id
     _changing: trio.Lock = field(default_factory=trio.Lock)  # memory follows the database in the same order
 
+    def __post_init__(self) -> None:
+        self.sessions.returned = lambda grant: self.standing.used(grant, -1)
+
     def factors(self, talk: Conversation) -> tuple[Factor, ...]:
         """What proves the person of a conversation, here and remembered."""
         return self.proofs.factors(talk.person, talk.source, talk.factors, trio.current_time())

@@ -52,7 +52,7 @@ async def credential(
         return await _refuse(
             desk, live, "credential-refused", "asked for twice", "the credential was handed out already"
         )
-    live.leases += 1
+    live.leases, live.unreached = live.leases + 1, ""
     detail = {"kind": account.kind}
     answer: UsePassword | UseKey | UseCertificate
     try:
