@@ -36,6 +36,7 @@ from policy.targets import accounts, estate, reach, stocktaking
 from policy.trail import commands as trail
 from policy.trail import views
 from policy.trail.ledger import LedgerError
+from policy.vault.secret import VaultError
 
 FIRST_WORD_SECONDS: Final = 10.0
 """From connect to the first request; both our clients speak at once."""
@@ -279,6 +280,14 @@ async def answer(desk: Authority, talk: Conversation, request: m.Request, entry:
         return await desk.refuse(
             talk, "command-refused", error.cause, error.cause, error.hint, code=error.code, what=what, need=error.need
         )
+    except VaultError as error:
+        what = type(request).__name__
+        if talk.state is State.OPERATOR:
+            return await desk.refuse(talk, "vault-failed", error.cause, error.cause, error.hint, code=78, what=what)
+        return await desk.refuse(
+            talk, "vault-failed", error.cause, "the vault does not open this", "tell the people who run this bastion",
+            code=78, what=what,
+        )  # fmt: skip
     except LedgerError as error:
         talk.log().error("denied", request=type(request).__name__, error=str(error))
         if not (entry.decides or entry.command):

@@ -38,7 +38,7 @@ class VaultTables:
     def keys(self) -> list[VaultKey]:
         """Oldest generation first."""
         query = select(s.vault_key).order_by(s.vault_key.c.generation)
-        return [VaultKey(**row._mapping) for row in self._db.execute(query)]
+        return [_key(row) for row in self._db.execute(query)]
 
     def add_key(self, key: VaultKey) -> None:
         """Conflict if there is one of that generation."""
@@ -104,14 +104,14 @@ class VaultTables:
     def versions(self, ident: str) -> list[SecretVersion]:
         """Oldest first."""
         query = select(s.secret_version).where(s.secret_version.c.secret == ident).order_by(s.secret_version.c.version)
-        return [SecretVersion(**row._mapping) for row in self._db.execute(query)]
+        return [_version(row) for row in self._db.execute(query)]
 
     def version(self, ident: str, number: int = 0) -> SecretVersion | None:
         """That one, or the one in force."""
         mine = [s.secret_version.c.secret == ident]
         mine.append(s.secret_version.c.version == number if number else s.secret_version.c.state == CURRENT)
         row = self._db.execute(select(s.secret_version).where(*mine)).one_or_none()
-        return SecretVersion(**row._mapping) if row is not None else None
+        return _version(row) if row is not None else None
 
     def add_version(self, version: SecretVersion) -> None:
         """Conflict if there is one of that number, KeyError if there is no such secret."""
@@ -162,14 +162,16 @@ class VaultTables:
             .order_by(c.secret, c.version)
             .limit(limit)
         )
-        return [SecretVersion(**row._mapping) for row in self._db.execute(query)]
+        return [_version(row) for row in self._db.execute(query)]
 
     def entries(self) -> list[Entry]:
         """Every sealed row, for the register."""
         named = {secret.id: secret for secret in self._secrets(select(s.secret))}
         rows = self._db.execute(select(s.secret_version))
-        versions = [SecretVersion(**row._mapping) for row in rows]
-        return [version_entry(named[one.secret], one) for one in versions] + [key_entry(key) for key in self.keys()]
+        versions = [_version(row) for row in rows]
+        # A version whose secret is gone is no row of ours: its entry fits no register.
+        secrets = [version_entry(named[one.secret], one) if one.secret in named else orphan(one) for one in versions]
+        return secrets + [key_entry(key) for key in self.keys()]
 
     def _set_state(self, version: SecretVersion, state: str) -> None:
         if version.state != state:
@@ -188,7 +190,7 @@ class VaultTables:
         return secret
 
     def _secrets(self, query: Select[Any]) -> list[SecretRecord]:
-        return [SecretRecord(**row._mapping) for row in self._db.execute(query)]
+        return [_record(row) for row in self._db.execute(query)]
 
     def _insert(self, table: Any, otherwise: str, **values: object) -> None:
         try:
@@ -197,8 +199,40 @@ class VaultTables:
             raise Conflict(otherwise) from None
 
 
+# SQLite keeps any type in any column, and whoever writes to the file chooses it. What is of another type than ours is
+# made one of ours that nobody wrote: the register, and not a TypeError, is to tell.
+
+
+def _record(row: Any) -> SecretRecord:
+    texts = {name: str(row._mapping[name]) for name in ("id", "kind", "name", "owner", "note")}
+    return SecretRecord(**texts, created=_number(row.created), changed=_number(row.changed))
+
+
+def _version(row: Any) -> SecretVersion:
+    return SecretVersion(
+        secret=str(row.secret), version=_number(row.version), state=str(row.state), sealed=_blob(row.sealed),
+        made=_number(row.made), made_by=str(row.made_by),
+    )  # fmt: skip
+
+
+def _key(row: Any) -> VaultKey:
+    return VaultKey(generation=_number(row.generation), wrapped=_blob(row.wrapped), made=_number(row.made))
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else -1
+
+
+def _blob(value: object) -> bytes:
+    return value if isinstance(value, bytes) else repr(value).encode()
+
+
 def version_entry(secret: SecretRecord, version: SecretVersion) -> Entry:
     return entry("secret", secret.record, version.version, version.state, version.sealed)
+
+
+def orphan(version: SecretVersion) -> Entry:
+    return entry("orphan", version.secret, version.version, version.state, version.sealed)
 
 
 def key_entry(key: VaultKey) -> Entry:

@@ -37,25 +37,41 @@ class Secrets:
         self._ledger = ledger
         self._vault = vault
 
-    async def open(self, ident: str, version: int = 0) -> Opened:
-        """That version, or the one in force. VaultError if there is none, or it is not what was written."""
+    async def open(self, ident: str, version: int = 0, *, kind: str = "", name: str = "") -> Opened:
+        """That version, or the one in force. VaultError if there is none, or it is not what was written.
 
-        def query(t: Tables) -> tuple[SecretRecord | None, SecretVersion | None]:
-            return t.vault.secret(ident), t.vault.version(ident, version)
+        `kind` and `name` are what whoever points at it says it is: a row that points elsewhere opens nothing.
+        """
 
-        record, found = await self._ledger.read(query)
+        def query(t: Tables) -> tuple[SecretRecord | None, SecretVersion | None, bool]:
+            record, found = t.vault.secret(ident), t.vault.version(ident, version)
+            if record is None or found is None:  # an unused number is nobody's fault
+                known = not self._ledger.register.holds("secret", ident) or bool(version)
+            else:
+                known = self._ledger.register.knows(version_entry(record, found))
+            return record, found, known
+
+        record, found, known = await self._ledger.read(query)
+        if not known:
+            # The writer has told the register, and not committed yet: asked in its turn, both say the same.
+            record, found, known = await self._ledger.write(query)
+        if not known:
+            raise await self.alarm(record.name if record else ident, "the row is not the one that was written")
         if record is None or found is None:
             raise VaultError("the secret is missing")
-        if not self._ledger.register.knows(version_entry(record, found)):
-            structlog.get_logger().error(ALTERED, secret=record.name, version=found.version)
-            detail = {"version": str(found.version)}
-            await self._ledger.note(Event(event=ALTERED, who="policyd", what=record.name, detail=detail), durable=True)
-            raise VaultError(
-                f"secret `{record.name}` is not the one that was written: the database was altered",
-                "find out who wrote to it: bastion audit show --event vault-altered",
-            )
+        if (kind and record.kind != kind) or (name and record.name != name):
+            raise await self.alarm(name or record.name, f"it points at the secret `{record.name}`")
         value = self._vault.open(record.kind, record.record, found.version, found.sealed)
         return Opened(record=record, version=found.version, state=found.state, made=found.made, value=value)
+
+    async def alarm(self, name: str, why: str) -> VaultError:
+        """Keep, and tell, that somebody else wrote to the database; the error to raise."""
+        structlog.get_logger().error(ALTERED, secret=name, why=why)
+        await self._ledger.note(Event(event=ALTERED, who="policyd", what=name, why=why), durable=True)
+        return VaultError(
+            f"secret `{name}`: the database was altered: {why}",
+            "find out who wrote to it: bastion audit list --event vault-altered",
+        )
 
 
 def new_secret(
