@@ -3,6 +3,7 @@
 import secrets
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import structlog
@@ -30,6 +31,13 @@ class Opened:
     value: Secret = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    record: SecretRecord | None
+    version: SecretVersion | None
+    known: bool
+
+
 class Secrets:
     """The vault over the database. Changes are made by callers, with `Tables.vault`, in transactions of theirs."""
 
@@ -42,27 +50,41 @@ class Secrets:
 
         `kind` and `name` are what whoever points at it says it is: a row that points elsewhere opens nothing.
         """
+        look = partial(self._look, ident, version)
+        found = await self._ledger.read(look)
+        if not found.known:
+            found = await self._ledger.write(look)  # per `_look`
+        return await self._open(found, ident, kind, name)
 
-        def query(t: Tables) -> tuple[SecretRecord | None, SecretVersion | None, bool]:
-            record, found = t.vault.secret(ident), t.vault.version(ident, version)
-            if record is None or found is None:  # an unused number is nobody's fault
-                known = not self._ledger.register.holds("secret", ident) or bool(version)
-            else:
-                known = self._ledger.register.knows(version_entry(record, found))
-            return record, found, known
+    async def opened(self, record: SecretRecord, version: SecretVersion) -> Opened:
+        """The same for rows that were read already."""
+        found = _Found(record, version, self._ledger.register.knows(version_entry(record, version)))
+        if not found.known:
+            found = await self._ledger.write(partial(self._look, record.id, version.version))
+        return await self._open(found, record.id, "", "")
 
-        record, found, known = await self._ledger.read(query)
-        if not known:
-            # The writer has told the register, and not committed yet: asked in its turn, both say the same.
-            record, found, known = await self._ledger.write(query)
-        if not known:
+    def _look(self, ident: str, number: int, t: Tables) -> "_Found":
+        """The rows, and whether the register knows them.
+
+        For a moment it does not: the writer tells the register what it is about to commit. Whoever then asks in the
+        writer's own turn sees what both have in common.
+        """
+        record, version = t.vault.secret(ident), t.vault.version(ident, number)
+        register = self._ledger.register
+        if record is None or version is None:  # a number that was never used is nobody's fault
+            return _Found(record, version, bool(number) or not register.holds("secret", ident))
+        return _Found(record, version, register.knows(version_entry(record, version)))
+
+    async def _open(self, found: "_Found", ident: str, kind: str, name: str) -> Opened:
+        record, version = found.record, found.version
+        if not found.known:
             raise await self.alarm(record.name if record else ident, "the row is not the one that was written")
-        if record is None or found is None:
+        if record is None or version is None:
             raise VaultError("the secret is missing")
         if (kind and record.kind != kind) or (name and record.name != name):
             raise await self.alarm(name or record.name, f"it points at the secret `{record.name}`")
-        value = self._vault.open(record.kind, record.record, found.version, found.sealed)
-        return Opened(record=record, version=found.version, state=found.state, made=found.made, value=value)
+        value = self._vault.open(record.kind, record.record, version.version, version.sealed)
+        return Opened(record=record, version=version.version, state=version.state, made=version.made, value=value)
 
     async def alarm(self, name: str, why: str) -> VaultError:
         """Keep, and tell, that somebody else wrote to the database; the error to raise."""
