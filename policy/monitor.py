@@ -43,6 +43,7 @@ from policy.trail.ledger import LedgerError
 from policy.vault import commands as secrets
 from policy.vault import sharing_commands as sharing
 from policy.vault import unlocking
+from policy.vault import vault_commands as vault
 from policy.vault.secret import VaultError
 
 FIRST_WORD_SECONDS: Final = 10.0
@@ -159,6 +160,10 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.ApplicationToken: _command(applications.application_token, None),
         m.ApplicationRevoke: _command(applications.application_revoke, None),
         m.LeaseList: _command(applications.lease_list, None),
+        m.VaultStatus: _command(vault.vault_status, None),
+        m.VaultRekey: _command(vault.vault_rekey),
+        m.VaultVersions: _command(vault.vault_versions, None),  # these two are owners' as well
+        m.VaultRestore: _command(vault.vault_restore, None),
         m.Reload: _command(watch.reload),
     }
 )

@@ -3,15 +3,16 @@
 The only writer of sealed rows: what it does to one is told in `changes`, for the register.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, delete, insert, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from policy.store import schema as s
 from policy.store.conflict import Conflict
 from policy.store.records import SecretRecord, SecretVersion, VaultKey
+from policy.vault.envelope import HEAD, generation_of, head_of
 from policy.vault.register import Change, Entry, entry
 
 LIMIT: Final = 1000
@@ -21,6 +22,15 @@ CURRENT: Final = "current"
 PENDING: Final = "pending"
 PREVIOUS: Final = "previous"
 RETIRED: Final = "retired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    by_kind: dict[str, int]
+    by_state: dict[str, int]
+    by_generation: dict[int, int]
+    oldest_name: str = ""  # of what opens accounts, and named secrets
+    oldest: int = 0
 
 
 class VaultTables:
@@ -115,7 +125,10 @@ class VaultTables:
 
     def add_version(self, version: SecretVersion) -> None:
         """Conflict if there is one of that number, KeyError if there is no such secret."""
-        secret = self._must(version.secret)
+        secret, generation = self._must(version.secret), generation_of(version.sealed)
+        # It was sealed before the vault was sealed anew, and comes after its end: nothing would ever open it.
+        if generation is not None and generation not in {key.generation for key in self.keys()}:
+            raise Conflict("sealed with a root key that is gone")
         self._insert(s.secret_version, f"version {version.version} exists", **asdict(version))
         self.changes.append(Change(None, version_entry(secret, version)))
 
@@ -163,6 +176,43 @@ class VaultTables:
             .limit(limit)
         )
         return [_version(row) for row in self._db.execute(query)]
+
+    def sealed_before(self, generation: int, limit: int) -> list[tuple[SecretRecord, SecretVersion]]:
+        """Some of what is sealed with the root key of another generation than this one."""
+        c = s.secret_version.c
+        query = select(s.secret_version).where(func.substr(c.sealed, 1, HEAD) != head_of(generation))
+        versions = [_version(row) for row in self._db.execute(query.order_by(c.secret, c.version).limit(limit))]
+        return [(self._must(one.secret), one) for one in versions]
+
+    def retired_beyond(self, keep: int, limit: int = LIMIT) -> list[SecretVersion]:
+        """Retired versions, but for the `keep` newest of each secret."""
+        c = s.secret_version.c
+        rank = func.row_number().over(partition_by=c.secret, order_by=c.version.desc())
+        ranked = select(s.secret_version, rank.label("rank")).where(c.state == RETIRED).subquery()
+        rows = self._db.execute(select(ranked).where(ranked.c.rank > keep).limit(limit))
+        return [_version(row) for row in rows]
+
+    def counts(self) -> "Counts":
+        """How much there is of what."""
+        c = s.secret_version.c
+        kinds = self._db.execute(select(s.secret.c.kind, func.count()).group_by(s.secret.c.kind))
+        states = self._db.execute(select(c.state, func.count()).group_by(c.state))
+        heads = self._db.execute(select(func.substr(c.sealed, 1, HEAD).label("head"), func.count()).group_by("head"))
+        generations = {int.from_bytes(_blob(head)[1:]): number for head, number in heads}
+        oldest = self._db.execute(
+            select(s.secret.c.name, c.made)
+            .join(s.secret, s.secret.c.id == c.secret)
+            .where(c.state == CURRENT, s.secret.c.kind.in_(("password", "key", "generic")))
+            .order_by(c.made)
+            .limit(1)
+        ).first()
+        return Counts(
+            by_kind={str(kind): number for kind, number in kinds},
+            by_state={str(state): number for state, number in states},
+            by_generation=generations,
+            oldest_name=str(oldest[0]) if oldest else "",
+            oldest=_number(oldest[1]) if oldest else 0,
+        )
 
     def entries(self) -> list[Entry]:
         """Every sealed row, for the register."""

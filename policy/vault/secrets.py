@@ -20,6 +20,10 @@ ALTERED: Final = "vault-altered"
 """Event: a row of the vault is not the one that policyd wrote. Everybody who is told of alarms is told."""
 
 
+TRIMMED: Final = 100
+"""Versions forgotten in one transaction."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
     """One version of a secret, in the clear."""
@@ -94,6 +98,18 @@ class Secrets:
             f"secret `{name}`: the database was altered: {why}",
             "find out who wrote to it: bastion audit list --event vault-altered",
         )
+
+
+async def trim(ledger: Ledger, keep: int) -> None:
+    """Forget retired versions, but for the `keep` newest of each secret. LedgerError."""
+    while gone := await ledger.read(lambda t: t.vault.retired_beyond(keep, TRIMMED)):
+
+        def change(t: Tables, gone: list[SecretVersion] = gone) -> None:
+            for one in gone:
+                t.vault.remove_version(one.secret, one.version)
+
+        detail = {"kept": str(keep), "forgotten": str(len(gone))}
+        await ledger.write(change, Event(event="vault-versions-forgotten", who="policyd", detail=detail), durable=True)
 
 
 def new_secret(
