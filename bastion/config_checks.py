@@ -132,6 +132,7 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "ssh.stall": (5, 300),
     "ssh.channels": (1, 1000),
     "ssh.keepalive": (1, 3600),
+    "policy.secret_versions": (0, 1000),
     "policy.certificate_minutes": (1, 24 * 60),
     "policy.host_certificate_hours": (1, 24 * 30),
     "policy.lock_after": (1, 100),

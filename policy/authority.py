@@ -37,6 +37,7 @@ from policy.tickets.ticketing import Ticketing
 from policy.trail.audit import Event, clean
 from policy.trail.ledger import Ledger
 from policy.vault.envelope import Vault
+from policy.vault.rekeying import Rekeying
 from policy.vault.secret import Secret
 from policy.vault.secrets import Secrets
 
@@ -55,6 +56,7 @@ class Authority:
     roster: Roster
     vault: Vault
     secrets: Secrets
+    rekeying: Rekeying
     authorities: Authorities
     trusted_cas: frozenset[bytes]  # public key blobs whose user certificates prove a person
     revoked_keys: frozenset[str]  # fingerprints that prove nobody any more

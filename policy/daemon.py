@@ -47,7 +47,8 @@ from policy.trail.ledger import Ledger, LedgerError
 from policy.vault.masters import parse
 from policy.vault.masters.passphrase import PassphraseMaster
 from policy.vault.masters.transit import TransitMaster
-from policy.vault.secrets import Secrets
+from policy.vault.rekeying import Rekeying
+from policy.vault.secrets import Secrets, trim
 from policy.vault.unlocking import Opening, Unlocking
 
 MAX_CONVERSATIONS: Final = {
@@ -84,6 +85,7 @@ async def serve(config: Configuration) -> None:
         roster=everyone,
         vault=state.vault,
         secrets=Secrets(ledger, state.vault),
+        rekeying=Rekeying(ledger, state.vault, state.master, config.policy.master_key),
         authorities=state.authorities,
         trusted_cas=trusted,
         revoked_keys=revoked,
@@ -143,6 +145,7 @@ async def _run(
         nursery.start_soon(notifier.run)
         nursery.start_soon(desk.sessions.expire, nursery)
         nursery.start_soon(sync.run, desk)
+        nursery.start_soon(desk.rekeying.run)
         nursery.start_soon(_housekeeping, desk)
         nursery.start_soon(_recheck_often, desk)
         nursery.start_soon(grants.close_what_is_over, desk)
@@ -220,6 +223,7 @@ async def _housekeeping(desk: Authority) -> None:
         before = time.time_ns() - int(desk.lockouts.window * 1e9)
         try:
             await desk.ledger.write(partial(_forget, before))
+            await trim(desk.ledger, desk.settings.secret_versions)
             while await desk.ledger.write(lambda t: t.applications.forget_leases(time.time_ns())):
                 pass
         except LedgerError as error:

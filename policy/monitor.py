@@ -43,6 +43,8 @@ from policy.trail.ledger import LedgerError
 from policy.vault import commands as secrets
 from policy.vault import sharing_commands as sharing
 from policy.vault import unlocking
+from policy.vault import vault_commands as vault
+from policy.vault.secret import VaultError
 
 FIRST_WORD_SECONDS: Final = 10.0
 """From connect to the first request; both our clients speak at once."""
@@ -159,6 +161,10 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.ApplicationToken: _command(applications.application_token, None),
         m.ApplicationRevoke: _command(applications.application_revoke, None),
         m.LeaseList: _command(applications.lease_list, None),
+        m.VaultStatus: _command(vault.vault_status, None),
+        m.VaultRekey: _command(vault.vault_rekey),
+        m.VaultVersions: _command(vault.vault_versions, None),  # these two are owners' as well
+        m.VaultRestore: _command(vault.vault_restore, None),
         m.Reload: _command(watch.reload),
     }
 )
@@ -319,6 +325,14 @@ async def answer(desk: Authority, talk: Conversation, request: m.Request, entry:
         return await desk.refuse(
             talk, "command-refused", error.cause, error.cause, error.hint, code=error.code, what=what, need=error.need
         )
+    except VaultError as error:
+        what = type(request).__name__
+        if talk.state is State.OPERATOR:
+            return await desk.refuse(talk, "vault-failed", error.cause, error.cause, error.hint, code=78, what=what)
+        return await desk.refuse(
+            talk, "vault-failed", error.cause, "the vault does not open this", "tell the people who run this bastion",
+            code=78, what=what,
+        )  # fmt: skip
     except LedgerError as error:
         talk.log().error("denied", request=type(request).__name__, error=str(error))
         if not (entry.decides or entry.command):

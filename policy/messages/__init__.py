@@ -27,6 +27,7 @@ from policy.messages.outside import *
 from policy.messages.rotation import *
 from policy.messages.secrets import *
 from policy.messages.unlock import *
+from policy.messages.vault import *
 from policy.messages.views import *
 
 Command = (
@@ -43,6 +44,7 @@ Command = (
     | Inventory | VaultUnlock | ApplicationAdd | ApplicationSet | ApplicationList | ApplicationShow
     | ApplicationRemove | ApplicationToken | ApplicationRevoke | LeaseList | SecretAdd | SecretSet | SecretView
     | SecretList | SecretShow | SecretRemove | SecretChown | SecretShare | SecretUnshare | SecretShares
+    | VaultStatus | VaultRekey | VaultVersions | VaultRestore
     | CheckoutTake | CheckoutReturn | CheckoutList
 )  # fmt: skip
 Request = (

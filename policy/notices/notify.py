@@ -53,6 +53,7 @@ class Topic(StrEnum):
     HOST_KEY = "host-key-mismatch"
     LOCK_OUT = "lock-out"
     DIRECTORY = "directory"
+    VAULT = "vault"
 
 
 TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
@@ -73,6 +74,8 @@ TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
         "directory-failed": Topic.DIRECTORY,
         "directory-stopped": Topic.DIRECTORY,
         "directory-back": Topic.DIRECTORY,
+        "vault-altered": Topic.VAULT,
+        "vault-rekey-stopped": Topic.VAULT,
     }
 )
 """Events of the audit trail that people are told of: nothing is told that is not kept, and nothing is told twice."""
@@ -204,6 +207,13 @@ def _words(topic: Topic, event: Event, to: Destination) -> tuple[str, list[str]]
                 f"it {_plain(event.why)}" if event.why else "",
                 "see: bastion directory status",
             ]
+        case Topic.VAULT:
+            if event.event == "vault-altered":
+                return f"VAULT ALTERED: {what}: somebody else wrote to the database", [
+                    f"found: {_plain(event.why)}",
+                    "nothing was opened with it; see: bastion audit list --event vault-altered",
+                ]
+            return f"the vault is not sealed anew: {_plain(event.why)}", ["see: bastion vault status"]
 
 
 def _how_long(detail: Mapping[str, str]) -> str:

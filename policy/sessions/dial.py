@@ -158,10 +158,8 @@ def _certificate(desk: Authority, live: Live, session_key: bytes) -> tuple[bytes
 
 async def _secret(desk: Authority, account: Account) -> Secret:
     assert account.secret is not None, "a password or key account has a secret"
-    opened = await desk.secrets.open(account.secret)
-    if (opened.record.kind, opened.record.name) != (account.kind, f"{account.name}@{account.target}"):
-        raise VaultError(f"the secret of `{account.name}@{account.target}` is another's")  # who wrote that row?
-    return opened.value
+    place = f"{account.name}@{account.target}"
+    return (await desk.secrets.open(account.secret, kind=account.kind, name=place)).value
 
 
 async def _refuse(desk: Authority, live: Live, event: str, why: str, cause: str, *, code: int = 77) -> Refused:

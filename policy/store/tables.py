@@ -258,6 +258,11 @@ class Tables:
     def add_account(self, account: Account) -> None:
         self._insert(s.account, **asdict(account))
 
+    def set_public(self, target: str, name: str, public: bytes) -> None:
+        """The public half of another key that opens an account."""
+        mine = (s.account.c.target == target, s.account.c.name == name)
+        self._db.execute(update(s.account).where(*mine).values(public=public))
+
     def remove_account(self, target: str, name: str) -> bool:
         """The account and its secret."""
         mine = (s.account.c.target == target, s.account.c.name == name)
