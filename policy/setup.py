@@ -164,11 +164,6 @@ async def _open_vault(tables: Tables, master: Master) -> tuple[Vault, Register]:
         raise VaultError(f"the vault was altered: {error}", "restore the database from a backup") from None
 
 
-def _master(config: Configuration, passphrase: Secret | None, http: Http | None = None) -> Master:
-    """For a command of an operator's, who has the passphrase at hand. No courier is there, unless `http` is one."""
-    master = parse(config.policy.master_key, config.state, os.environ, http)
-
-
 async def _unwrapped(tables: Tables, master: Master) -> dict[int, Secret]:
     """The root keys. Where another master has wrapped them, the error says which one it was."""
     try:
@@ -184,9 +179,9 @@ async def _unwrapped(tables: Tables, master: Master) -> dict[int, Secret]:
         ) from None
 
 
-def _master(config: Configuration, passphrase: Secret | None) -> Master:
-    """For a command of an operator's, who has it at hand. A service cannot be called from there: no courier is."""
-    master = parse(config.policy.master_key, config.state, os.environ)
+def _master(config: Configuration, passphrase: Secret | None, http: Http | None = None) -> Master:
+    """For a command of an operator's, who has the passphrase at hand. No courier is there, unless `http` is one."""
+    master = parse(config.policy.master_key, config.state, os.environ, http)
     if isinstance(master, PassphraseMaster) and passphrase is not None:
         master.supply(passphrase)
     return master

@@ -56,7 +56,7 @@ Request = (
 Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
-    | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin | RevocationList | Recognised
+    | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin | Recognised
     | Leased | Lease | Revealed | LdapPassword
 )  # fmt: skip
 
