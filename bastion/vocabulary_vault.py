@@ -85,7 +85,7 @@ VAULT: Final = (
          ask=lambda given: SecretChown(name=given.rest[0], owner=given.rest[1], reason=given.text("--reason")),
          options=(_why(),)),
     Word(name="vault share", arguments="SCOPE WITH", here=True, ask=_share,
-         about="lend a secret, a folder/, or (to applications) root@web1; WITH: alice, role:dba, application:billing",
+         about="lend a secret, a folder/ or root@web1; WITH: alice, role:dba, application:x",
          options=(Option("--rights", "of use, view, share", value="view,use", needed=True, repeats=True),
                   Option("--for", "how long; as long as you have it when left out", value="8h"), _why())),
     Word(name="vault unshare", arguments="SHARE", about="take it back, and what was passed on from it", here=True,

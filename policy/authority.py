@@ -9,10 +9,12 @@ from typing import Final
 import structlog
 import trio
 
+from policy.applications.judging import Registry
+from policy.applications.rates import Rates
+from policy.authorities.life import Authorities
 from policy.checkout.lease import Checkouts, NoRotations, Rotations
 from policy.configuration import BadConfiguration, Configuration, read_all
 from policy.conversation import Conversation, State
-from policy.keys.sshkeys import PrivateKey
 from policy.ldap.synced import Synced
 from policy.leave.standing import OPERATOR, Standing
 from policy.login.lockouts import Lockouts
@@ -53,8 +55,7 @@ class Authority:
     roster: Roster
     vault: Vault
     secrets: Secrets
-    host_ca: PrivateKey = field(repr=False)
-    user_ca: PrivateKey = field(repr=False)
+    authorities: Authorities
     trusted_cas: frozenset[bytes]  # public key blobs whose user certificates prove a person
     revoked_keys: frozenset[str]  # fingerprints that prove nobody any more
     sessions: Sessions
@@ -68,6 +69,8 @@ class Authority:
     synced: Synced = field(default_factory=Synced)
     passwords: Passwords = field(default_factory=Passwords)
     proofs: Proofs = field(default_factory=Proofs)
+    applications: Registry = field(default_factory=Registry)
+    rates: Rates = field(default_factory=Rates)
     alarm: Callable[[Event], None] = field(default=lambda _: None)  # told what people must hear of, once it is kept
     deciding: trio.Lock = field(default_factory=trio.Lock)  # requests and grants change one after the other
     awaited: dict[str, trio.Event] = field(default_factory=dict)  # requests that somebody waits for, by id

@@ -3,7 +3,7 @@
     GATEWAY_NEW --Hello--> PROVING --Verdict(DONE)--> PERSON
     GATEWAY_NEW --Worker--> WORKER        PROVING --Verdict(DISCONNECT)--> OVER
     ADMIN_NEW --Admin--> OPERATOR         AUDITOR_NEW --Noted--> AUDITOR
-    COURIER_NEW --Courier--> COURIER
+    COURIER_NEW --Courier--> COURIER      APPLICANT --Recognised--> APPLICATION
 
 What is not in the table for the state, not decodable, too long, or said twice though it counts once, closes that
 socket and nothing else. A handler answers with a reply; a reason crosses the socket, a traceback never does.
@@ -20,6 +20,9 @@ import msgspec
 import trio
 
 from policy import messages as m
+from policy.applications import commands as applications
+from policy.applications import serving
+from policy.authorities import commands as authorities
 from policy.authority import Authority
 from policy.checkout import commands as checkouts
 from policy.conversation import Conversation, State, Violation
@@ -39,6 +42,7 @@ from policy.trail import views
 from policy.trail.ledger import LedgerError
 from policy.vault import commands as secrets
 from policy.vault import sharing_commands as sharing
+from policy.vault import unlocking
 
 FIRST_WORD_SECONDS: Final = 10.0
 """From connect to the first request; both our clients speak at once."""
@@ -74,7 +78,12 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
     {
         m.Whoami: _command(reach.whoami, None),
         m.Reachable: _command(reach.reachable, None),
-        m.CaLines: _command(watch.ca_lines, None),
+        m.CaLines: _command(authorities.ca_lines, None),
+        m.CaShow: _command(authorities.ca_show, Right.AUDIT),
+        m.CaRotate: _command(authorities.ca_rotate),
+        m.CaRetire: _command(authorities.ca_retire),
+        m.CaRevoke: _command(authorities.ca_revoke),
+        m.CaKrl: _command(authorities.ca_krl, Right.AUDIT),
         m.MfaList: _command(factors.mfa_list, None),  # another person's: the handler asks for the right
         m.RequestAccess: _command(asking.request_access, None),  # from here on the handlers look at who is who
         m.RequestAwait: _command(asking.request_await, None),
@@ -141,6 +150,14 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.AuditShow: _command(trail.audit_show, Right.AUDIT),
         m.AuditExport: _command(trail.audit_export, Right.AUDIT),
         m.AuditVerify: _command(trail.audit_verify, Right.AUDIT),
+        m.ApplicationAdd: _command(applications.application_add),
+        m.ApplicationSet: _command(applications.application_set, None),  # these are owners' too, as above
+        m.ApplicationList: _command(applications.application_list, None),
+        m.ApplicationShow: _command(applications.application_show, None),
+        m.ApplicationRemove: _command(applications.application_remove, None),
+        m.ApplicationToken: _command(applications.application_token, None),
+        m.ApplicationRevoke: _command(applications.application_revoke, None),
+        m.LeaseList: _command(applications.lease_list, None),
         m.Reload: _command(watch.reload),
     }
 )
@@ -189,11 +206,17 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.Report: Entry(handler=access.report),
         },
         State.COURIER: {m.Called: Entry(handler=authenticate.called)},
-        State.OPERATOR: COMMANDS,
+        State.OPERATOR: {**COMMANDS, m.VaultUnlock: _command(unlocking.open_already)},
         State.AUDITOR_NEW: {m.Viewing: Entry(handler=views.viewing, decides=True)},
         State.AUDITOR: {
             m.Viewing: Entry(handler=views.viewing, decides=True),
             m.Viewed: Entry(handler=views.viewed, decides=True),
+        },
+        State.APPLICANT: {m.Applicant: Entry(handler=serving.applicant, once=True, decides=True)},
+        State.APPLICATION: {
+            m.ReadSecret: Entry(handler=serving.read_secret, decides=True),
+            m.RenewLease: Entry(handler=serving.renew_lease, decides=True),
+            m.EndLease: Entry(handler=serving.end_lease, decides=True),
         },
         State.OVER: {},
     }
@@ -243,7 +266,7 @@ async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery) ->
     turns = {True: trio.CapacityLimiter(COMMANDS_AT_ONCE), False: trio.CapacityLimiter(LOOKUPS_AT_ONCE)}
     while talk.state is not State.OVER:
         patience = {State.PROVING: PROVING_SECONDS}.get(talk.state)
-        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW):
+        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW, State.APPLICANT):
             patience = FIRST_WORD_SECONDS
         with trio.move_on_at(began + patience) if patience else trio.CancelScope() as waiting:
             try:

@@ -135,7 +135,7 @@ def _show(channel: LocalChannel, word: Word, given: Given, answer: Rows | Done |
         else:
             channel.write(answer.value)  # every byte, and nothing else: it may go to a file
         return say(channel, f"bastion: {neutral(answer.text)}\n")
-    if isinstance(answer, Rows) and word.name == "ca":
+    if isinstance(answer, Rows) and word.name in ("ca", "ca lines"):
         return _put(channel, "".join(f"# {where}\n{line}\n" for where, line in answer.rows))
     if isinstance(answer, Rows) and word.name == "config":
         return _put(channel, _client_config(answer, address))

@@ -116,6 +116,7 @@ class Why(StrEnum):
     TOKEN = "outside-of-token"
     CLOSED = "outside-of-hours"
     SOURCE = "outside-of-networks"
+    CONFLICT = "rules-contradict"
     ERROR = "error-while-deciding"
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from policy.model import CHANNELS, ChannelKind
 from policy.rules.conditions import Check, Facts, GrantFact, Why, concerns, conditions, covers
 from policy.rules.ruleset import Effect, Rule, RuleSet
+from policy.rules.terms import PLAIN, Contradiction, Terms, combined
 from policy.rules.windows import format_duration
 
 
@@ -36,6 +37,7 @@ class Allow:
     watched: bool = False  # nothing passes while nobody looks on
     grant: str = ""  # a use of it is counted, and the session ends with it
     break_glass: bool = False
+    certificate: Terms = PLAIN  # what a certificate for the target has to say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +118,8 @@ def denial_for_person(denial: Deny, facts: Facts) -> tuple[str, str]:
             return f"{where} is for emergencies alone", f"if this is one, and everybody may know: {how}"
         case Why.CLOSED:
             return f"{where} is not open now: {cause.text}", "try again within these hours"
+        case Why.CONFLICT:
+            return f"{where}: {cause.text}", "ask an administrator of this bastion"
         case Why.ERROR:
             return "the decision failed", "ask an administrator of this bastion, and name the id"
         case _ if facts.channel is not None and facts.known and not out:
@@ -174,6 +178,10 @@ def _decide(rules: RuleSet, facts: Facts) -> Decision:
         return _deny(Why.WITHHELD, "the certificate of the person does not permit this")
     if not (left := left & token.kinds if token is not None else left):
         return _deny(Why.TOKEN, f"the token of {facts.token} is not for this")
+    try:
+        terms = combined((offer.rule.name, offer.rule.certificate) for offer in allowing)
+    except Contradiction as error:
+        return _deny(Why.CONFLICT, str(error))
     resting = token or next((offer.grant for offer in allowing if offer.grant is not None), None)
     return Allow(
         rule=allowing[0].rule.name,
@@ -192,6 +200,7 @@ def _decide(rules: RuleSet, facts: Facts) -> Decision:
         watched=any(offer.rule.require.watcher for offer in allowing),
         grant=resting.id if resting else "",
         break_glass=resting is not None and resting.break_glass,
+        certificate=terms,
     )
 
 
@@ -254,4 +263,6 @@ def _summary(allow: Allow) -> str:
         words.append(f"for {format_duration(allow.expires_in)}")
     if allow.idle is not None:
         words.append(f"idle {format_duration(allow.idle)}")
+    if terms := str(allow.certificate):
+        words.append(f"certificate: {terms}")
     return f"{' '.join(words)} by {', '.join(f'`{name}`' for name in allow.rules)}"

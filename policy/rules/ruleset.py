@@ -15,6 +15,7 @@ A file is a list of `[[rule]]`. Within a rule all keys must match; within a key 
     from     networks
     limits   session, idle
     record   sync, content
+    certificate   force-command, source-address, minutes, principals (policy.rules.terms)
 
 Beside the rules stand `[rights]`, who may do what to the bastion itself, `[login]` (policy.rights),
 `[tickets.NAME]`, the ticket systems that `require.ticket` names (policy.tickets.settings), `[[notify]]`, who is told
@@ -41,6 +42,7 @@ from policy.ldap.settings import parse_directory
 from policy.model import CHANNELS, ChannelKind
 from policy.notices.notify import Destination, parse_notify
 from policy.rules.rights import LoginRules, Rights, parse_login, parse_rights
+from policy.rules.terms import PLAIN, Terms, parse_terms
 from policy.rules.windows import When, parse_days, parse_duration, parse_hours, parse_zone
 from policy.rules.words import OWN_ACCOUNT as OWN_ACCOUNT
 from policy.rules.words import OWNER as OWNER
@@ -120,6 +122,7 @@ class Rule:
     record_sync: bool
     keep_content: bool
     break_glass: bool = False  # holds only with a grant that broke the glass
+    certificate: Terms = PLAIN  # what certificates for the target say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,13 +253,13 @@ def _rule(reading: Reading, entry: dict[str, Any], name: str, line: int) -> Rule
     table = Table(reading, entry, "")
     table.known(
         "name", "effect", "who", "where", "as", "allow", "require", "when", "from", "limits", "record",
-        "break-glass",
+        "break-glass", "certificate",
     )  # fmt: skip
     effect = Effect.ALLOW
     if word := table.text("effect"):
         effect = table.choice("effect", word, list(Effect)) or Effect.ALLOW
     if effect is Effect.FORBID:
-        for key in ("require", "limits", "record", "break-glass"):
+        for key in ("require", "limits", "record", "break-glass", "certificate"):
             if key in entry:
                 reading.problem(key, "a forbid rule has no such key")
     else:
@@ -290,6 +293,7 @@ def _rule(reading: Reading, entry: dict[str, Any], name: str, line: int) -> Rule
         record_sync=record.flag("sync"),
         keep_content=record.flag("content"),
         break_glass=break_glass,
+        certificate=parse_terms(table.table("certificate")) if "certificate" in entry else PLAIN,
     )
 
 

@@ -89,11 +89,19 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
     if request.port not in (0, target.port) or request.via not in VIA or len(talk.sessions) >= MAX_SESSIONS:
         why = f"port {request.port}, via `{request.via[:16]}`, {len(talk.sessions)} sessions of this connection"
         return await desk.refuse_access(talk, what, why)
+    if decision.certificate.binding and account.kind != "user-ca":
+        # Attack: the rule wants one command alone, and the account opens by a key or password, which enforce nothing.
+        why = f"rule `{decision.rule}` binds certificates, and the account is opened by a {account.kind}"
+        return await desk.refuse(
+            talk, "access-refused", why, f"`{account.name}` on `{target.name}` cannot be held to what a rule demands",
+            "ask an administrator of this bastion: bastion account add --user-ca", code=78, what=what,
+        )  # fmt: skip
     live = Live(
         id=_session_id(), talk=talk, person=talk.person, account=account.name, target=target.name,
         address=target.address, port=target.port, source=talk.source, via=request.via, rule=decision.rule,
         kinds=decision.kinds, reason=request.reason, ticket=request.ticket, factors=facts.factors,
         tickets=facts.tickets, deadline=_deadline(decision), grant=decision.grant, watched=decision.watched,
+        certificate=decision.certificate,
     )  # fmt: skip
 
     def keep(t: Tables) -> None:
@@ -157,6 +165,9 @@ async def open_channel(desk: Authority, talk: Conversation, request: OpenChannel
     if forced and (kind is not ChannelKind.EXEC or request.detail != forced):
         why = "the certificate forces another command"
         return await desk.refuse(talk, "channel-refused", why, why, what=what, session=live.id)
+    if not live.certificate.holds(decision.certificate):
+        why = "the rules force another command by now"
+        return await desk.refuse(talk, "channel-refused", why, NOT_LIVE, what=what, session=live.id)
     if live.deadline <= trio.current_time():
         return await desk.refuse(talk, "channel-refused", "expired", NOT_LIVE, what=what, session=live.id)
     event = Event(
@@ -221,7 +232,7 @@ async def recheck(desk: Authority, *, by: str = "policyd", person: str = "") -> 
         if person not in ("", live.person):
             continue
         decision = decide(desk.rules, _facts_of_live(desk, live))
-        if isinstance(decision, Deny) or not live.opened <= decision.kinds:
+        if isinstance(decision, Deny) or not _goes_on(live, decision):
             gone.append(live)
         elif decision.watched and not live.watched:
             live.watched = True
@@ -230,6 +241,11 @@ async def recheck(desk: Authority, *, by: str = "policyd", person: str = "") -> 
             await desk.sessions.unwatch(live, watcher)
             await watcher.push(EndSession(session=live.id, by=by, reason="you may not watch it any more"))
     return await desk.end_sessions(gone, by, "no longer allowed")
+
+
+def _goes_on(live: Live, now: Allow) -> bool:
+    """Whether what is open is still allowed, and bound as it has to be by now."""
+    return live.opened <= now.kinds and live.certificate.holds(now.certificate)
 
 
 async def session_started(desk: Authority, talk: Conversation, request: SessionStarted) -> Done:
@@ -359,6 +375,7 @@ def _granted(live: Live, allow: Allow) -> Event:
             **({"grant": live.grant} if live.grant else {}),
             **({"break-glass": "yes"} if allow.break_glass else {}),
             **({"watched": "yes"} if allow.watched else {}),
+            **({"certificate": terms} if (terms := str(allow.certificate)) else {}),
         },
     )
 

@@ -62,8 +62,7 @@ async def desk(filled, tmp_path):
     ledger = Ledger(state.store, state.head_file, state.head, state.register)
     authority = Authority(
         settings=config.policy, config=config, rules=rules, ledger=ledger, roster=everyone, vault=state.vault,
-        secrets=Secrets(ledger, state.vault), host_ca=state.host_ca, user_ca=state.user_ca, trusted_cas=trusted,
-        revoked_keys=revoked,
+        secrets=Secrets(ledger, state.vault), authorities=state.authorities, trusted_cas=trusted, revoked_keys=revoked,
         sessions=Sessions(ledger), lockouts=Lockouts(config.policy),
     )  # fmt: skip
     made = Desk(authority, filled, [])
