@@ -33,6 +33,7 @@ from policy.messages import (
     Thaw,
     UsePassword,
     Warn,
+    Worked,
     Worker,
     decode_reply,
     encode,
@@ -57,7 +58,7 @@ MAX_WAITING: Final = 256
 _AT_ONCE: Final = 16
 """Messages read in one turn, so that one talkative conversation leaves time to others."""
 _RETRY: Final = 0.02
-_SILENT: Final = (Scanned,)
+_SILENT: Final = (Scanned, Worked)
 """Requests that policyd does not answer."""
 
 

@@ -37,6 +37,7 @@ from policy.messages import (
     TryPassword,
     TryToken,
     Verdict,
+    Worked,
     Worker,
 )
 from policy.model import MAX_LOGIN, Outcome
@@ -92,6 +93,11 @@ async def admin(desk: Authority, talk: Conversation, request: Admin) -> Done:
 async def scanned(desk: Authority, talk: Conversation, request: Scanned) -> None:
     if not desk.workers.scanned(talk, request):
         talk.log().info("late-scan", task=request.task)  # after our patience: nobody waits for it any more
+
+
+async def worked(desk: Authority, talk: Conversation, request: Worked) -> None:
+    if not desk.workers.worked(talk, request):
+        talk.log().info("late-work", task=request.task)  # after our patience: whoever asked knows by now what opens
 
 
 # --- the login --------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from policy.messages.base import MAX_MESSAGE as MAX_MESSAGE
 from policy.messages.commands import *
 from policy.messages.doors import *
 from policy.messages.outside import *
+from policy.messages.rotation import *
 from policy.messages.views import *
 
 Command = (
@@ -37,12 +38,12 @@ Command = (
 Request = (
     Hello | Worker | Admin | Courier | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
     | Authorize | OpenChannel | Credential | Sign | HostCertificate
-    | SessionStarted | SessionEnded | Report | Scanned | Called | Viewing | Viewed | Command
+    | SessionStarted | SessionEnded | Report | Scanned | Worked | Called | Viewing | Viewed | Command
 )  # fmt: skip
 Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
-    | HttpCall | MailCall | RadiusCall | LdapCall
+    | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

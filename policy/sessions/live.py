@@ -244,7 +244,7 @@ class Sessions:
         await self._ledger.note(
             Event(
                 event=request.event if known else REPORTED,
-                who=talk.person,
+                who=talk.person or (live.person if live else ""),
                 what=f"{live.account}@{live.target}" if live else "",
                 source=talk.source,
                 session=live.id if live else "",

@@ -33,6 +33,7 @@ REQUESTS: dict[str, m.Request] = {
     "SessionEnded": m.SessionEnded(session="x", reason="x"),
     "Report": m.Report(session="x", event="protocol-error"),
     "Scanned": m.Scanned(task=9, keys=[]),
+    "Worked": m.Worked(task=9, outcome="done"),
     "Viewing": m.Viewing(verb=ViewVerb.SHOW, recordings=["0" * 32]),
     "Viewed": m.Viewed(event=1),
     "Whoami": m.Whoami(),
@@ -96,7 +97,7 @@ REQUESTS: dict[str, m.Request] = {
     "WhoCan": m.WhoCan(target="nowhere"),
     "WhatCan": m.WhatCan(person="nobody"),
 }
-SILENT = {"Scanned", "Called"}  # answered with nothing
+SILENT = {"Scanned", "Worked", "Called"}  # answered with nothing
 STATES = list(State)
 
 
