@@ -20,6 +20,7 @@ from policy.messages import (
     MAX_MESSAGE,
     AnswerCode,
     Authorize,
+    ChangeSecret,
     EndSession,
     Freeze,
     Grant,
@@ -197,7 +198,7 @@ class PolicyLink:
             number, reply = decode_reply(data)
         except (msgspec.MsgspecError, RecursionError, ValueError):
             return False
-        if isinstance(reply, UsePassword):
+        if isinstance(reply, UsePassword | ChangeSecret):
             wipe(data)  # the message it came in
         if number == 0:
             self._on_push(reply)

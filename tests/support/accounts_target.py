@@ -74,7 +74,7 @@ case "$fault" in
   drops) again >/dev/null 2>&1; cut ;;
   drops-before) cut ;;
   hangs) sleep 600 ;;
-  echoes) echo "you said $said"; again ;;
+  echoes) echo "you said $said"; again 2>/dev/null ;;
 esac
 """
 _ASK: Final = (
@@ -168,7 +168,7 @@ class AccountsTarget:
             (self.home / f"tools/{program}.fault").write_text(name)
 
     def set_password(self, account: str, password: str) -> None:
-        """As if an administrator of the target had done it."""
+        """As if an administrator of the target had done it; who was locked or expired is so no longer."""
         done = subprocess.run(
             ["openssl", "passwd", "-6", "-stdin"], input=password, capture_output=True, text=True, check=True
         )
@@ -290,14 +290,14 @@ class AccountsTarget:
             (tools / name).write_text(_WRAPPER.format(name=name, real=real, listen=listen, again=again))
             (tools / name).chmod(0o755)
 
-    def _shadow(self, account: str, value: str, changed: str = "", expires: str = "") -> None:
+    def _shadow(self, account: str, value: str, *, changed: str = "20000", expires: str = "") -> None:
         """One line of /etc/shadow anew, in one step as the tools do it."""
         path = self.home / "etc/shadow"
         lines = []
         for line in path.read_text().splitlines():
             fields = line.split(":")
             if fields[0] == account:
-                fields[1], fields[2], fields[7] = value, changed or fields[2], expires or fields[7]
+                fields[1], fields[2], fields[7] = value, changed, expires
             lines.append(":".join(fields))
         new = path.with_name("shadow.new")
         new.write_text("\n".join([*lines, ""]))
