@@ -43,7 +43,7 @@ Request = (
 Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
-    | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin
+    | HttpCall | MailCall | RadiusCall | LdapCall | LdapPassword | ChangeSecret | VerifyLogin
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
