@@ -24,6 +24,7 @@ from policy.outside.couriers import Couriers
 from policy.outside.workers import Workers
 from policy.persons.safeguards import administrators
 from policy.roster import Roster
+from policy.rotation.due import NoRotations, Rotations
 from policy.rules.conditions import Factor
 from policy.rules.rights import Right
 from policy.rules.ruleset import RuleSet, differences
@@ -58,6 +59,7 @@ class Authority:
     revoked_keys: frozenset[str]  # fingerprints that prove nobody any more
     sessions: Sessions
     lockouts: Lockouts
+    rotations: Rotations = field(default_factory=NoRotations)
     standing: Standing = field(default_factory=Standing)
     workers: Workers = field(default_factory=Workers)
     couriers: Couriers = field(default_factory=Couriers)

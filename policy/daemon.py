@@ -34,6 +34,7 @@ from policy.peers import (
     peer_of,
     welcome,
 )
+from policy.rotation.runner import Runner
 from policy.sessions import access
 from policy.sessions.live import Sessions, interrupted
 from policy.setup import open_state
@@ -81,12 +82,15 @@ async def serve(config: Configuration) -> None:
         lockouts=lockouts,
         standing=granted,
     )
+    rotations = Runner(desk)
+    desk.rotations = rotations
+    desk.sessions.over = lambda live: None if live.machine else rotations.used(live.account, live.target)
     sockets = _sockets(config)
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as writing:  # outlives the conversations: their ends are written, too
                 writing.start_soon(ledger.run)
-                await _run(desk, sockets, signals)
+                await _run(desk, rotations, sockets, signals)
                 writing.cancel_scope.cancel()
     finally:
         for sock in sockets.values():
@@ -94,7 +98,9 @@ async def serve(config: Configuration) -> None:
         state.store.close()
 
 
-async def _run(desk: Authority, sockets: dict[State, SocketType], signals: AsyncIterator[int]) -> None:
+async def _run(
+    desk: Authority, rotations: Runner, sockets: dict[State, SocketType], signals: AsyncIterator[int]
+) -> None:
     await _end_leftovers(desk)
     detail = {"rules": str(len(desk.rules.rules)), "digest": desk.rules.digest, "pid": str(os.getpid())}
     await desk.ledger.note(Event(event="start", who="policyd", detail=detail))
@@ -103,6 +109,7 @@ async def _run(desk: Authority, sockets: dict[State, SocketType], signals: Async
     async with trio.open_nursery() as nursery:
         nursery.start_soon(notifier.run)
         nursery.start_soon(desk.sessions.expire, nursery)
+        nursery.start_soon(rotations.run)
         nursery.start_soon(sync.run, desk)
         nursery.start_soon(_housekeeping, desk)
         nursery.start_soon(_recheck_often, desk)

@@ -85,7 +85,7 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
         why = f"port {request.port}, via `{request.via[:16]}`, {len(talk.sessions)} sessions of this connection"
         return await desk.refuse_access(talk, what, why)
     live = Live(
-        id=_session_id(), talk=talk, person=talk.person, account=account.name, target=target.name,
+        id=session_id(), talk=talk, person=talk.person, account=account.name, target=target.name,
         address=target.address, port=target.port, source=talk.source, via=request.via, rule=decision.rule,
         kinds=decision.kinds, reason=request.reason, ticket=request.ticket, factors=facts.factors,
         tickets=facts.tickets, deadline=_deadline(decision), grant=decision.grant, watched=decision.watched,
@@ -211,7 +211,7 @@ async def recheck(desk: Authority, *, by: str = "policyd", person: str = "") -> 
     for count, live in enumerate(desk.sessions.all()):
         if count % 64 == 63:
             await trio.lowlevel.checkpoint()
-        if person not in ("", live.person):
+        if live.machine or person not in ("", live.person):
             continue
         decision = decide(desk.rules, _facts_of_live(desk, live))
         if isinstance(decision, Deny) or not live.opened <= decision.kinds:
@@ -352,7 +352,7 @@ def _seconds(limit: timedelta | None) -> float | None:
     return limit.total_seconds() if limit is not None else None
 
 
-def _session_id() -> str:
+def session_id() -> str:
     """A UUIDv7 (RFC 9562 section 5.7) as 32 hexadecimal digits: sorts by time, and cannot be guessed."""
     value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
     value = value & ~(0xF << 76) | 0x7 << 76  # version

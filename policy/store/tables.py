@@ -24,6 +24,7 @@ from policy.store.records import (
     Session,
     Target,
 )
+from policy.store.rotation_tables import RotationTables
 from policy.store.vault_tables import VaultTables
 
 
@@ -34,6 +35,7 @@ class Tables:
         self._db = connection
         self.access = AccessTables(connection)  # requests, votes, grants, reviews
         self.vault = VaultTables(connection)  # secrets, and the keys that seal them
+        self.rotations = RotationTables(connection)  # their journal
         self.proofs = ProofTables(connection, self.vault)  # second factors, codes, invitations
 
     def nested(self) -> AbstractContextManager[object]:
@@ -249,6 +251,11 @@ class Tables:
 
     def add_account(self, account: Account) -> None:
         self._insert(s.account, **asdict(account))
+
+    def set_public(self, target: str, name: str, public: bytes) -> None:
+        """Another key opens the account from now on."""
+        mine = (s.account.c.target == target, s.account.c.name == name)
+        self._db.execute(update(s.account).where(*mine).values(public=public))
 
     def remove_account(self, target: str, name: str) -> bool:
         """The account and its secret."""
