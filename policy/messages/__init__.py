@@ -21,6 +21,7 @@ from policy.messages.commands import *
 from policy.messages.doors import *
 from policy.messages.outside import *
 from policy.messages.rotation import *
+from policy.messages.rotations import *
 from policy.messages.views import *
 
 Command = (
@@ -34,6 +35,7 @@ Command = (
     | DirectorySync | DirectoryStatus
     | Explain | SessionsList | SessionKill | AuditList | AuditShow | AuditExport | AuditVerify | Reload
     | Inventory
+    | RotationPlan | Rotate | RotationList
 )  # fmt: skip
 Request = (
     Hello | Worker | Admin | Courier | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode

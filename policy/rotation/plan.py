@@ -56,6 +56,7 @@ class Rotation:
     spares: tuple[int, ...] = ()  # older ones, newest first
     additive: bool = False  # the target keeps the old one beside the new one, until told otherwise: authorized keys
     trying: int = 0  # the version of the login under way
+    unsure: bool = False  # whether the new one opens could not be found out in this run
     problem: str = ""
 
 
@@ -114,7 +115,7 @@ def resume(one: Rotation) -> tuple[Rotation, Effect]:
     """Go on after a crash, or in the next run: never by repeating the order, first by finding out what opens."""
     match one.state:
         case State.CHANGING | State.VERIFYING | State.BOTH_KEPT:
-            return _try(one, one.pending)
+            return _try(replace(one, unsure=False), one.pending)
         case State.CLEANING:
             return one, Effect.REMOVE
         case _:
@@ -149,7 +150,8 @@ def _tried(one: Rotation, event: Tried) -> tuple[Rotation, Effect]:
         return _opened(one)
     if event.outcome is not Outcome.REFUSED:
         # Neither yes nor no. The others may still say yes, but no `no` of theirs would prove this one.
-        one = replace(one, problem=event.detail or f"the login was {event.outcome}")
+        told = event.detail or f"the login was {event.outcome}"
+        one = replace(one, problem=told, unsure=one.unsure or one.trying == one.pending)
     order = (one.pending, one.previous, *one.spares[:MAX_SPARES])
     left = order[order.index(one.trying) + 1 :]
     if event.outcome in (Outcome.UNREACHABLE, Outcome.UNKNOWN) and one.trying != one.pending:
@@ -160,6 +162,9 @@ def _tried(one: Rotation, event: Tried) -> tuple[Rotation, Effect]:
 
 
 def _opened(one: Rotation) -> tuple[Rotation, Effect]:
+    if one.trying != one.pending and one.additive and one.unsure:
+        # That the old key opens says nothing of the new one, which would stay on the target with nobody to miss it.
+        return _stop(one, State.BOTH_KEPT, one.problem)
     if one.trying != one.pending:
         return _stop(one, State.ROLLED_BACK, one.problem or "the target said that it was changed, and it was not")
     if one.additive:
@@ -180,6 +185,5 @@ def _try(one: Rotation, version: int) -> tuple[Rotation, Effect]:
 
 
 def _stop(one: Rotation, state: State, problem: str) -> tuple[Rotation, Effect]:
-    return replace(one, state=state, trying=0 if state is not State.ROLLED_BACK else one.trying, problem=problem), (
-        Effect.STOP
-    )
+    trying = one.trying if state is State.ROLLED_BACK else 0  # which of them opens
+    return replace(one, state=state, trying=trying, problem=problem), Effect.STOP
