@@ -25,6 +25,7 @@ from policy.messages.commands import *
 from policy.messages.doors import *
 from policy.messages.outside import *
 from policy.messages.rotation import *
+from policy.messages.rotations import *
 from policy.messages.secrets import *
 from policy.messages.unlock import *
 from policy.messages.views import *
@@ -44,6 +45,7 @@ Command = (
     | ApplicationRemove | ApplicationToken | ApplicationRevoke | LeaseList | SecretAdd | SecretSet | SecretView
     | SecretList | SecretShow | SecretRemove | SecretChown | SecretShare | SecretUnshare | SecretShares
     | CheckoutTake | CheckoutReturn | CheckoutList
+    | RotationPlan | Rotate | RotationList
 )  # fmt: skip
 Request = (
     Hello | Worker | Admin | Courier | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode

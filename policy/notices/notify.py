@@ -53,6 +53,7 @@ class Topic(StrEnum):
     HOST_KEY = "host-key-mismatch"
     LOCK_OUT = "lock-out"
     DIRECTORY = "directory"
+    VAULT = "vault"
 
 
 TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
@@ -73,6 +74,8 @@ TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
         "directory-failed": Topic.DIRECTORY,
         "directory-stopped": Topic.DIRECTORY,
         "directory-back": Topic.DIRECTORY,
+        "vault-altered": Topic.VAULT,
+        "rotation-in-doubt": Topic.VAULT,
     }
 )
 """Events of the audit trail that people are told of: nothing is told that is not kept, and nothing is told twice."""
@@ -203,6 +206,17 @@ def _words(topic: Topic, event: Event, to: Destination) -> tuple[str, list[str]]
             return f"directory {what} {said}: nobody comes and nobody goes", [
                 f"it {_plain(event.why)}" if event.why else "",
                 "see: bastion directory status",
+            ]
+        case Topic.VAULT:
+            if event.event == "vault-altered":
+                return f"ALTERED: secret {what} is not the one that was written", [
+                    "somebody wrote to the database; it is not used until that is cleared up",
+                    "see: bastion audit list --event vault-altered",
+                ]
+            return f"what opens {what} is in doubt: neither its new nor its last secret is proven", [
+                _quoted(event.why) if event.why else "",
+                "both are kept, and the next try finds out; nobody may be able to log in there meanwhile",
+                f"try now: {to.command} account rotate {what}" if what else "",
             ]
 
 
