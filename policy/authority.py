@@ -12,7 +12,7 @@ import trio
 from policy.applications.judging import Registry
 from policy.applications.rates import Rates
 from policy.authorities.life import Authorities
-from policy.checkout.lease import Checkouts, NoRotations, Rotations
+from policy.checkout.lease import Checkouts
 from policy.configuration import BadConfiguration, Configuration, read_all
 from policy.conversation import Conversation, State
 from policy.ldap.synced import Synced
@@ -27,6 +27,7 @@ from policy.outside.couriers import Couriers
 from policy.outside.workers import Workers
 from policy.persons.safeguards import administrators
 from policy.roster import Roster
+from policy.rotation.due import NoRotations, Rotations
 from policy.rules.conditions import Factor
 from policy.rules.rights import Right
 from policy.rules.ruleset import RuleSet, differences

@@ -39,6 +39,7 @@ from policy.peers import (
     peer_of,
     welcome,
 )
+from policy.rotation.runner import Runner
 from policy.sessions import access
 from policy.sessions.live import Sessions, interrupted
 from policy.store import Tables
@@ -96,11 +97,14 @@ async def serve(config: Configuration) -> None:
         applications=applications,
         checkouts=out,
     )
+    rotations = Runner(desk)
+    desk.rotations = rotations
+    desk.sessions.over = lambda live: None if live.machine else rotations.used(live.account, live.target)
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as writing:  # outlives the conversations: their ends are written, too
                 writing.start_soon(ledger.run)
-                await _run(desk, sockets, signals, opening)
+                await _run(desk, rotations, sockets, signals, opening)
                 writing.cancel_scope.cancel()
     finally:
         for sock in sockets.values():
@@ -130,7 +134,11 @@ async def _opened(
 
 
 async def _run(
-    desk: Authority, sockets: dict[State, SocketType], signals: AsyncIterator[int], opening: Opening | None
+    desk: Authority,
+    rotations: Runner,
+    sockets: dict[State, SocketType],
+    signals: AsyncIterator[int],
+    opening: Opening | None,
 ) -> None:
     await _end_leftovers(desk)
     if opening is not None:
@@ -144,6 +152,7 @@ async def _run(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(notifier.run)
         nursery.start_soon(desk.sessions.expire, nursery)
+        nursery.start_soon(rotations.run)
         nursery.start_soon(sync.run, desk)
         nursery.start_soon(desk.rekeying.run)
         nursery.start_soon(_housekeeping, desk)

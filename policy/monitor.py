@@ -33,6 +33,7 @@ from policy.login.codes import ENROL
 from policy.naming import CommandRefused
 from policy.peers import Oversized, receive
 from policy.persons import directory, lifecycle, ownership
+from policy.rotation import commands as rotations
 from policy.rules import inquiries
 from policy.rules.rights import Right
 from policy.sessions import access, dial, watch
@@ -149,6 +150,9 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.WhatCan: _command(inquiries.what_can, Right.AUDIT),
         m.SessionsList: _command(watch.sessions_list, Right.AUDIT),
         m.SessionKill: _command(watch.session_kill, Right.KILL),
+        m.RotationPlan: _command(rotations.rotation_plan, None),  # these three are owners' too
+        m.Rotate: _command(rotations.rotate, None),
+        m.RotationList: _command(rotations.rotation_list, None),
         m.AuditList: _command(trail.audit_list, Right.AUDIT),
         m.AuditShow: _command(trail.audit_show, Right.AUDIT),
         m.AuditExport: _command(trail.audit_export, Right.AUDIT),

@@ -35,7 +35,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "invite": ("bastion.cli.words", "A link with which a new person brings their own key."),
     "owner": ("bastion.cli.words", "Who owns which targets."),
     "notices": ("bastion.cli.words", "What waits for you."),
-    "vault": ("bastion.cli.vault", "Secrets at rest, and the key that opens them."),
+    "vault": ("bastion.cli.vault", "Secrets: kept, lent to others, checked out; and the key that opens them."),
     "policy": ("bastion.cli.policy", "Who may do what, and why."),
     "sessions": ("bastion.cli.sessions", "Live and past sessions."),
     "audit": ("bastion.cli.audit", "The audit trail."),

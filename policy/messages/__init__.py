@@ -25,6 +25,7 @@ from policy.messages.commands import *
 from policy.messages.doors import *
 from policy.messages.outside import *
 from policy.messages.rotation import *
+from policy.messages.rotations import *
 from policy.messages.secrets import *
 from policy.messages.unlock import *
 from policy.messages.vault import *
@@ -46,6 +47,7 @@ Command = (
     | SecretList | SecretShow | SecretRemove | SecretChown | SecretShare | SecretUnshare | SecretShares
     | VaultStatus | VaultRekey | VaultVersions | VaultRestore
     | CheckoutTake | CheckoutReturn | CheckoutList
+    | RotationPlan | Rotate | RotationList
 )  # fmt: skip
 Request = (
     Hello | Worker | Admin | Courier | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
