@@ -11,9 +11,10 @@ import trio
 
 from policy.applications.judging import Registry
 from policy.applications.rates import Rates
+from policy.authorities.life import Authorities
+from policy.checkout.lease import Checkouts, NoRotations, Rotations
 from policy.configuration import BadConfiguration, Configuration, read_all
 from policy.conversation import Conversation, State
-from policy.keys.sshkeys import PrivateKey
 from policy.ldap.synced import Synced
 from policy.leave.standing import OPERATOR, Standing
 from policy.login.lockouts import Lockouts
@@ -54,12 +55,13 @@ class Authority:
     roster: Roster
     vault: Vault
     secrets: Secrets
-    host_ca: PrivateKey = field(repr=False)
-    user_ca: PrivateKey = field(repr=False)
+    authorities: Authorities
     trusted_cas: frozenset[bytes]  # public key blobs whose user certificates prove a person
     revoked_keys: frozenset[str]  # fingerprints that prove nobody any more
     sessions: Sessions
     lockouts: Lockouts
+    checkouts: Checkouts = field(default_factory=Checkouts)
+    rotations: Rotations = field(default_factory=NoRotations)
     standing: Standing = field(default_factory=Standing)
     workers: Workers = field(default_factory=Workers)
     couriers: Couriers = field(default_factory=Couriers)
@@ -110,6 +112,7 @@ class Authority:
             Event(event="reload", who=who, source=source, why=why, what=str(self.config.rules), detail=detail)
         )
         self.rules, self.trusted_cas, self.revoked_keys = rules, trusted, revoked
+        self.checkouts.wake()
         structlog.get_logger().info("rules", rules=len(rules.rules), digest=rules.digest)
         return []
 
@@ -159,6 +162,7 @@ class Authority:
             check()
             for name, found in zip(names, await self.ledger.write(run, *events, durable=True), strict=True):
                 self.roster.put_person(name, found)
+        self.checkouts.wake()  # what a person has who is disabled or gone comes back
 
     def speaker(self, talk: Conversation) -> Person | None:
         """Who asks, as they are now; None for an operator on this machine."""
@@ -173,6 +177,7 @@ class Authority:
 
         async with self._changing:
             self.roster.put_target(name, *await self.ledger.write(run, event, durable=True))
+        self.checkouts.wake()
 
     async def hashed(self, text: str) -> str:
         """The PHC string of a new password; empty for none."""

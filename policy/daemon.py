@@ -15,15 +15,18 @@ import structlog
 import trio
 from trio.socket import SocketType
 
-from policy import monitor, roster
+from policy import monitor, roster, setup
 from policy.applications.judging import Registry
 from policy.authority import Authority
+from policy.checkout import returning
+from policy.checkout.lease import Checkouts
 from policy.configuration import Configuration, read_all
 from policy.conversation import Conversation, State
 from policy.ldap import sync
 from policy.leave import grants, standing
 from policy.login.lockouts import Lockouts
 from policy.notices.notifying import Notifier
+from policy.outside.couriers import Couriers
 from policy.peers import (
     ADMIN_SOCKET,
     AUDIT_SOCKET,
@@ -38,12 +41,14 @@ from policy.peers import (
 )
 from policy.sessions import access
 from policy.sessions.live import Sessions, interrupted
-from policy.setup import open_state
 from policy.store import Tables
 from policy.trail.audit import Event
 from policy.trail.ledger import Ledger, LedgerError
 from policy.vault.masters import parse
+from policy.vault.masters.passphrase import PassphraseMaster
+from policy.vault.masters.transit import TransitMaster
 from policy.vault.secrets import Secrets
+from policy.vault.unlocking import Opening, Unlocking
 
 MAX_CONVERSATIONS: Final = {
     State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32, State.AUDITOR_NEW: 256, State.COURIER_NEW: 4,
@@ -61,10 +66,12 @@ log = structlog.get_logger()
 async def serve(config: Configuration) -> None:
     """Serve until SIGTERM or SIGINT. What open_state and read_all raise says why it cannot start."""
     rules, trusted, revoked = read_all(config)
-    state = await open_state(config, parse(config.policy.master_key, config.state, os.environ))
+    couriers = Couriers()
+    state, sockets, opening = await _opened(config, couriers)
     with state.store.read() as tables:
         everyone, granted = roster.load(tables), standing.load(tables, time.time_ns())
         applications = Registry(tables.applications.all(), tables.applications.tokens(time.time_ns()))
+        out = Checkouts(tables.checkouts.out(), now=time.time_ns(), clock=trio.current_time())
         past = tables.failures(time.time_ns() - config.policy.lock_minutes * 60_000_000_000)
     lockouts = Lockouts(config.policy)
     lockouts.load(past)
@@ -77,21 +84,21 @@ async def serve(config: Configuration) -> None:
         roster=everyone,
         vault=state.vault,
         secrets=Secrets(ledger, state.vault),
-        host_ca=state.host_ca,
-        user_ca=state.user_ca,
+        authorities=state.authorities,
         trusted_cas=trusted,
         revoked_keys=revoked,
         sessions=Sessions(ledger),
         lockouts=lockouts,
         standing=granted,
+        couriers=couriers,
         applications=applications,
+        checkouts=out,
     )
-    sockets = _sockets(config)
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as writing:  # outlives the conversations: their ends are written, too
                 writing.start_soon(ledger.run)
-                await _run(desk, sockets, signals)
+                await _run(desk, sockets, signals, opening)
                 writing.cancel_scope.cancel()
     finally:
         for sock in sockets.values():
@@ -99,8 +106,35 @@ async def serve(config: Configuration) -> None:
         state.store.close()
 
 
-async def _run(desk: Authority, sockets: dict[State, SocketType], signals: AsyncIterator[int]) -> None:
+async def _opened(
+    config: Configuration, couriers: Couriers
+) -> tuple[setup.State, dict[State, SocketType], Opening | None]:
+    """What is at rest, and the sockets: first those, if the vault can only be opened by somebody who comes there."""
+    master = parse(config.policy.master_key, config.state, os.environ, couriers.http)
+    if not isinstance(master, PassphraseMaster | TransitMaster):
+        return await setup.open_state(config, master), _sockets(config), None
+    sockets = _sockets(config)
+    unlocking = Unlocking(master, partial(setup.open_state, config, master), couriers)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watchdog, None)
+            state = await unlocking.run(sockets, lambda why: _tell_systemd(f"READY=1\nSTATUS={why}"))
+            nursery.cancel_scope.cancel()
+    except BaseException:
+        for sock in sockets.values():
+            sock.close()
+        raise
+    return state, sockets, unlocking.opening
+
+
+async def _run(
+    desk: Authority, sockets: dict[State, SocketType], signals: AsyncIterator[int], opening: Opening | None
+) -> None:
     await _end_leftovers(desk)
+    if opening is not None:
+        told = {"wrong": str(opening.wrong or ""), "tries": str(opening.tries or "")}
+        detail = {key: value for key, value in told.items() if value}
+        await desk.ledger.note(Event(event="vault-unlock", who=opening.who or "policyd", detail=detail))
     detail = {"rules": str(len(desk.rules.rules)), "digest": desk.rules.digest, "pid": str(os.getpid())}
     await desk.ledger.note(Event(event="start", who="policyd", detail=detail))
     notifier = Notifier(desk)
@@ -112,6 +146,7 @@ async def _run(desk: Authority, sockets: dict[State, SocketType], signals: Async
         nursery.start_soon(_housekeeping, desk)
         nursery.start_soon(_recheck_often, desk)
         nursery.start_soon(grants.close_what_is_over, desk)
+        nursery.start_soon(returning.bring_back, desk)
         nursery.start_soon(_watchdog, desk)
         for first, listener in sockets.items():
             nursery.start_soon(_accept, desk, listener, first)
@@ -210,14 +245,15 @@ def _forget(before: int, tables: Tables) -> None:
     tables.forget_failures(before)
 
 
-async def _watchdog(desk: Authority) -> None:
-    """Alive means: this loop turns, and the writer answers."""
+async def _watchdog(desk: Authority | None) -> None:
+    """Alive means: this loop turns, and the writer answers, once there is one."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     if not microseconds.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return
     while True:
         try:
-            await desk.ledger.write(lambda _: None)
+            if desk is not None:
+                await desk.ledger.write(lambda _: None)
             _tell_systemd("WATCHDOG=1")
         except LedgerError as error:
             log.error("watchdog", error=str(error))

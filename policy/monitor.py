@@ -22,7 +22,9 @@ import trio
 from policy import messages as m
 from policy.applications import commands as applications
 from policy.applications import serving
+from policy.authorities import commands as authorities
 from policy.authority import Authority
+from policy.checkout import commands as checkouts
 from policy.conversation import Conversation, State, Violation
 from policy.ldap import commands as directory_commands
 from policy.leave import asking, four_eyes, glass, grants, tokens
@@ -38,6 +40,9 @@ from policy.targets import accounts, estate, reach, stocktaking
 from policy.trail import commands as trail
 from policy.trail import views
 from policy.trail.ledger import LedgerError
+from policy.vault import commands as secrets
+from policy.vault import sharing_commands as sharing
+from policy.vault import unlocking
 
 FIRST_WORD_SECONDS: Final = 10.0
 """From connect to the first request; both our clients speak at once."""
@@ -73,7 +78,12 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
     {
         m.Whoami: _command(reach.whoami, None),
         m.Reachable: _command(reach.reachable, None),
-        m.CaLines: _command(watch.ca_lines, None),
+        m.CaLines: _command(authorities.ca_lines, None),
+        m.CaShow: _command(authorities.ca_show, Right.AUDIT),
+        m.CaRotate: _command(authorities.ca_rotate),
+        m.CaRetire: _command(authorities.ca_retire),
+        m.CaRevoke: _command(authorities.ca_revoke),
+        m.CaKrl: _command(authorities.ca_krl, Right.AUDIT),
         m.MfaList: _command(factors.mfa_list, None),  # another person's: the handler asks for the right
         m.RequestAccess: _command(asking.request_access, None),  # from here on the handlers look at who is who
         m.RequestAwait: _command(asking.request_await, None),
@@ -100,6 +110,19 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.OwnerAdd: _command(ownership.owner_add),
         m.OwnerRemove: _command(ownership.owner_remove),
         m.OwnerList: _command(ownership.owner_list, None),
+        m.CheckoutTake: _command(checkouts.checkout_take, None),
+        m.CheckoutReturn: _command(checkouts.checkout_return, None),
+        m.CheckoutList: _command(checkouts.checkout_list, None),
+        m.SecretAdd: _command(secrets.secret_add, None),  # whose it is, and with whom it is shared, the handlers look
+        m.SecretSet: _command(secrets.secret_set, None),
+        m.SecretView: _command(secrets.secret_view, None),
+        m.SecretList: _command(secrets.secret_list, None),
+        m.SecretShow: _command(secrets.secret_show, None),
+        m.SecretRemove: _command(secrets.secret_remove, None),
+        m.SecretChown: _command(sharing.secret_chown, None),
+        m.SecretShare: _command(sharing.secret_share, None),
+        m.SecretUnshare: _command(sharing.secret_unshare, None),
+        m.SecretShares: _command(sharing.secret_shares, None),
         m.Inventory: _command(stocktaking.inventory),
         m.TargetAdd: _command(estate.target_add),
         m.TargetSet: _command(estate.target_set),
@@ -183,7 +206,7 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.Report: Entry(handler=access.report),
         },
         State.COURIER: {m.Called: Entry(handler=authenticate.called)},
-        State.OPERATOR: COMMANDS,
+        State.OPERATOR: {**COMMANDS, m.VaultUnlock: _command(unlocking.open_already)},
         State.AUDITOR_NEW: {m.Viewing: Entry(handler=views.viewing, decides=True)},
         State.AUDITOR: {
             m.Viewing: Entry(handler=views.viewing, decides=True),

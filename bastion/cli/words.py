@@ -51,10 +51,10 @@ class Group(click.Group):
         super().__init__(name, commands={full.split()[1]: Words(full.split()[1]) for full in members})
         for command in self.commands.values():
             command.short_help = HERE[f"{name} {command.name}"].about
-            command.invoke = _within(name, command)  # type: ignore[method-assign]
+            command.invoke = within(name, command)  # type: ignore[method-assign]
 
 
-def _within(group: str, command: click.Command) -> Any:
+def within(group: str, command: click.Command) -> Any:
     def invoke(ctx: click.Context) -> Any:
         return run([group, *ctx.params["words"]], ctx.params["config"])
 

@@ -114,7 +114,7 @@ def _show(channel: LocalChannel, word: Word, given: Given, answer: Rows | Done, 
     width = terminal.columns or 80 if terminal else None
     if given.has(JSON):
         return _put(channel, as_json(answer) + "\n")
-    if isinstance(answer, Rows) and word.name == "ca":
+    if isinstance(answer, Rows) and word.name in ("ca", "ca lines"):
         return _put(channel, "".join(f"# {where}\n{line}\n" for where, line in answer.rows))
     if isinstance(answer, Rows) and word.name == "config":
         return _put(channel, _client_config(answer, address))

@@ -24,10 +24,10 @@ from bastion.errors import BastionError, RecorderLost
 from bastion.ssh import algorithms, recording, scan, transport
 from bastion.ssh.door import GOING_DOWN, Gateway
 from bastion.ssh.entrance import Entrance
+from bastion.ssh.hands.work import Hands
 from bastion.ssh.jump import HostCertificates
 from bastion.ssh.links import POLICY_SOCKET, PolicyLink, PolicyLost
 from bastion.ssh.listener import Listener, open_sockets, passed_sockets
-from bastion.ssh.rotate import Hands
 from bastion.startups import Outcome, Startups
 from bastion.systemd import tell_systemd
 from policy.messages import ChangeSecret, EndSession, Freeze, Reply, Scan, VerifyLogin

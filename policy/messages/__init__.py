@@ -17,16 +17,21 @@ The table state -> request -> handler is in `policy.monitor`; anything outside i
 import msgspec
 
 from policy.messages.access import *
+from policy.messages.authorities import *
 from policy.messages.base import MAX_MESSAGE as MAX_MESSAGE
 from policy.messages.broker import *
+from policy.messages.checkout import *
 from policy.messages.commands import *
 from policy.messages.doors import *
 from policy.messages.outside import *
 from policy.messages.rotation import *
+from policy.messages.secrets import *
+from policy.messages.unlock import *
 from policy.messages.views import *
 
 Command = (
-    Whoami | Reachable | CaLines | PersonAdd | PersonSet | PersonOffboard | PersonList | PersonShow
+    Whoami | Reachable | CaLines | CaShow | CaRotate | CaRetire | CaRevoke | CaKrl
+    | PersonAdd | PersonSet | PersonOffboard | PersonList | PersonShow
     | TargetAdd | TargetSet | TargetRemove | TargetList | TargetShow | TargetHostkey
     | AccountAdd | AccountRemove | AccountList | AccountShow
     | MfaEnrol | MfaConfirm | MfaList | MfaRemove | MfaReset | MfaRecovery | MfaIssue
@@ -35,9 +40,10 @@ Command = (
     | Invite | OwnerAdd | OwnerRemove | OwnerList | WhoCan | WhatCan
     | DirectorySync | DirectoryStatus
     | Explain | SessionsList | SessionKill | AuditList | AuditShow | AuditExport | AuditVerify | Reload
-    | Inventory
-    | ApplicationAdd | ApplicationSet | ApplicationList | ApplicationShow | ApplicationRemove | ApplicationToken
-    | ApplicationRevoke | LeaseList
+    | Inventory | VaultUnlock | ApplicationAdd | ApplicationSet | ApplicationList | ApplicationShow
+    | ApplicationRemove | ApplicationToken | ApplicationRevoke | LeaseList | SecretAdd | SecretSet | SecretView
+    | SecretList | SecretShow | SecretRemove | SecretChown | SecretShare | SecretUnshare | SecretShares
+    | CheckoutTake | CheckoutReturn | CheckoutList
 )  # fmt: skip
 Request = (
     Hello | Worker | Admin | Courier | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
@@ -48,7 +54,8 @@ Request = (
 Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
-    | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin | Recognised | Leased | Lease
+    | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin | RevocationList | Recognised
+    | Leased | Lease | Revealed
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

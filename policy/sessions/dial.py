@@ -9,6 +9,8 @@ from typing import Final
 
 import structlog
 
+from policy.authorities.life import Use
+from policy.authorities.revocation import key_id
 from policy.authority import Authority
 from policy.conversation import Conversation
 from policy.keys import certificates, signatures, sshkeys
@@ -62,8 +64,8 @@ async def credential(
                 answer = UseKey(public=key.blob, algorithms=list(key.signature_algorithms))
                 detail["key"] = key.fingerprint
             case "user-ca":
-                answer = UseCertificate(certificate=_certificate(desk, live, request.session_key))
-                detail["minutes"] = str(desk.settings.certificate_minutes)
+                blob, said = _certificate(desk, live, request.session_key)
+                answer, detail = UseCertificate(certificate=blob), detail | said
             case _:
                 raise VaultError(f"account kind `{account.kind}` is not known")
     except (VaultError, BadKey) as error:
@@ -115,30 +117,43 @@ async def host_certificate(desk: Authority, talk: Conversation, request: HostCer
         return await desk.refuse_access(talk, f"host certificate for `{request.target[:128]}`", why)
     try:
         key = sshkeys.parse_public_key(request.public)
+        signing, serial = desk.authorities.signing(Use.HOST), randomrandom_serial()
         blob, seconds = certificates.mint_host_certificate(
-            desk.host_ca, key, target=target.name, serial=_serial(), now=time.time(),
+            signing.key, key, target=target.name, serial=serial, now=time.time(),
             hours=desk.settings.host_certificate_hours,
         )  # fmt: skip
     except BadKey as error:
         return await desk.refuse(
             talk, "host-certificate-refused", str(error), "the host key cannot be certified", code=78
         )
-    await desk.ledger.note(talk.event("host-certificate", target.name, {"key": key.fingerprint}))
+    detail = {"key": key.fingerprint, "ca": signing.name, "serial": str(serial)}
+    await desk.ledger.note(talk.event("host-certificate", target.name, detail))
     return Certificate(blob=blob, expires_in=seconds)
 
 
-def _certificate(desk: Authority, live: Live, session_key: bytes) -> bytes:
-    return certificates.mint_user_certificate(
-        desk.user_ca,
+def _certificate(desk: Authority, live: Live, session_key: bytes) -> tuple[bytes, dict[str, str]]:
+    """As the rules that allowed the session want it, and what the trail has to know of it."""
+    terms, signing, serial = live.certificate, desk.authorities.signing(Use.USER), randomrandom_serial()
+    minutes = terms.minutes or desk.settings.certificate_minutes
+    principals = terms.principals_of(live.account, live.person)
+    sources = [str(one) for one in terms.sources] or desk.settings.certificate_sources
+    blob = certificates.mint_user_certificate(
+        signing.key,
         sshkeys.parse_public_key(session_key),
-        account=live.account,
-        person=live.person,
-        session=live.id,
-        serial=_serial(),
+        principals=principals,
+        key_id=key_id(live.person, live.id),
+        serial=serial,
         now=time.time(),
-        minutes=desk.settings.certificate_minutes,
+        minutes=minutes,
         kinds=live.kinds,
+        source=",".join(sources),
+        force_command=terms.force_command,
     )
+    detail = {
+        "ca": signing.name, "serial": str(serial), "minutes": str(minutes), "principals": " ".join(principals),
+        "source-address": " ".join(sources), "force-command": terms.force_command,
+    }  # fmt: skip
+    return blob, {key: value for key, value in detail.items() if value}
 
 
 async def _secret(desk: Authority, account: Account) -> Secret:
@@ -162,6 +177,6 @@ def _event(live: Live, event: str, why: str, detail: dict[str, str]) -> Event:
     )  # fmt: skip
 
 
-def _serial() -> int:
+def randomrandom_serial() -> int:
     """Unique without a counter: a restored database must not give one out twice."""
     return int.from_bytes(os.urandom(8)) >> 1

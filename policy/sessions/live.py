@@ -11,6 +11,7 @@ from policy.conversation import Conversation
 from policy.messages import Done, EndSession, Freeze, Report, SessionEnded, SessionStarted, Thaw, Warn
 from policy.model import ChannelKind
 from policy.rules.conditions import Factor, TicketFact
+from policy.rules.terms import PLAIN, Terms
 from policy.trail.audit import Event
 from policy.trail.ledger import Ledger, LedgerError
 
@@ -53,6 +54,7 @@ class Live:
     deadline: float  # trio's clock, since the wall clock may jump; infinite without a limit
     grant: str = ""  # that the session rests on: with it, it ends
     watched: bool = False  # nothing passes while `watchers` is empty
+    certificate: Terms = PLAIN  # what was granted on
     watchers: set[Conversation] = field(default_factory=set)
     warnings: list[float] = field(default_factory=list)  # those of WARNINGS that are still to come
     tickets: tuple[TicketFact, ...] = ()  # as they were found then; the end of a change window still counts

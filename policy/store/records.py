@@ -266,3 +266,45 @@ class LeaseRecord:
     expires: int
     longest: int  # until when it may be renewed
     ended: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What was lent to whom. Scope: the name of a secret, a folder with `/` at its end, or ACCOUNT@TARGET."""
+
+    id: str
+    scope: str
+    subject_kind: str  # person | role | application
+    subject: str
+    rights: str  # words of use, view, share
+    made: int
+    made_by: str
+    reason: str = ""
+    expires: int | None = None
+    ended: int | None = None
+    ended_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkout:
+    """A password that a person was shown, and has for a time."""
+
+    id: str
+    account: str
+    target: str
+    person: str
+    version: int  # of the secret that was shown
+    source: str
+    rule: str
+    access_grant: str = ""
+    ticket: str = ""
+    reason: str = ""
+    taken: int
+    ends: int
+    returned: int | None = None
+    returned_by: str = ""
+    returned_why: str = ""
+
+    @property
+    def place(self) -> str:
+        return f"{self.account}@{self.target}"

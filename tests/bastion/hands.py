@@ -10,7 +10,7 @@ import asyncssh
 
 from bastion.config import BastionSettings, Settings
 from bastion.settings import SshSettings
-from bastion.ssh.rotate import Hands
+from bastion.ssh.hands.work import Hands
 from policy.messages import (
     ChangeSecret,
     Credential,

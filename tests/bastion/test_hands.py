@@ -346,7 +346,7 @@ async def test_a_credential_that_policyd_does_not_give(target: AccountsTarget, t
 async def test_more_orders_than_a_worker_takes(
     target: AccountsTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bastion.ssh.rotate.MAX_JOBS", 0)
+    monkeypatch.setattr("bastion.ssh.hands.work.MAX_JOBS", 0)
     async with worker(tmp_path, target) as one:
         answer = await one.verify(ANN)
         assert answer.outcome == "unreachable"

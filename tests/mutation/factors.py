@@ -87,8 +87,8 @@ GUARDS: Final[list[Mutant]] = [
          "test_factors_of_others"),
         ("if last and not _verifying_keys(person) and (is_demanded", "if False and (is_demanded",
          "the last factor goes though one is demanded", "test_the_last_one_stays_while_rules_ask_for_one"),
-        ("        t.remove_authenticators(person.name)\n        t.proofs.remove_codes(person.name)",
-         "        t.remove_authenticators(person.name)", "recovery codes outlive a reset",
+        ("        t.proofs.remove_authenticators(person.name)\n        t.proofs.remove_codes(person.name)",
+         "        t.proofs.remove_authenticators(person.name)", "recovery codes outlive a reset",
          "test_a_reset_takes_everything"),
         ("if not own and (talk.limited or not desk.has_right(talk, Right.ADMINISTER)):\n        return await "
          "_not_yours("

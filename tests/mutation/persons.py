@@ -67,7 +67,7 @@ GUARDS: Final[list[Mutant]] = [
     ),
     *guards(
         "policy/store/tables.py", LIFE,
-        ("s.authenticator, s.code, s.invitation, s.owner, s.directory_entry):", "s.authenticator):",
+        ("s.password, s.code, s.invitation, s.owner, s.directory_entry):", "s.password):",
          "codes, invitations and ownership outlive a person", "test_who_leaves_leaves_nothing_in_force"),
     ),
     *guards(

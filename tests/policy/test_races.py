@@ -23,6 +23,8 @@ from policy.sessions import access
 from policy.sessions.live import Sessions
 from policy.setup import open_state
 from policy.trail.ledger import Ledger
+from policy.vault.masters import parse
+from policy.vault.secrets import Secrets
 from tests.policy.policyd import Policyd, hello, proof
 
 
@@ -54,13 +56,13 @@ async def desk(filled, tmp_path):
     daemon.write()
     config = read_configuration(daemon.config)
     rules, trusted, revoked = read_all(config)
-    state = open_state(config)
+    state = await open_state(config, parse(config.policy.master_key, config.state, {}))
     with state.store.read() as tables:
         everyone = roster.load(tables)
-    ledger = Ledger(state.store, state.head_file, state.head)
+    ledger = Ledger(state.store, state.head_file, state.head, state.register)
     authority = Authority(
         settings=config.policy, config=config, rules=rules, ledger=ledger, roster=everyone, vault=state.vault,
-        host_ca=state.host_ca, user_ca=state.user_ca, trusted_cas=trusted, revoked_keys=revoked,
+        secrets=Secrets(ledger, state.vault), authorities=state.authorities, trusted_cas=trusted, revoked_keys=revoked,
         sessions=Sessions(ledger), lockouts=Lockouts(config.policy),
     )  # fmt: skip
     made = Desk(authority, filled, [])
@@ -97,7 +99,7 @@ async def person(desk: Desk) -> Conversation:
         talk = await desk.login("alice")
         writing.cancel_scope.cancel()
     desk.authority.ledger = Ledger(desk.authority.ledger.store, desk.authority.ledger._head_file,
-                                   desk.authority.ledger._head)  # fmt: skip
+                                   desk.authority.ledger._head, desk.authority.ledger.register)  # fmt: skip
     desk.authority.sessions = Sessions(desk.authority.ledger)
     return talk
 
@@ -123,7 +125,7 @@ async def test_a_channel_of_a_session_that_ends_while_it_is_allowed(desk):
         grant = await access.authorize(authority, talk, m.Authorize(account="root", target="web1"))
         writing.cancel_scope.cancel()
     kept = authority.ledger
-    authority.ledger = authority.sessions._ledger = Ledger(kept.store, kept._head_file, kept._head)
+    authority.ledger = authority.sessions._ledger = Ledger(kept.store, kept._head_file, kept._head, kept.register)
     answer = await paused(
         desk,
         lambda: access.open_channel(authority, talk, m.OpenChannel(session=grant.session, kind="shell")),

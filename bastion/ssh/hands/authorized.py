@@ -1,8 +1,8 @@
-"""One line of ~/.ssh/authorized_keys more or less, and every other byte as it was. Pure: see `rotate_deeds`.
+"""One line of ~/.ssh/authorized_keys more or less, and every other byte as it was. Pure: see `deeds`.
 
-A constant script says the file and waits; what comes back is put beside it, synced, and renamed into its place, if the
-file is still the one that was said. So whoever edits it meanwhile loses nothing, a line that breaks changes nothing,
-and at every moment the file is the old one or the new one.
+A constant script is told a random word, says it and the file, and waits; what comes back is put beside the file,
+synced, and renamed into its place, if the file is still the one that was said. So whoever edits it meanwhile loses
+nothing, a line that breaks changes nothing, and at every moment the file is the old one or the new one.
 """
 
 import base64
@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from bastion.ssh.rotate_deeds import BadOrder, Effects, EndInput, Hearing, Result, Type, check_account
+from bastion.ssh.hands.deeds import BadOrder, Effects, EndInput, Hearing, Result, Type, check_account
 from policy.messages.rotation import DONE, REFUSED, UNKNOWN, UNREACHABLE
 
 MAX_FILE: Final = 256 * 1024
@@ -21,7 +21,6 @@ MAX_LINE: Final = 16 * 1024
 """Bytes of a line to add: an RSA key of 16384 bits with options; sshd ignores what is longer than 8 KiB."""
 _TALK: Final = 64 * 1024  # what else a login says
 
-_HEAD: Final = re.compile(rb"(?:^|\n)bastion-keys ([0-9]{1,7})\n")
 _SAVED: Final = b"bastion-saved\n"
 
 # No line breaks, no single quotes and no backslash outside of printf: it passes any login shell in single quotes.
@@ -29,6 +28,7 @@ _SAVED: Final = b"bastion-saved\n"
 _EDIT: Final = "; ".join(
     [
         'die() { echo "$1" >&2; exit 65; }',
+        'IFS= read -r word || exit 64',
         "umask 077",
         'cd || die "there is no home folder"',
         "f=.ssh/authorized_keys",
@@ -44,7 +44,7 @@ _EDIT: Final = "; ".join(
         'cp -p "$f" "$t" && cp "$f" "$t.was" || die "~/$f cannot be copied"',
         'else : > "$t.was"',
         "fi",
-        'echo "bastion-keys $(($(wc -c < "$t.was")))"',
+        'echo "bastion-keys $word $(($(wc -c < "$t.was")))"',
         'cat "$t.was"',
         'IFS= read -r size || die "nothing was changed"',
         'cat > "$t" || die "there is no room for it"',
@@ -74,26 +74,32 @@ def _shell(script: str, *words: str) -> bytes:
 
 
 class AuthorizedKeys:
-    """Add the line `new`, take the key `old` away, or both in one step. `another`: whose file it is, if not our own."""
+    """Add the line `new`, take the key `old` away, or both in one step. `another`: whose file it is, if not our own.
+
+    `word` is random: whatever else a login says, the file begins where this word stands.
+    """
 
     terminal = False
     limit = MAX_FILE + _TALK
     secrets: tuple[bytes, ...] = ()
 
-    def __init__(self, old: bytes, new: bytes, *, keep: bool = False, another: str = "") -> None:
+    def __init__(self, old: bytes, new: bytes, *, word: str, keep: bool = False, another: str = "") -> None:
         if not old and not new:
             raise BadOrder("neither a key to add nor one to take away was named")
         self._old, self._new, self._keep = old, new and check_line(new), keep
         self._another = another and check_account(another)
         self.command = _shell(_AS_ANOTHER, _EDIT) if another else _shell(_EDIT)
         self.told = False
+        self._word = word.encode("ascii") + b"\n"
+        # Attack by accident: a login script that says something like it, and the file is replaced by a piece of that.
+        self._head = re.compile(rb"(?:^|\n)bastion-keys %s ([0-9]{1,7})\n" % re.escape(word.encode("ascii")))
         self._hearing = Hearing(())
         self._said: bytes | None = b""  # until the whole file was said
         self._saved = b""
         self._nothing_to_do = False
 
     def begun(self) -> Effects:
-        return (Type(self._another.encode("ascii") + b"\n"),) if self._another else ()
+        return (Type(self._another.encode("ascii") + b"\n" + self._word if self._another else self._word),)
 
     def heard(self, data: bytes, *, error: bool) -> Effects:
         if error or self._said is None:
@@ -101,7 +107,9 @@ class AuthorizedKeys:
             self._saved = (self._saved + (b"" if error else data))[-len(_SAVED) :]
             return ()
         self._said += data
-        head = _HEAD.search(self._said)
+        head = self._head.search(self._said)
+        if head is None:
+            self._hearing.add(data)  # such as why this account has no shell
         if head is None or len(self._said) - head.end() < int(head[1]):
             return ()
         content, self._said = self._said[head.end() : head.end() + int(head[1])], None

@@ -1,4 +1,4 @@
-"""`passwd` and `chpasswd` on a target. Pure: see `rotate_deeds`.
+"""`passwd` and `chpasswd` on a target. Pure: see `deeds`.
 
 `passwd` is talked to: whoever answers before it asks may be overheard by an echo, or answer another question. It asks
 for the old password, the new one, and the new one again, in words that differ from system to system and are English
@@ -9,7 +9,7 @@ account that has to change its password at once).
 import re
 from typing import Final
 
-from bastion.ssh.rotate_deeds import (
+from bastion.ssh.hands.deeds import (
     Deed,
     Effects,
     EndInput,
@@ -29,7 +29,8 @@ NOT_FOUND: Final = 127  # exit status of every shell for a command that is not t
 
 _LINE: Final = 512  # bytes of a line that may be a prompt
 # Shared by RHEL, Debian, SUSE, Alpine and busybox, the BSDs, Solaris, AIX, SSSD and Kerberos.
-_PROMPT: Final = re.compile(rb"([^\r\n]*):[ \t]*(?:\x1b\[[0-9;?]*[a-z])*\Z")
+_COLOUR: Final = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+_PROMPT: Final = re.compile(rb"([^\r\n]*):[ \t]*\Z")
 _AGAIN: Final = re.compile(rb"\b(re-?type|re-?enter|again|repeat|confirm|verify)", re.IGNORECASE)
 _OLD: Final = re.compile(rb"\b(current|old|existing|present)\b", re.IGNORECASE)
 _NEW: Final = re.compile(rb"\bnew\b", re.IGNORECASE)
@@ -61,7 +62,7 @@ class Passwd:
     def heard(self, data: bytes, *, error: bool) -> Effects:
         self._hearing.add(data)
         self._line = (self._line + data)[-_LINE:]
-        prompt = _PROMPT.search(self._line)
+        prompt = _PROMPT.search(_COLOUR.sub(b"", self._line))
         if self._failed or prompt is None:
             return ()
         return self._answer(prompt[1])

@@ -7,6 +7,7 @@ wrong is UNREACHABLE; from then on it is UNKNOWN, and a fresh login has to tell.
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
 from typing import Final
@@ -17,13 +18,13 @@ import structlog
 from bastion.config import Settings
 from bastion.errors import BastionError, RecorderLost
 from bastion.session import Session
-from bastion.ssh.authorized import AuthorizedKeys
 from bastion.ssh.burst import burst
+from bastion.ssh.hands.authorized import AuthorizedKeys
+from bastion.ssh.hands.channel import Command, Flood
+from bastion.ssh.hands.deeds import BadOrder, Deed, Result, refused
+from bastion.ssh.hands.passwd import Chpasswd, Passwd
 from bastion.ssh.links import PolicyLink
-from bastion.ssh.passwd import Chpasswd, Passwd
 from bastion.ssh.recording import Recording
-from bastion.ssh.rotate_channel import Command, Flood
-from bastion.ssh.rotate_deeds import BadOrder, Deed, Result, refused
 from bastion.ssh.upstream import LoginRefused, TargetConnection, dial
 from bastion.ssh.upstream import refused as refusal
 from bastion.ssh.wipe import wipe
@@ -230,5 +231,5 @@ def _deed(order: ChangeSecret) -> Deed:
     if order.how == CHPASSWD:
         return Chpasswd(order.account, order.new)
     if order.how == AUTHORIZED_KEYS:
-        return AuthorizedKeys(order.old, order.new, keep=order.keep, another=another)
+        return AuthorizedKeys(order.old, order.new, word=secrets.token_hex(8), keep=order.keep, another=another)
     raise BadOrder(f"no way to change a secret is called `{neutral(order.how)[:32]}`")

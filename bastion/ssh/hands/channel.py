@@ -8,8 +8,8 @@ from typing import Final
 from bastion.requests import string, strings
 from bastion.ssh.burst import burst
 from bastion.ssh.channels import CLOSE, DATA, EOF, EXTENDED_DATA, FAILURE, REQUEST, SUCCESS, WINDOW_ADJUST, End, Flow
+from bastion.ssh.hands.deeds import Deed, Effects, EndInput, HangUp, Scrubber, Type
 from bastion.ssh.recording import Recording
-from bastion.ssh.rotate_deeds import Deed, Effects, EndInput, HangUp, Scrubber, Type
 from bastion.ssh.upstream import TargetConnection
 from bastion.taps import exit_events, start_events
 from bastion.typed import sealed
