@@ -16,7 +16,7 @@ from bastion.broker import api
 from bastion.broker.api import Answer, Asked, Self, Wrong
 from bastion.broker.link import Link
 from bastion.errors import PeerError
-from policy.messages import Applicant, Refused
+from policy.messages import Applicant, Refused, Reply
 
 MAX_HEAD: Final = 8 * 1024
 """Bytes of a request line and its fields, and what came with the last of them; ours have 300."""
@@ -101,19 +101,27 @@ class Visit:
         except Wrong as wrong:
             return wrong.answer
         try:
-            if not self.is_there():
+            if not self.is_there() or self._told != (asked.application, asked.token):
                 link.close()
-            if link.known is None or self._told != (asked.application, asked.token):
-                reply = await link.introduce(self.seen(asked))
-                if isinstance(reply, Refused):
-                    return api.answer(reply)
-                self._told = asked.application, asked.token
-            elif asked.body is Self.SELF:  # not what was true when they came
-                reply = await link.introduce(self.seen(asked))
-            return api.answer(reply if isinstance(asked.body, Self) else await link.ask(asked.body))
+            kept = link.known is not None
+            try:
+                return api.answer(await self._told_by(link, asked))
+            except PeerError:
+                if not kept:
+                    raise
+            return api.answer(await self._told_by(link, asked))  # policyd was started anew since the last request
         except PeerError as error:
             log.warning("policyd-unreachable", why=error.cause)
             return api.answer(None)
+
+    async def _told_by(self, link: Link, asked: Asked) -> Reply:
+        if link.known is None or asked.body is Self.SELF:  # who they are is told as it is now
+            reply = await link.introduce(self.seen(asked))
+            if isinstance(reply, Refused) or isinstance(asked.body, Self):
+                return reply
+            self._told = asked.application, asked.token
+        assert not isinstance(asked.body, Self)
+        return await link.ask(asked.body)
 
     async def _send(self, answer: Answer, *, last: bool = False, bare: bool = False) -> None:
         headers = [

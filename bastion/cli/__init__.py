@@ -35,6 +35,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "invite": ("bastion.cli.words", "A link with which a new person brings their own key."),
     "owner": ("bastion.cli.words", "Who owns which targets."),
     "notices": ("bastion.cli.words", "What waits for you."),
+    "application": ("bastion.cli.words", "Programs that read secrets by the broker."),
+    "broker": ("bastion.cli.broker", "Secrets for applications, on standard output."),
     "policy": ("bastion.cli.policy", "Who may do what, and why."),
     "sessions": ("bastion.cli.sessions", "Live and past sessions."),
     "audit": ("bastion.cli.audit", "The audit trail."),
