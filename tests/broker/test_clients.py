@@ -88,13 +88,12 @@ def test_the_python_client_over_https(place: Place, tmp_path: Path) -> None:
 
 def test_the_python_client_needs_nothing_of_ours(place: Place, tmp_path: Path) -> None:
     shutil.copy(module.__file__, tmp_path / "broker_client.py")
-    code = f"from broker_client import Broker; print(Broker({str(place.socket)!r}, application='shop').get('deploy@web1').value)"
-    words = [
-        shutil.which("python3", path="/usr/bin:/bin") or sys.executable,
-        "-I",
-        "-c",
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}",
-    ]
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from broker_client import Broker;"
+        "print(Broker(sys.argv[2], application='shop').get('deploy@web1').value)"
+    )
+    python = shutil.which("python3", path="/usr/bin:/bin") or sys.executable
+    words = [python, "-I", "-c", code, str(tmp_path), str(place.socket)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout == VALUE + "\n", done.stderr
 
@@ -105,8 +104,7 @@ def test_a_busy_bastion_is_waited_for(place: Place) -> None:
         assert [broker.get("deploy@web1").value for _ in range(8)] == [VALUE] * 8
     with Broker(str(place.socket), application="eager", patience=0) as broker:
         with pytest.raises(BrokerError) as error:
-            for _ in range(8):
-                broker.get("deploy@web1")
+            list(map(broker.get, ["deploy@web1"] * 8))
         assert error.value.status == 429
 
 
