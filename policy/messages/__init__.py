@@ -55,7 +55,7 @@ Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
     | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin | RevocationList | Recognised
-    | Leased | Lease | Revealed
+    | Leased | Lease | Revealed | LdapPassword
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
