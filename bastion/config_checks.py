@@ -53,6 +53,7 @@ def surroundings(settings: Settings) -> Iterator[Trouble]:
     yield from _auditors(settings)
     yield from _courier(settings)
     yield from _broker(settings)
+    yield from _runner(settings)
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -237,6 +238,17 @@ def _broker(settings: Settings) -> Iterator[Trouble]:
             if key == "key" and (place / name).stat().st_mode & 0o007:
                 yield Trouble("broker.key", f"others may read `{place / name}`", f"mode {_mode(place / name)}",
                               f"chmod o= {place / name}")  # fmt: skip
+
+
+def _runner(settings: Settings) -> Iterator[Trouble]:
+    for name, path in settings.runner.scripts.items():
+        key = f"runner.scripts.{name[:32]}"
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name):
+            yield Trouble(key, "no name of a script", f"`{name[:60]}`", "lower-case letters, digits, - and _")
+        if not path.startswith("/"):
+            yield Trouble(key, "path is not absolute", f"`{path[:60]}`", "one like `/usr/local/lib/bastion/oracle`")
+        elif not Path(path).is_file():
+            yield Trouble(key, f"`{path[:200]}` is not there or is no file")
 
 
 def _private_file(key: str, path: Path) -> Trouble | None:

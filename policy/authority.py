@@ -24,6 +24,7 @@ from policy.messages import Refused
 from policy.model import PolicySettings
 from policy.naming import counted, password
 from policy.outside.couriers import Couriers
+from policy.outside.runners import Runners
 from policy.outside.workers import Workers
 from policy.persons.safeguards import administrators
 from policy.roster import Roster
@@ -68,6 +69,7 @@ class Authority:
     standing: Standing = field(default_factory=Standing)
     workers: Workers = field(default_factory=Workers)
     couriers: Couriers = field(default_factory=Couriers)
+    runners: Runners = field(default_factory=Runners)
     tickets: Ticketing = field(default_factory=Ticketing)
     synced: Synced = field(default_factory=Synced)
     passwords: Passwords = field(default_factory=Passwords)

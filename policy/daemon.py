@@ -33,6 +33,7 @@ from policy.peers import (
     BROKER_SOCKET,
     COURIER_SOCKET,
     GATEWAY_SOCKET,
+    RUNNER_SOCKET,
     group_of,
     is_crowded,
     listen,
@@ -54,10 +55,11 @@ from policy.vault.unlocking import Opening, Unlocking
 
 MAX_CONVERSATIONS: Final = {
     State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32, State.AUDITOR_NEW: 256, State.COURIER_NEW: 4,
+    State.RUNNER_NEW: 4,
     State.APPLICANT: 1024,
 }  # fmt: skip
-"""One for each connection of a person, and what a gateway lets in before login; operators are few, and couriers one. An
-auditor's tool stays connected for as long as it plays. The broker lets in 512 connections of applications."""
+"""One for each connection of a person, and what a gateway lets in before login; operators are few, couriers and runners
+one. An auditor's tool stays connected for as long as it plays. The broker lets in 512 connections of applications."""
 HOUSEKEEPING_SECONDS: Final = 3600.0
 DRAIN_SECONDS: Final = 5.0
 """From SIGTERM to the end: conversations say what they have to, sessions are marked as ended."""
@@ -296,6 +298,7 @@ def _sockets(config: Configuration) -> dict[State, SocketType]:
         State.GATEWAY_NEW: passed.get("policyd") or listen(config.run / GATEWAY_SOCKET, group_of(config.run)),
         State.AUDITOR_NEW: passed.get("policyd-audit") or listen(config.run / AUDIT_SOCKET, os.getegid()),
         State.COURIER_NEW: passed.get("policyd-courier") or listen(config.run / COURIER_SOCKET, os.getegid()),
+        State.RUNNER_NEW: passed.get("policyd-runner") or listen(config.run / RUNNER_SOCKET, os.getegid()),
         State.APPLICANT: passed.get("policyd-broker") or listen(config.run / BROKER_SOCKET, os.getegid()),
         # last, because who starts policyd waits for this one
         State.ADMIN_NEW: passed.get("policyd-admin") or listen(config.run / ADMIN_SOCKET, os.getegid()),

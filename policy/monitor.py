@@ -58,6 +58,10 @@ COMMANDS_AT_ONCE: Final = 4
 LOOKUPS_AT_ONCE: Final = 16
 """Sessions asked for at once in one conversation, each of which may wait for a ticket system."""
 
+FIRST_WORDS: Final = frozenset(
+    {State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW, State.RUNNER_NEW, State.APPLICANT}
+)
+
 Handler = Callable[[Authority, Conversation, Any], Awaitable[m.Reply | None]]
 
 
@@ -186,6 +190,7 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
         },
         State.ADMIN_NEW: {m.Admin: Entry(handler=authenticate.admin, once=True)},
         State.COURIER_NEW: {m.Courier: Entry(handler=authenticate.courier, once=True)},
+        State.RUNNER_NEW: {m.Runner: Entry(handler=authenticate.runner, once=True)},
         State.PROVING: {
             m.OfferKey: Entry(handler=authenticate.offer_key, decides=True),
             m.ProveKey: Entry(handler=authenticate.prove_key, decides=True),
@@ -218,6 +223,8 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
         },
         State.COURIER: {m.Called: Entry(handler=authenticate.called)},
         State.OPERATOR: COMMANDS,
+        State.RUNNER: {m.Worked: Entry(handler=authenticate.ran)},
+        State.OPERATOR: {**COMMANDS, m.VaultUnlock: _command(unlocking.open_already)},
         State.AUDITOR_NEW: {m.Viewing: Entry(handler=views.viewing, decides=True)},
         State.AUDITOR: {
             m.Viewing: Entry(handler=views.viewing, decides=True),
@@ -262,6 +269,7 @@ async def _hang_up(desk: Authority, talk: Conversation) -> None:
     talk.close()
     desk.workers.leave(talk)
     desk.couriers.leave(talk)
+    desk.runners.leave(talk)
     with trio.CancelScope(shield=True), trio.move_on_after(HANG_UP_SECONDS):
         try:
             for live in desk.sessions.watched_by(talk):
@@ -277,7 +285,7 @@ async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery) ->
     turns = {True: trio.CapacityLimiter(COMMANDS_AT_ONCE), False: trio.CapacityLimiter(LOOKUPS_AT_ONCE)}
     while talk.state is not State.OVER:
         patience = {State.PROVING: PROVING_SECONDS}.get(talk.state)
-        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW, State.APPLICANT):
+        if talk.state in FIRST_WORDS:
             patience = FIRST_WORD_SECONDS
         with trio.move_on_at(began + patience) if patience else trio.CancelScope() as waiting:
             try:
