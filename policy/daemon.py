@@ -40,6 +40,7 @@ from policy.peers import (
     peer_of,
     welcome,
 )
+from policy.rotation.runner import Runner
 from policy.sessions import access
 from policy.sessions.live import Sessions, interrupted
 from policy.store import Tables
@@ -48,7 +49,8 @@ from policy.trail.ledger import Ledger, LedgerError
 from policy.vault.masters import parse
 from policy.vault.masters.passphrase import PassphraseMaster
 from policy.vault.masters.transit import TransitMaster
-from policy.vault.secrets import Secrets
+from policy.vault.rekeying import Rekeying
+from policy.vault.secrets import Secrets, trim
 from policy.vault.unlocking import Opening, Unlocking
 
 MAX_CONVERSATIONS: Final = {
@@ -86,6 +88,7 @@ async def serve(config: Configuration) -> None:
         roster=everyone,
         vault=state.vault,
         secrets=Secrets(ledger, state.vault),
+        rekeying=Rekeying(ledger, state.vault, state.master, config.policy.master_key),
         authorities=state.authorities,
         trusted_cas=trusted,
         revoked_keys=revoked,
@@ -96,11 +99,14 @@ async def serve(config: Configuration) -> None:
         applications=applications,
         checkouts=out,
     )
+    rotations = Runner(desk)
+    desk.rotations = rotations
+    desk.sessions.over = lambda live: None if live.machine else rotations.used(live.account, live.target)
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as writing:  # outlives the conversations: their ends are written, too
                 writing.start_soon(ledger.run)
-                await _run(desk, sockets, signals, opening)
+                await _run(desk, rotations, sockets, signals, opening)
                 writing.cancel_scope.cancel()
     finally:
         for sock in sockets.values():
@@ -120,17 +126,21 @@ async def _opened(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watchdog, None)
-            state = await unlocking.run(sockets, lambda why: _tell_systemd(f"READY=1\nSTATUS={why}"))
+            await unlocking.run(sockets, lambda why: _tell_systemd(f"READY=1\nSTATUS={why}"))
             nursery.cancel_scope.cancel()
+        return unlocking.result(), sockets, unlocking.opening
     except BaseException:
         for sock in sockets.values():
             sock.close()
         raise
-    return state, sockets, unlocking.opening
 
 
 async def _run(
-    desk: Authority, sockets: dict[State, SocketType], signals: AsyncIterator[int], opening: Opening | None
+    desk: Authority,
+    rotations: Runner,
+    sockets: dict[State, SocketType],
+    signals: AsyncIterator[int],
+    opening: Opening | None,
 ) -> None:
     await _end_leftovers(desk)
     if opening is not None:
@@ -144,7 +154,9 @@ async def _run(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(notifier.run)
         nursery.start_soon(desk.sessions.expire, nursery)
+        nursery.start_soon(rotations.run)
         nursery.start_soon(sync.run, desk)
+        nursery.start_soon(desk.rekeying.run)
         nursery.start_soon(_housekeeping, desk)
         nursery.start_soon(_recheck_often, desk)
         nursery.start_soon(grants.close_what_is_over, desk)
@@ -222,6 +234,7 @@ async def _housekeeping(desk: Authority) -> None:
         before = time.time_ns() - int(desk.lockouts.window * 1e9)
         try:
             await desk.ledger.write(partial(_forget, before))
+            await trim(desk.ledger, desk.settings.secret_versions)
             while await desk.ledger.write(lambda t: t.applications.forget_leases(time.time_ns())):
                 pass
         except LedgerError as error:

@@ -268,6 +268,9 @@ def _certified(desk: Authority, talk: Conversation, claim: str, blob: bytes) -> 
 
 async def _joining(desk: Authority, claim: str, offer: _Offer) -> tuple[_Offer, invitations.Joining | None]:
     """Whose the key would become by the invitation that the login name is, if it is one and the key is nobody's."""
+    if offer.owner is not None and invitations.is_one(claim):
+        # Mistake, or attack: who asked to join would be in as whoever the key is of, and be told that they are welcome.
+        return _Offer(flaw="an invitation, with the key of somebody who is here"), None
     if offer.owner is not None or offer.key is None or offer.speaker is not None:
         return offer, None
     joining = await invitations.invited(desk, claim, offer.key)

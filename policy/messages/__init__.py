@@ -26,8 +26,10 @@ from policy.messages.commands import *
 from policy.messages.doors import *
 from policy.messages.outside import *
 from policy.messages.rotation import *
+from policy.messages.rotations import *
 from policy.messages.secrets import *
 from policy.messages.unlock import *
+from policy.messages.vault import *
 from policy.messages.views import *
 
 Command = (
@@ -44,7 +46,9 @@ Command = (
     | Inventory | VaultUnlock | ApplicationAdd | ApplicationSet | ApplicationList | ApplicationShow
     | ApplicationRemove | ApplicationToken | ApplicationRevoke | LeaseList | SecretAdd | SecretSet | SecretView
     | SecretList | SecretShow | SecretRemove | SecretChown | SecretShare | SecretUnshare | SecretShares
+    | VaultStatus | VaultRekey | VaultVersions | VaultRestore
     | CheckoutTake | CheckoutReturn | CheckoutList
+    | RotationPlan | Rotate | RotationList
 )  # fmt: skip
 Request = (
     Hello | Worker | Admin | Courier | Runner | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
@@ -55,8 +59,8 @@ Request = (
 Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
-    | HttpCall | MailCall | RadiusCall | LdapCall | LdapPassword | ChangeSecret | VerifyLogin | RunScript
-    | RevocationList | Recognised | Leased | Lease | Revealed
+    | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin | Recognised | Leased | Lease
+    | Revealed | LdapPassword | RunScript
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

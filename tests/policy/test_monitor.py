@@ -52,6 +52,19 @@ REQUESTS: dict[str, m.Request] = {
     "TargetAdd": m.TargetAdd(name="X", address="x"),
     "TargetSet": m.TargetSet(name="nowhere"),
     "Inventory": m.Inventory(kind="x"),
+    "SecretAdd": m.SecretAdd(name="x", value=b"x"),
+    "SecretSet": m.SecretSet(name="no/where"),
+    "SecretView": m.SecretView(name="no/where", reason="x"),
+    "SecretList": m.SecretList(),
+    "SecretShow": m.SecretShow(name="no/where"),
+    "SecretRemove": m.SecretRemove(name="no/where"),
+    "SecretChown": m.SecretChown(name="no/where", owner="nobody"),
+    "SecretShare": m.SecretShare(scope="no/where", subject="nobody", rights=["view"]),
+    "SecretUnshare": m.SecretUnshare(share="x"),
+    "SecretShares": m.SecretShares(),
+    "CheckoutTake": m.CheckoutTake(account="root", target="nowhere"),
+    "CheckoutReturn": m.CheckoutReturn(checkout="x"),
+    "CheckoutList": m.CheckoutList(),
     "TargetRemove": m.TargetRemove(name="nowhere"),
     "TargetList": m.TargetList(),
     "TargetShow": m.TargetShow(name="nowhere"),
@@ -340,7 +353,18 @@ OWNERS = {
 def test_what_an_engineer_may_not_command(policyd, name):
     answer = policyd.login("alice").ask(REQUESTS[name])
     right = next(entry.right for kind, entry in COMMANDS.items() if kind.__name__ == name)
-    if name in {"Whoami", "Reachable", "CaLines", "RequestList", "GrantList", "Notices", "OwnerList"}:
+    if name in {
+        "Whoami",
+        "Reachable",
+        "CaLines",
+        "RequestList",
+        "GrantList",
+        "Notices",
+        "OwnerList",
+        "SecretList",
+        "SecretShares",
+        "CheckoutList",
+    }:
         assert isinstance(answer, m.Rows)
     else:
         assert isinstance(answer, m.Refused)
