@@ -275,6 +275,19 @@ async def test_a_key_after_another(by: str, account: str, target: AccountsTarget
 
 
 @asynchronous
+async def test_by_a_sudo_that_allows_no_more(target: AccountsTarget, tmp_path: Path) -> None:
+    """As the guide has it: a shell as these accounts, and nothing as any other."""
+    target.sudoers(f"ALL = ({ANN}) NOPASSWD: /bin/sh")
+    try:
+        async with worker(tmp_path, target) as one:
+            assert (await one.change("authorized-keys", ANN, by=OPS, new=C)).outcome == "done"
+            assert (await one.change("authorized-keys", ANN, by=OPS, old=blob_of(C))).outcome == "done"
+            assert (await one.change("authorized-keys", KIOSK, by=OPS, new=C)).outcome == "refused"
+    finally:
+        target.sudoers("ALL = (ALL:ALL) NOPASSWD: ALL")
+
+
+@asynchronous
 async def test_a_login_that_is_chatty(target: AccountsTarget, tmp_path: Path) -> None:
     rc = target.home_of(ANN) / ".bashrc"
     rc.write_text("echo bastion-keys 3\necho welcome; echo bastion-saved; seq 1 5000\n")

@@ -111,6 +111,13 @@ GUARDS: Final[list[Mutant]] = [
          "a directory that is busy counts as a wrong password", "test_what_a_bind_proves"),
     ),
     *guards(
+        "policy/rotation/options.py", "tests/policy/test_rotation_options.py",
+        ("        f\"\\\\{char}\" if char in _SPECIAL else", "        char if char in _SPECIAL else",
+         "an account names somebody else's entry", "test_what_is_escaped"),
+        ("if options.get(name) and ACCOUNT not in options[name]:", "if False:", "one password for every account",
+         "test_what_is_wrong_with_them"),
+    ),
+    *guards(
         "bastion/courier/ldap_password.py", "tests/courier/test_ldap_password.py",
         ("        told.append(TOLD)\n", "", "a broken line counts as nothing told",
          "test_once_it_was_told_nobody_knows"),
