@@ -4,15 +4,14 @@ import hmac
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from policy import naming, store
+from policy.authorities import keeping
+from policy.authorities.life import Authorities
 from policy.configuration import Configuration
-from policy.keys import sshkeys
-from policy.keys.sshkeys import PrivateKey
 from policy.store import Store, Tables
 from policy.store.records import VaultKey
 from policy.trail import audit
@@ -20,14 +19,11 @@ from policy.trail.audit import Event, Head, HeadFile
 from policy.vault import keyring
 from policy.vault.envelope import SEED, Vault
 from policy.vault.masters import Master, parse
+from policy.vault.masters.passphrase import PassphraseMaster
+from policy.vault.masters.transit import Http
 from policy.vault.register import Broken, Register
-from policy.vault.secret import Secret, VaultError
-from policy.vault.secrets import new_secret
-
-CA: Final = "ca"
-"""Kind of secret."""
-HOST_CA: Final = "host-ca"
-USER_CA: Final = "user-ca"
+from policy.vault.rekeying import MASTER
+from policy.vault.secret import NotYet, Secret, VaultError, WrongPassphrase
 
 
 class NotReady(Exception):
@@ -46,13 +42,19 @@ class State:
     store: Store
     vault: Vault
     register: Register
-    host_ca: PrivateKey = field(repr=False)
-    user_ca: PrivateKey = field(repr=False)
+    master: Master
+    authorities: Authorities
     head_file: HeadFile
     head: Head
 
 
-async def make_state(config: Configuration, admin: str, admin_keys: Sequence[str]) -> list[str]:
+async def make_state(
+    config: Configuration,
+    admin: str,
+    admin_keys: Sequence[str],
+    passphrase: Secret | None = None,
+    http: Http | None = None,
+) -> list[str]:
     """A new state; what was made, in words. NotReady or naming.CommandRefused if there is one, or it cannot be."""
     name = naming.person_name(admin) if admin else ""
     keys = naming.person_keys(list(admin_keys))
@@ -63,7 +65,7 @@ async def make_state(config: Configuration, admin: str, admin_keys: Sequence[str
         raise NotReady(
             f"state `{config.state}` exists already: nothing was changed", "use it, or choose another folder"
         )
-    master = parse(config.policy.master_key, config.state, os.environ)
+    master = _master(config, passphrase, http)
     said = await master.make()
     root = keyring.new_root()
     first = await keyring.wrap(master, keyring.FIRST, root)
@@ -78,6 +80,14 @@ async def make_state(config: Configuration, admin: str, admin_keys: Sequence[str
 async def open_state(config: Configuration, master: Master) -> State:
     """NotReady, StoreError or VaultError say why it cannot be."""
     database = store.open_store(config.policy.database, config.state)
+    try:
+        return await _open(config, master, database)
+    except BaseException:
+        database.close()
+        raise
+
+
+async def _open(config: Configuration, master: Master, database: Store) -> State:
     with database.read() as tables:
         vault, register = await _open_vault(tables, master)
         head_file = HeadFile(config.head, vault.audit_key())
@@ -94,15 +104,21 @@ async def open_state(config: Configuration, master: Master) -> State:
             "find out why; then accept it as it is with `bastion-policyd db accept-trail`",
         )
     with database.read() as tables:
-        host_ca, user_ca = _open_ca(tables, vault, HOST_CA), _open_ca(tables, vault, USER_CA)
+        authorities = keeping.load(tables, vault)
     return State(
-        store=database, vault=vault, register=register, host_ca=host_ca, user_ca=user_ca, head_file=head_file, head=head
+        store=database,
+        vault=vault,
+        register=register,
+        master=master,
+        authorities=authorities,
+        head_file=head_file,
+        head=head,
     )
 
 
-async def accept_trail(config: Configuration) -> str:
+async def accept_trail(config: Configuration, passphrase: Secret | None = None) -> str:
     """Go on from the trail and the vault as the database has them; that becomes an event. What was done, in words."""
-    master = parse(config.policy.master_key, config.state, os.environ)
+    master = _master(config, passphrase)
     database = store.open_store(config.policy.database, config.state)
     with database.read() as tables:
         vault, register = await _open_vault(tables, master)
@@ -136,7 +152,7 @@ async def accept_trail(config: Configuration) -> str:
 
 async def _open_vault(tables: Tables, master: Master) -> tuple[Vault, Register]:
     """The vault with the keys it has, and the register of what it holds, which nobody has vouched for yet."""
-    roots = await keyring.unwrap(master, tables.vault.keys())
+    roots = await _unwrapped(tables, master)
     seed = tables.vault.named(SEED)
     sealed = tables.vault.version(seed.id) if seed else None
     if seed is None or sealed is None:
@@ -146,6 +162,29 @@ async def _open_vault(tables: Tables, master: Master) -> tuple[Vault, Register]:
         return vault, Register(vault.register_key(), tables.vault.entries())
     except Broken as error:
         raise VaultError(f"the vault was altered: {error}", "restore the database from a backup") from None
+
+
+async def _unwrapped(tables: Tables, master: Master) -> dict[int, Secret]:
+    """The root keys. Where another master has wrapped them, the error says which one it was."""
+    try:
+        return await keyring.unwrap(master, tables.vault.keys())
+    except (NotYet, WrongPassphrase):
+        raise
+    except VaultError as error:
+        if (place := tables.setting(MASTER)) is None:
+            raise
+        shown = audit.clean(place.decode(errors="replace"), 256)
+        raise VaultError(
+            error.cause, f"{error.hint}; it was `{shown}` that wrapped the root keys: [policy] master_key"
+        ) from None
+
+
+def _master(config: Configuration, passphrase: Secret | None, http: Http | None = None) -> Master:
+    """For a command of an operator's, who has the passphrase at hand. No courier is there, unless `http` is one."""
+    master = parse(config.policy.master_key, config.state, os.environ, http)
+    if isinstance(master, PassphraseMaster) and passphrase is not None:
+        master.supply(passphrase)
+    return master
 
 
 def _has_database(config: Configuration) -> bool:
@@ -160,7 +199,6 @@ def _fill(
     config: Configuration, bare: Vault, first: VaultKey, database: Store, admin: str, keys: dict[str, str]
 ) -> list[str]:
     now = time.time_ns()
-    authorities = {name: sshkeys.generate_private_key() for name in (HOST_CA, USER_CA)}
     seed, record, version = keyring.make_seed(bare, now)
     vault = Vault({keyring.FIRST: bare.root(keyring.FIRST)}, seed)
     events = [Event(event="init", who=f"uid {os.getuid()}", source="console")]
@@ -170,9 +208,9 @@ def _fill(
     head_file = HeadFile(config.head, vault.audit_key())
     with database.write() as tables:
         tables.vault.add_key(first)
+        tables.put_setting(MASTER, config.policy.master_key.encode())
         tables.vault.add_secret(record, version)
-        for name, key in authorities.items():
-            tables.vault.add_secret(*new_secret(vault, CA, name, Secret(sshkeys.write_private_key(key)), "init"))
+        authorities = keeping.make_first(tables, vault, now)
         register = Register(vault.register_key(), tables.vault.entries())
         events[-1] = replace(events[-1], register=register.mac(len(events)).hex())
         if admin:
@@ -186,15 +224,7 @@ def _fill(
     head_file.make()
     head_file.save(audit.follow(audit.START, rows))
     said = [f"database `{config.policy.database}` in `{config.state}`"]
-    said += [f"{name} {key.public.fingerprint}" for name, key in authorities.items()]
+    said += authorities
     if admin:
         said.append(f"person `{admin}` with role admin, key {' '.join(keys)}")
     return said
-
-
-def _open_ca(tables: Tables, vault: Vault, name: str) -> PrivateKey:
-    record = tables.vault.named(name)
-    sealed = tables.vault.version(record.id) if record else None
-    if record is None or sealed is None:
-        raise VaultError(f"{name} is missing from the database", "restore it from a backup")
-    return sshkeys.parse_private_key(vault.open(CA, record.record, sealed.version, sealed.sealed).reveal())

@@ -90,19 +90,20 @@ def mint_user_certificate(
     ca: PrivateKey,
     key: PublicKey,
     *,
-    account: str,
-    person: str,
-    session: str,
+    principals: Sequence[str],
+    key_id: str,
     serial: int,
     now: float,
     minutes: int,
     kinds: Collection[ChannelKind],
     source: str = "",
+    force_command: str = "",
 ) -> bytes:
-    """The blob of a certificate with which `key` logs in as `account` on a target that trusts `ca`.
+    """The blob of a certificate with which `key` logs in as one of `principals` on a target that trusts `ca`.
 
     `key` is the gateway's, made for this one handshake. The key id puts person and session into the target's log.
-    `source` limits where the certificate may come from (an address or CIDR); extensions follow the granted kinds.
+    `source` limits where the certificate may come from (addresses or CIDRs, with commas between), `force_command` what
+    it runs; extensions follow the granted kinds.
     """
     extensions = []
     if ChannelKind.SHELL in kinds or ChannelKind.EXEC in kinds:
@@ -113,13 +114,16 @@ def mint_user_certificate(
         extensions.append("permit-agent-forwarding")
     if ChannelKind.X11 in kinds:
         extensions.append("permit-X11-forwarding")
-    critical = [("source-address", source)] if source else []
+    critical = [("force-command", force_command)] if force_command else []
+    critical += (
+        [("source-address", source)] if source else []
+    )  # in the order of their names, as PROTOCOL.certkeys wants
     return _mint(
         ca,
         key,
         USER,
-        principal=account,
-        key_id=f"bastion:{person}:{session}",
+        principals=principals,
+        key_id=key_id,
         serial=serial,
         now=now,
         seconds=60 * minutes,
@@ -133,7 +137,7 @@ def mint_host_certificate(
 ) -> tuple[bytes, float]:
     """The blob of a certificate by which a client of `ssh -J` knows `key` as `target`, and seconds until it expires."""
     blob = _mint(
-        ca, key, HOST, principal=target, key_id=f"bastion:{target}", serial=serial, now=now, seconds=3600 * hours
+        ca, key, HOST, principals=[target], key_id=f"bastion:{target}", serial=serial, now=now, seconds=3600 * hours
     )
     return blob, 3600.0 * hours
 
@@ -143,7 +147,7 @@ def _mint(
     key: PublicKey,
     kind: int,
     *,
-    principal: str,
+    principals: Sequence[str],
     key_id: str,
     serial: int,
     now: float,
@@ -151,7 +155,7 @@ def _mint(
     critical: Sequence[tuple[str, str]] = (),
     extensions: Sequence[str] = (),
 ) -> bytes:
-    if not principal:
+    if not principals or not all(principals):
         raise BadKey("a certificate without a principal would be good for everybody")  # CVE-2024-7594
     if key.is_security_key:
         raise BadKey("certificates are minted for the gateway's own keys only")
@@ -161,7 +165,7 @@ def _mint(
         .serial(serial)
         .type(SSHCertificateType.USER if kind == USER else SSHCertificateType.HOST)
         .key_id(key_id.encode())
-        .valid_principals([principal.encode()])
+        .valid_principals([name.encode() for name in principals])
         .valid_after(int(now) - BACKDATE)
         .valid_before(int(now) + seconds)
     )

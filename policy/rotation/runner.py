@@ -128,7 +128,7 @@ class Runner:
                     await self._changed.wait()
 
     async def _start(self, nursery: trio.Nursery) -> None:
-        idle = [row for row in self._rows.values() if row.place not in self._running]
+        idle = [row for row in self._rows.values() if row.place not in self._running and not self._is_out(row)]
         if not idle:
             return
         entries = {row.place: entry for row in self._rows.values() if (entry := self.entry(row.account, row.target))}
@@ -140,6 +140,13 @@ class Runner:
             name = entries[row.place].name if row.place in entries else ""
             self._running[row.place] = name, trio.Event()
             nursery.start_soon(self._one, row)
+
+    def _is_out(self, row: RotationRow) -> bool:
+        """A person has it for a time, who could do nothing with it any more; once it is back, it is due anyway.
+
+        What was begun goes on: until it is known what opens the account, nobody has anything.
+        """
+        return row.state == State.WANTED and self._desk.checkouts.at(row.account, row.target) is not None
 
     async def _one(self, row: RotationRow) -> None:
         try:

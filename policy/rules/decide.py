@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from policy.model import ChannelKind
+from policy.model import CHANNELS, ChannelKind
 from policy.rules.conditions import Check, Facts, GrantFact, Why, concerns, conditions, covers
 from policy.rules.ruleset import Effect, Rule, RuleSet
+from policy.rules.terms import PLAIN, Contradiction, Terms, combined
 from policy.rules.windows import format_duration
 
 
@@ -36,6 +37,7 @@ class Allow:
     watched: bool = False  # nothing passes while nobody looks on
     grant: str = ""  # a use of it is counted, and the session ends with it
     break_glass: bool = False
+    certificate: Terms = PLAIN  # what a certificate for the target has to say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,15 +98,19 @@ def explain(rules: RuleSet, facts: Facts) -> list[list[str]]:
 def denial_for_person(denial: Deny, facts: Facts) -> tuple[str, str]:
     """Cause and hint. Whoever is not entitled learns nothing: no rule, no target, forbidden, disabled look alike."""
     cause = denial.causes[0]
-    where = f"`{facts.account}` on `{facts.target}`"
+    out = facts.channel is ChannelKind.CHECKOUT
+    where = f"{'the password of ' if out else ''}`{facts.account}` on `{facts.target}`"
     match cause.why:
         case Why.MFA:
             return f"{where} needs a second factor: {cause.text}", "log in again and enter a new code"
         case Why.REASON:
-            return f"{where} needs a reason", "add: -o SetEnv=BASTION_REASON=why"
+            return f"{where} needs a reason", f"add: {'--reason why' if out else '-o SetEnv=BASTION_REASON=why'}"
         case Why.TICKET:
             hint = "name one that does" if facts.ticket.strip() else "add"
-            return f"{where} needs a ticket: {cause.text}", f"{hint}: -o SetEnv=BASTION_TICKET=NUMBER"
+            return (
+                f"{where} needs a ticket: {cause.text}",
+                f"{hint}: {'--ticket NUMBER' if out else '-o SetEnv=BASTION_TICKET=NUMBER'}",
+            )
         case Why.APPROVAL:
             return f"{where} needs leave: {cause.text}", f"ask for it: {_request(facts)} --reason why"
         case Why.BREAK_GLASS:
@@ -112,9 +118,11 @@ def denial_for_person(denial: Deny, facts: Facts) -> tuple[str, str]:
             return f"{where} is for emergencies alone", f"if this is one, and everybody may know: {how}"
         case Why.CLOSED:
             return f"{where} is not open now: {cause.text}", "try again within these hours"
+        case Why.CONFLICT:
+            return f"{where}: {cause.text}", "ask an administrator of this bastion"
         case Why.ERROR:
             return "the decision failed", "ask an administrator of this bastion, and name the id"
-        case _ if facts.channel is not None and facts.known:
+        case _ if facts.channel is not None and facts.known and not out:
             return f"`{facts.channel}` is not allowed for {where}", "ask an administrator of this bastion"
         case _:
             return f"{where} is not allowed or does not exist", "list what you may use: ssh bastion ls"
@@ -133,7 +141,8 @@ def denial_for_audit(denial: Deny) -> str:
 
 
 def _request(facts: Facts) -> str:
-    return f"ssh bastion request {facts.account}@{facts.target}"
+    kinds = " --kinds checkout" if facts.channel is ChannelKind.CHECKOUT else ""
+    return f"ssh bastion request {facts.account}@{facts.target}{kinds}"
 
 
 # --- deciding ---------------------------------------------------------------------------------------
@@ -155,7 +164,7 @@ def _decide(rules: RuleSet, facts: Facts) -> Decision:
     matching = [(rule, checks) for rule, checks in checked if all(check.ok for check in checks)]
     allowing = [_Offer.of(rule, checks) for rule, checks in matching if rule.effect is Effect.ALLOW]
     forbidding = [rule for rule, _ in matching if rule.effect is Effect.FORBID]
-    asked = frozenset({facts.channel}) if facts.channel is not None else frozenset(ChannelKind)
+    asked = frozenset({facts.channel}) if facts.channel is not None else CHANNELS
     if not allowing:
         return Deny(causes=_misses(checked, asked, forbidding))
     forbidden = frozenset().union(*(rule.kinds for rule in forbidding))
@@ -169,6 +178,10 @@ def _decide(rules: RuleSet, facts: Facts) -> Decision:
         return _deny(Why.WITHHELD, "the certificate of the person does not permit this")
     if not (left := left & token.kinds if token is not None else left):
         return _deny(Why.TOKEN, f"the token of {facts.token} is not for this")
+    try:
+        terms = combined((offer.rule.name, offer.rule.certificate) for offer in allowing)
+    except Contradiction as error:
+        return _deny(Why.CONFLICT, str(error))
     resting = token or next((offer.grant for offer in allowing if offer.grant is not None), None)
     return Allow(
         rule=allowing[0].rule.name,
@@ -187,6 +200,7 @@ def _decide(rules: RuleSet, facts: Facts) -> Decision:
         watched=any(offer.rule.require.watcher for offer in allowing),
         grant=resting.id if resting else "",
         break_glass=resting is not None and resting.break_glass,
+        certificate=terms,
     )
 
 
@@ -249,4 +263,6 @@ def _summary(allow: Allow) -> str:
         words.append(f"for {format_duration(allow.expires_in)}")
     if allow.idle is not None:
         words.append(f"idle {format_duration(allow.idle)}")
+    if terms := str(allow.certificate):
+        words.append(f"certificate: {terms}")
     return f"{' '.join(words)} by {', '.join(f'`{name}`' for name in allow.rules)}"

@@ -7,21 +7,24 @@ A file is a list of `[[rule]]`. Within a rule all keys must match; within a key 
     who      roles, persons        one of the roles OR one of the persons; "*" is everybody
     where    labels, targets       all of the labels AND one of the target names; "*" and "?" in names
     as       accounts              "*" is every account; "$person" is the account named like the person
-    allow    channel kinds         what is allowed, or, in a forbid rule, what is forbidden; "*" is every kind
+    allow    channel kinds         what is allowed, or, in a forbid rule, what is forbidden; "*" is every kind,
+                                   and never `checkout`, which has to be named
     require  mfa, ticket, reason, approval, watcher
     break-glass   true: in place of an approval; alarms everybody, and owes a review
     when     days, hours, zone
     from     networks
     limits   session, idle
     record   sync, content
+    certificate   force-command, source-address, minutes, principals (policy.rules.terms)
 
 Beside the rules stand `[rights]`, who may do what to the bastion itself, `[login]` (policy.rights),
 `[tickets.NAME]`, the ticket systems that `require.ticket` names (policy.tickets.settings), `[[notify]]`, who is told
-what (policy.notify), `[directory]`, where persons come from (policy.ldap.settings), and `[[rotation]]`, what changes
-the secrets of accounts when (policy.rotation.settings).
+what (policy.notify), `[directory]`, where persons come from (policy.ldap.settings), `[checkout]`, how long a password
+may be out (policy.checkout.settings), and `[[rotation]]`, what changes the secrets of accounts when
+(policy.rotation.settings).
 
 An allow rule has to say who, where, as and allow: nothing widens by being left out. In a forbid rule what is left
-out means everybody, everywhere, every account, every kind.
+out means everybody, everywhere, every account, every kind, a checkout too.
 """
 
 import hashlib
@@ -34,12 +37,14 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Final
 
+from policy.checkout.settings import CheckoutRules, parse_checkout
 from policy.ldap.model import Directory
 from policy.ldap.settings import parse_directory
-from policy.model import ChannelKind
+from policy.model import CHANNELS, ChannelKind
 from policy.notices.notify import Destination, parse_notify
 from policy.rotation.settings import Entry, parse_rotation
 from policy.rules.rights import LoginRules, Rights, parse_login, parse_rights
+from policy.rules.terms import PLAIN, Terms, parse_terms
 from policy.rules.windows import When, parse_days, parse_duration, parse_hours, parse_zone
 from policy.rules.words import OWN_ACCOUNT as OWN_ACCOUNT
 from policy.rules.words import OWNER as OWNER
@@ -119,6 +124,7 @@ class Rule:
     record_sync: bool
     keep_content: bool
     break_glass: bool = False  # holds only with a grant that broke the glass
+    certificate: Terms = PLAIN  # what certificates for the target say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +135,7 @@ class RuleSet:
     tickets: Mapping[str, System] = field(default_factory=dict)
     notify: tuple[Destination, ...] = ()
     directory: Directory | None = None
+    checkout: CheckoutRules = field(default_factory=CheckoutRules)
     rotation: tuple[Entry, ...] = ()
     digest: str = ""  # SHA-256 of the text, hexadecimal: which version of the file decided
 
@@ -137,7 +144,7 @@ def differences(old: RuleSet, new: RuleSet) -> dict[str, str]:
     """Which rules came, went or say something else, by name, and which other tables; nothing for nothing."""
     was = {rule.name: replace(rule, line=0) for rule in old.rules}
     now = {rule.name: replace(rule, line=0) for rule in new.rules}
-    tables = ("rights", "login", "tickets", "notify", "rotation")
+    tables = ("rights", "login", "tickets", "notify", "checkout", "rotation")
     found = {
         "added": sorted(now.keys() - was.keys()),
         "removed": sorted(was.keys() - now.keys()),
@@ -174,6 +181,7 @@ def parse_rules(text: str, file: str = "policy.toml") -> RuleSet:
     tickets = parse_tickets(named)
     _known_tickets(reading, document, list(named.entry))
     directory = parse_directory(top.table("directory"), rights) if "directory" in document else None
+    checkout = parse_checkout(top.table("checkout"))
     notify = parse_notify(reading, document.get("notify", []))
     rotation = parse_rotation(reading, document.get("rotation", []))
     if reading.problems:
@@ -181,7 +189,7 @@ def parse_rules(text: str, file: str = "policy.toml") -> RuleSet:
     digest = hashlib.sha256(text.encode()).hexdigest()
     return RuleSet(
         rules=tuple(rules), rights=rights, login=login, tickets=tickets, notify=notify, directory=directory,
-        rotation=rotation, digest=digest,
+        checkout=checkout, rotation=rotation, digest=digest,
     )  # fmt: skip
 
 
@@ -192,7 +200,9 @@ def _syntax(file: str, error: Exception) -> Problem:
 
 
 def _rules(reading: Reading, document: dict[str, Any]) -> list[Rule]:
-    Table(reading, document, "").known("rule", "rights", "login", "tickets", "notify", "directory", "rotation")
+    Table(reading, document, "").known(
+        "rule", "rights", "login", "tickets", "notify", "directory", "checkout", "rotation"
+    )
     entries = document.get("rule", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         reading.problem("rule", f"got {show(entries)}, want tables that begin with `[[rule]]`")
@@ -249,13 +259,13 @@ def _rule(reading: Reading, entry: dict[str, Any], name: str, line: int) -> Rule
     table = Table(reading, entry, "")
     table.known(
         "name", "effect", "who", "where", "as", "allow", "require", "when", "from", "limits", "record",
-        "break-glass",
+        "break-glass", "certificate",
     )  # fmt: skip
     effect = Effect.ALLOW
     if word := table.text("effect"):
         effect = table.choice("effect", word, list(Effect)) or Effect.ALLOW
     if effect is Effect.FORBID:
-        for key in ("require", "limits", "record", "break-glass"):
+        for key in ("require", "limits", "record", "break-glass", "certificate"):
             if key in entry:
                 reading.problem(key, "a forbid rule has no such key")
     else:
@@ -280,7 +290,7 @@ def _rule(reading: Reading, entry: dict[str, Any], name: str, line: int) -> Rule
         who=_who(table.table("who")) if "who" in entry else None,
         where=_where(table.table("where")) if "where" in entry else None,
         accounts=frozenset(table.words("as", account)) if "as" in entry else None,
-        kinds=_kinds(table) if "allow" in entry else ALL_KINDS,
+        kinds=_kinds(table, ALL_KINDS if effect is Effect.FORBID else CHANNELS) if "allow" in entry else ALL_KINDS,
         require=require,
         when=_when(table.table("when")) if "when" in entry else None,
         networks=tuple(table.words("from", network)) if "from" in entry else (),
@@ -289,6 +299,7 @@ def _rule(reading: Reading, entry: dict[str, Any], name: str, line: int) -> Rule
         record_sync=record.flag("sync"),
         keep_content=record.flag("content"),
         break_glass=break_glass,
+        certificate=parse_terms(table.table("certificate")) if "certificate" in entry else PLAIN,
     )
 
 
@@ -314,11 +325,11 @@ def _where(table: Table) -> Where:
     return Where(labels=tuple(labels), targets=targets)
 
 
-def _kinds(table: Table) -> frozenset[ChannelKind]:
+def _kinds(table: Table, everything: frozenset[ChannelKind]) -> frozenset[ChannelKind]:
     kinds: set[ChannelKind] = set()
     for word in table.words("allow", str):
         if word == "*":
-            kinds |= ALL_KINDS
+            kinds |= everything
         elif (kind := table.choice("allow", word, list(ChannelKind))) is not None:
             kinds.add(kind)
     return frozenset(kinds)

@@ -26,11 +26,12 @@ from policy.messages import (
     SessionEnded,
     SessionStarted,
 )
-from policy.model import ChannelKind
+from policy.model import CHANNELS, ChannelKind
 from policy.operators import names_behind
 from policy.rules.conditions import Factor, Facts, TicketFact
 from policy.rules.decide import (
     Allow,
+    Decision,
     Deny,
     attainable,
     decide,
@@ -40,6 +41,7 @@ from policy.rules.decide import (
 )
 from policy.rules.rights import Right
 from policy.sessions.live import Live
+from policy.sessions.words import has_it
 from policy.store import Tables
 from policy.store.records import Session
 from policy.trail.audit import Event
@@ -60,23 +62,26 @@ class _Spent(Exception):
 
 async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> Grant | Refused:
     """A Grant for one session, or the same words for every name and right that does not hold."""
-    facts = facts_of(desk, talk, request.account, request.target, ticket=request.ticket, reason=request.reason)
-    if tickets := await desk.tickets.look_up(desk, facts):
-        facts = facts_of(  # a call may take seconds, in which a person is disabled or a rule begins to forbid
-            desk, talk, request.account, request.target, ticket=request.ticket, reason=request.reason, tickets=tickets
-        )
+    facts, decision = await judged(
+        desk, talk, request.account, request.target, ticket=request.ticket, reason=request.reason
+    )
     what = f"{request.account}@{request.target}"
     if talk.limited:
         return await desk.refuse(
             talk, "access-refused", "no second factor is enrolled", "a second factor is demanded of you", ENROL,
             what=what, need="mfa",
         )  # fmt: skip
-    decision = decide(desk.rules, facts)
     if isinstance(decision, Deny):
-        return await _denied(desk, talk, facts, decision, what)
+        return await denied(desk, talk, facts, decision, what)
     target, account = desk.roster.target(request.target), desk.roster.account(request.target, request.account)
     assert target, "decide denies what has no record"
     assert account, "decide denies what has no record"
+    out = desk.checkouts.at(account.name, target.name)
+    if out is not None and out.person != talk.person:
+        # What is done while somebody knows the password must be theirs alone: else nobody can tell who did it.
+        return await desk.refuse(
+            talk, "access-refused", f"checked out by {out.person}", *has_it(out), code=PENDING, what=what
+        )
     if not target.host_keys:
         return await desk.refuse(
             talk, "access-refused", "target has no pinned host key", *_unpinned(request.target), code=78, what=what
@@ -84,11 +89,19 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
     if request.port not in (0, target.port) or request.via not in VIA or len(talk.sessions) >= MAX_SESSIONS:
         why = f"port {request.port}, via `{request.via[:16]}`, {len(talk.sessions)} sessions of this connection"
         return await desk.refuse_access(talk, what, why)
+    if decision.certificate.binding and account.kind != "user-ca":
+        # Attack: the rule wants one command alone, and the account opens by a key or password, which enforce nothing.
+        why = f"rule `{decision.rule}` binds certificates, and the account is opened by a {account.kind}"
+        return await desk.refuse(
+            talk, "access-refused", why, f"`{account.name}` on `{target.name}` cannot be held to what a rule demands",
+            "ask an administrator of this bastion: bastion account add --user-ca", code=78, what=what,
+        )  # fmt: skip
     live = Live(
         id=session_id(), talk=talk, person=talk.person, account=account.name, target=target.name,
         address=target.address, port=target.port, source=talk.source, via=request.via, rule=decision.rule,
         kinds=decision.kinds, reason=request.reason, ticket=request.ticket, factors=facts.factors,
         tickets=facts.tickets, deadline=_deadline(decision), grant=decision.grant, watched=decision.watched,
+        certificate=decision.certificate,
     )  # fmt: skip
 
     def keep(t: Tables) -> None:
@@ -138,6 +151,8 @@ async def open_channel(desk: Authority, talk: Conversation, request: OpenChannel
     what = f"{request.kind} on {live.account}@{live.target}"
     try:
         kind = ChannelKind(request.kind)
+        if kind not in CHANNELS:  # a gateway that was broken into would have it counted as opened
+            raise ValueError(kind)
     except ValueError:
         return await desk.refuse(
             talk, "channel-refused", "unknown kind", ONE_KIND.format(request.kind[:32]), what=what, session=live.id
@@ -145,11 +160,14 @@ async def open_channel(desk: Authority, talk: Conversation, request: OpenChannel
     facts = _facts_of_live(desk, live, kind)
     decision = decide(desk.rules, facts)
     if isinstance(decision, Deny):
-        return await _denied(desk, talk, facts, decision, what, event="channel-refused", session=live.id)
+        return await denied(desk, talk, facts, decision, what, event="channel-refused", session=live.id)
     forced = talk.speaker.force_command if talk.speaker else ""
     if forced and (kind is not ChannelKind.EXEC or request.detail != forced):
         why = "the certificate forces another command"
         return await desk.refuse(talk, "channel-refused", why, why, what=what, session=live.id)
+    if not live.certificate.holds(decision.certificate):
+        why = "the rules force another command by now"
+        return await desk.refuse(talk, "channel-refused", why, NOT_LIVE, what=what, session=live.id)
     if live.deadline <= trio.current_time():
         return await desk.refuse(talk, "channel-refused", "expired", NOT_LIVE, what=what, session=live.id)
     event = Event(
@@ -214,7 +232,7 @@ async def recheck(desk: Authority, *, by: str = "policyd", person: str = "") -> 
         if live.machine or person not in ("", live.person):
             continue
         decision = decide(desk.rules, _facts_of_live(desk, live))
-        if isinstance(decision, Deny) or not live.opened <= decision.kinds:
+        if isinstance(decision, Deny) or not _goes_on(live, decision):
             gone.append(live)
         elif decision.watched and not live.watched:
             live.watched = True
@@ -223,6 +241,11 @@ async def recheck(desk: Authority, *, by: str = "policyd", person: str = "") -> 
             await desk.sessions.unwatch(live, watcher)
             await watcher.push(EndSession(session=live.id, by=by, reason="you may not watch it any more"))
     return await desk.end_sessions(gone, by, "no longer allowed")
+
+
+def _goes_on(live: Live, now: Allow) -> bool:
+    """Whether what is open is still allowed, and bound as it has to be by now."""
+    return live.opened <= now.kinds and live.certificate.holds(now.certificate)
 
 
 async def session_started(desk: Authority, talk: Conversation, request: SessionStarted) -> Done:
@@ -279,6 +302,18 @@ def facts_of(
     )
 
 
+async def judged(
+    desk: Authority, talk: Conversation, account: str, target: str, channel: ChannelKind | None = None,
+    *, ticket: str = "", reason: str = "",
+) -> tuple[Facts, Decision]:  # fmt: skip
+    """The facts of now, with what ticket systems say of them, and the decision."""
+    facts = facts_of(desk, talk, account, target, channel, ticket=ticket, reason=reason)
+    if tickets := await desk.tickets.look_up(desk, facts):
+        # a call may take seconds, in which a person is disabled or a rule begins to forbid
+        facts = facts_of(desk, talk, account, target, channel, ticket=ticket, reason=reason, tickets=tickets)
+    return facts, decide(desk.rules, facts)
+
+
 def _facts_of_live(desk: Authority, live: Live, channel: ChannelKind | None = None) -> Facts:
     return facts_of(
         desk, live.talk, live.account, live.target, channel,
@@ -291,7 +326,7 @@ def may_watch(desk: Authority, watcher: Conversation, live: Live) -> bool:
     return desk.has_right(watcher, Right.WATCH) and live.person not in names_behind(watcher)
 
 
-async def _denied(
+async def denied(
     desk: Authority, talk: Conversation, facts: Facts, deny: Deny, what: str,
     *, event: str = "access-refused", session: str = "",
 ) -> Refused:  # fmt: skip
@@ -331,6 +366,7 @@ def _granted(live: Live, allow: Allow) -> Event:
             **({"grant": live.grant} if live.grant else {}),
             **({"break-glass": "yes"} if allow.break_glass else {}),
             **({"watched": "yes"} if allow.watched else {}),
+            **({"certificate": terms} if (terms := str(allow.certificate)) else {}),
         },
     )
 

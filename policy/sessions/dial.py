@@ -10,6 +10,8 @@ from typing import Final
 import structlog
 import trio
 
+from policy.authorities.life import Use
+from policy.authorities.revocation import key_id
 from policy.authority import Authority
 from policy.conversation import Conversation
 from policy.keys import certificates, signatures, sshkeys
@@ -53,7 +55,7 @@ async def credential(
         return await _refuse(
             desk, live, "credential-refused", "asked for twice", "the credential was handed out already"
         )
-    live.leases += 1
+    live.leases, live.unreached = live.leases + 1, ""
     live.leased = trio.current_time()
     detail = {"kind": account.kind, **({"version": str(live.version)} if live.version else {})}
     answer: UsePassword | UseKey | UseCertificate
@@ -66,8 +68,8 @@ async def credential(
                 answer = UseKey(public=key.blob, algorithms=list(key.signature_algorithms))
                 detail["key"] = key.fingerprint
             case "user-ca":
-                answer = UseCertificate(certificate=_certificate(desk, live, request.session_key))
-                detail["minutes"] = str(desk.settings.certificate_minutes)
+                blob, said = _certificate(desk, live, request.session_key)
+                answer, detail = UseCertificate(certificate=blob), detail | said
             case _:
                 raise VaultError(f"account kind `{account.kind}` is not known")
     except (VaultError, BadKey) as error:
@@ -120,39 +122,50 @@ async def host_certificate(desk: Authority, talk: Conversation, request: HostCer
         return await desk.refuse_access(talk, f"host certificate for `{request.target[:128]}`", why)
     try:
         key = sshkeys.parse_public_key(request.public)
+        signing, serial = desk.authorities.signing(Use.HOST), randomrandom_serial()
         blob, seconds = certificates.mint_host_certificate(
-            desk.host_ca, key, target=target.name, serial=_serial(), now=time.time(),
+            signing.key, key, target=target.name, serial=serial, now=time.time(),
             hours=desk.settings.host_certificate_hours,
         )  # fmt: skip
     except BadKey as error:
         return await desk.refuse(
             talk, "host-certificate-refused", str(error), "the host key cannot be certified", code=78
         )
-    await desk.ledger.note(talk.event("host-certificate", target.name, {"key": key.fingerprint}))
+    detail = {"key": key.fingerprint, "ca": signing.name, "serial": str(serial)}
+    await desk.ledger.note(talk.event("host-certificate", target.name, detail))
     return Certificate(blob=blob, expires_in=seconds)
 
 
-def _certificate(desk: Authority, live: Live, session_key: bytes) -> bytes:
-    return certificates.mint_user_certificate(
-        desk.user_ca,
+def _certificate(desk: Authority, live: Live, session_key: bytes) -> tuple[bytes, dict[str, str]]:
+    """As the rules that allowed the session want it, and what the trail has to know of it."""
+    terms, signing, serial = live.certificate, desk.authorities.signing(Use.USER), randomrandom_serial()
+    minutes = terms.minutes or desk.settings.certificate_minutes
+    principals = terms.principals_of(live.account, live.person)
+    sources = [str(one) for one in terms.sources] or desk.settings.certificate_sources
+    blob = certificates.mint_user_certificate(
+        signing.key,
         sshkeys.parse_public_key(session_key),
-        account=live.account,
-        person=live.person,
-        session=live.id,
-        serial=_serial(),
+        principals=principals,
+        key_id=key_id(live.person, live.id),
+        serial=serial,
         now=time.time(),
-        minutes=desk.settings.certificate_minutes,
+        minutes=minutes,
         kinds=live.kinds,
+        source=",".join(sources),
+        force_command=terms.force_command,
     )
+    detail = {
+        "ca": signing.name, "serial": str(serial), "minutes": str(minutes), "principals": " ".join(principals),
+        "source-address": " ".join(sources), "force-command": terms.force_command,
+    }  # fmt: skip
+    return blob, {key: value for key, value in detail.items() if value}
 
 
 async def secret_of(desk: Authority, account: Account, version: int = 0) -> Secret:
     """What opens an account; a version of it, or the one in force. VaultError."""
     assert account.secret is not None, "a password or key account has a secret"
-    opened = await desk.secrets.open(account.secret, version)
-    if (opened.record.kind, opened.record.name) != (account.kind, f"{account.name}@{account.target}"):
-        raise VaultError(f"the secret of `{account.name}@{account.target}` is another's")  # who wrote that row?
-    return opened.value
+    place = f"{account.name}@{account.target}"
+    return (await desk.secrets.open(account.secret, version, kind=account.kind, name=place)).value
 
 
 async def _public(desk: Authority, account: Account, version: int) -> sshkeys.PublicKey:
@@ -176,6 +189,6 @@ def _event(live: Live, event: str, why: str, detail: dict[str, str]) -> Event:
     )  # fmt: skip
 
 
-def _serial() -> int:
+def randomrandom_serial() -> int:
     """Unique without a counter: a restored database must not give one out twice."""
     return int.from_bytes(os.urandom(8)) >> 1

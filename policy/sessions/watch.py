@@ -1,9 +1,9 @@
-"""Commands about what happens: sessions, the lines of the CAs, the rules in force."""
+"""Commands about what happens: sessions, the rules in force."""
 
 from policy.authority import Authority, ended_note
 from policy.conversation import Conversation
 from policy.leave.requests import text
-from policy.messages import CaLines, Done, Reload, Rows, SessionKill, SessionsList
+from policy.messages import Done, Reload, Rows, SessionKill, SessionsList
 from policy.naming import CommandRefused, counted, shown_time
 from policy.paging import counted_out
 from policy.sessions.access import recheck
@@ -42,16 +42,6 @@ async def session_kill(desk: Authority, talk: Conversation, request: SessionKill
     return Done(
         text=f"killed session `{live.id}` of {live.person} on {live.account}@{live.target}",
         data={"session": live.id, "person": live.person, "account": live.account, "target": live.target},
-    )
-
-
-async def ca_lines(desk: Authority, talk: Conversation, _: CaLines) -> Rows:
-    return Rows(
-        columns=["where", "line"],
-        rows=[
-            ["client known_hosts", f"@cert-authority * {desk.host_ca.public.line('bastion-host-ca')}"],
-            ["target TrustedUserCAKeys", desk.user_ca.public.line("bastion-user-ca")],
-        ],
     )
 
 

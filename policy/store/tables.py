@@ -11,6 +11,9 @@ from sqlalchemy.exc import IntegrityError
 
 from policy.store import schema as s
 from policy.store.access_tables import AccessTables
+from policy.store.application_tables import ApplicationTables
+from policy.store.authority_tables import AuthorityTables
+from policy.store.checkout_tables import CheckoutTables
 from policy.store.conflict import Conflict as Conflict
 from policy.store.proof_tables import ProofTables
 from policy.store.records import (
@@ -25,6 +28,7 @@ from policy.store.records import (
     Target,
 )
 from policy.store.rotation_tables import RotationTables
+from policy.store.share_tables import ShareTables
 from policy.store.vault_tables import VaultTables
 
 
@@ -34,7 +38,11 @@ class Tables:
     def __init__(self, connection: Connection) -> None:
         self._db = connection
         self.access = AccessTables(connection)  # requests, votes, grants, reviews
+        self.authorities = AuthorityTables(connection)  # certificate authorities, and what was revoked
         self.vault = VaultTables(connection)  # secrets, and the keys that seal them
+        self.applications = ApplicationTables(connection)  # their tokens and leases, too
+        self.shares = ShareTables(connection)  # what of the vault was lent to whom
+        self.checkouts = CheckoutTables(connection)
         self.rotations = RotationTables(connection)  # their journal
         self.proofs = ProofTables(connection, self.vault)  # second factors, codes, invitations
 
@@ -253,7 +261,7 @@ class Tables:
         self._insert(s.account, **asdict(account))
 
     def set_public(self, target: str, name: str, public: bytes) -> None:
-        """Another key opens the account from now on."""
+        """The public half of another key that opens an account."""
         mine = (s.account.c.target == target, s.account.c.name == name)
         self._db.execute(update(s.account).where(*mine).values(public=public))
 

@@ -121,13 +121,12 @@ rotation = Table(
 authority = Table(
     "authority",
     metadata,
-    Column("secret", String(32), ForeignKey("secret.id"), primary_key=True),
-    Column("use", String(8), nullable=False),  # user | host
-    Column("state", String(16), nullable=False),  # next | current | retiring | retired
-    Column("public", LargeBinary, nullable=False),  # SSH blob
-    Column("made", BigInteger, nullable=False),
-    Column("since", BigInteger),  # when it became current
+    # Each is a version of the secret `user-ca` or `host-ca`, whose state says whether it is trusted.
+    Column("secret", String(32), ForeignKey("secret.id", ondelete="CASCADE"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("since", BigInteger),  # when it began to sign
     Column("until", BigInteger),  # when it was retired
+    UniqueConstraint("secret", "version"),
 )
 
 revoked_certificate = Table(
@@ -135,7 +134,6 @@ revoked_certificate = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("kind", String(16), nullable=False),  # serial | key-id | key
-    Column("ca", String(64), nullable=False, server_default=""),  # fingerprint
     Column("what", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
     Column("by", String(64), nullable=False),

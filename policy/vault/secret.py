@@ -1,4 +1,4 @@
-"""Bytes that must not be seen, and the one error of the vault."""
+"""Bytes that must not be seen, and the errors of the vault."""
 
 import hmac
 from typing import Final
@@ -15,6 +15,14 @@ class VaultError(Exception):
         super().__init__(cause)
         self.cause = cause
         self.hint = hint
+
+
+class NotYet(VaultError):
+    """The vault stays locked for now: what the master needs is away, and may come."""
+
+
+class WrongPassphrase(VaultError):
+    """It is another one than the vault was locked with."""
 
 
 class Secret:

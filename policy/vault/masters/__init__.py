@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from policy.vault.masters.file import FileMaster
+from policy.vault.masters.passphrase import PassphraseMaster
+from policy.vault.masters.pkcs11 import TokenMaster
+from policy.vault.masters.transit import Http, TransitMaster
 from policy.vault.secret import Secret, VaultError
 
 
@@ -29,9 +32,18 @@ class Master(Protocol):
         """What `wrap` was given for the same `bound`."""
 
 
-def parse(where: str, base: Path, environ: Mapping[str, str]) -> Master:
-    """The master that `master_key = where` names; paths are relative to `base`. Nothing is read yet."""
+def parse(where: str, base: Path, environ: Mapping[str, str], http: Http | None = None) -> Master:
+    """The master that `master_key = where` names; paths are relative to `base`. Nothing is read yet.
+
+    `http` has a call made, for the one that needs it.
+    """
     kind, _, rest = where.partition(":")
     if kind in ("file", "credential") and rest:
         return FileMaster(where, base, environ)
-    raise VaultError(f"master key `{where}`: want file:PATH or credential:NAME")
+    if where == "passphrase:":
+        return PassphraseMaster()
+    if kind == "pkcs11":
+        return TokenMaster(where, base, environ)
+    if kind == "transit":
+        return TransitMaster(where, base, environ, http)
+    raise VaultError(f"master key `{where}`: want file:PATH, credential:NAME, passphrase:, pkcs11:... or transit:...")

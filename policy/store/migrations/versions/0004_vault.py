@@ -85,7 +85,6 @@ def upgrade() -> None:
         "revoked_certificate",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
-        sa.Column("ca", sa.String(length=64), server_default="", nullable=False),
         sa.Column("what", sa.Text(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.Column("by", sa.String(length=64), nullable=False),
@@ -173,14 +172,11 @@ def upgrade() -> None:
     op.create_table(
         "authority",
         sa.Column("secret", sa.String(length=32), nullable=False),
-        sa.Column("use", sa.String(length=8), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("public", sa.LargeBinary(), nullable=False),
-        sa.Column("made", sa.BigInteger(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("since", sa.BigInteger(), nullable=True),
         sa.Column("until", sa.BigInteger(), nullable=True),
-        sa.ForeignKeyConstraint(["secret"], ["secret.id"], name=op.f("fk_authority_secret")),
-        sa.PrimaryKeyConstraint("secret", name=op.f("pk_authority")),
+        sa.ForeignKeyConstraint(["secret"], ["secret.id"], name=op.f("fk_authority_secret"), ondelete="CASCADE"),
+        sa.UniqueConstraint("secret", "version", name=op.f("uq_authority_secret_version")),
     )
     op.create_table(
         "secret_version",
