@@ -25,7 +25,7 @@ from policy.applications import serving
 from policy.authorities import commands as authorities
 from policy.authority import Authority
 from policy.checkout import commands as checkouts
-from policy.conversation import Conversation, State, Violation
+from policy.conversation import FIRST_WORDS, Conversation, State, Violation
 from policy.ldap import commands as directory_commands
 from policy.leave import asking, four_eyes, glass, grants, tokens
 from policy.login import authenticate, factors, invitations
@@ -57,10 +57,6 @@ COMMANDS_AT_ONCE: Final = 4
 """Commands under way in one conversation; some wait 10 s for a scan."""
 LOOKUPS_AT_ONCE: Final = 16
 """Sessions asked for at once in one conversation, each of which may wait for a ticket system."""
-
-FIRST_WORDS: Final = frozenset(
-    {State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW, State.RUNNER_NEW, State.APPLICANT}
-)
 
 Handler = Callable[[Authority, Conversation, Any], Awaitable[m.Reply | None]]
 
