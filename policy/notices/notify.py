@@ -76,6 +76,7 @@ TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
         "directory-back": Topic.DIRECTORY,
         "vault-altered": Topic.VAULT,
         "rotation-in-doubt": Topic.VAULT,
+        "secret-taken": Topic.VAULT,
     }
 )
 """Events of the audit trail that people are told of: nothing is told that is not kept, and nothing is told twice."""
@@ -213,6 +214,9 @@ def _words(topic: Topic, event: Event, to: Destination) -> tuple[str, list[str]]
                     "somebody wrote to the database; it is not used until that is cleared up",
                     "see: bastion audit list --event vault-altered",
                 ]
+            if event.event == "secret-taken":
+                before, after = _plain(detail.get("owner before", "")), _plain(detail.get("owner after", ""))
+                return f"secret {what} was taken from {before} and given to {after} by {who}", [reason]
             return f"what opens {what} is in doubt: neither its new nor its last secret is proven", [
                 _quoted(event.why) if event.why else "",
                 "both are kept, and the next try finds out; nobody may be able to log in there meanwhile",
