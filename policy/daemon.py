@@ -33,6 +33,7 @@ from policy.peers import (
     BROKER_SOCKET,
     COURIER_SOCKET,
     GATEWAY_SOCKET,
+    RUNNER_SOCKET,
     group_of,
     is_crowded,
     listen,
@@ -48,15 +49,17 @@ from policy.trail.ledger import Ledger, LedgerError
 from policy.vault.masters import parse
 from policy.vault.masters.passphrase import PassphraseMaster
 from policy.vault.masters.transit import TransitMaster
-from policy.vault.secrets import Secrets
+from policy.vault.rekeying import Rekeying
+from policy.vault.secrets import Secrets, trim
 from policy.vault.unlocking import Opening, Unlocking
 
 MAX_CONVERSATIONS: Final = {
     State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32, State.AUDITOR_NEW: 256, State.COURIER_NEW: 4,
+    State.RUNNER_NEW: 4,
     State.APPLICANT: 1024,
 }  # fmt: skip
-"""One for each connection of a person, and what a gateway lets in before login; operators are few, and couriers one. An
-auditor's tool stays connected for as long as it plays. The broker lets in 512 connections of applications."""
+"""One for each connection of a person, and what a gateway lets in before login; operators are few, couriers and runners
+one. An auditor's tool stays connected for as long as it plays. The broker lets in 512 connections of applications."""
 HOUSEKEEPING_SECONDS: Final = 3600.0
 DRAIN_SECONDS: Final = 5.0
 """From SIGTERM to the end: conversations say what they have to, sessions are marked as ended."""
@@ -85,6 +88,7 @@ async def serve(config: Configuration) -> None:
         roster=everyone,
         vault=state.vault,
         secrets=Secrets(ledger, state.vault),
+        rekeying=Rekeying(ledger, state.vault, state.master, config.policy.master_key),
         authorities=state.authorities,
         trusted_cas=trusted,
         revoked_keys=revoked,
@@ -122,13 +126,13 @@ async def _opened(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watchdog, None)
-            state = await unlocking.run(sockets, lambda why: _tell_systemd(f"READY=1\nSTATUS={why}"))
+            await unlocking.run(sockets, lambda why: _tell_systemd(f"READY=1\nSTATUS={why}"))
             nursery.cancel_scope.cancel()
+        return unlocking.result(), sockets, unlocking.opening
     except BaseException:
         for sock in sockets.values():
             sock.close()
         raise
-    return state, sockets, unlocking.opening
 
 
 async def _run(
@@ -152,6 +156,7 @@ async def _run(
         nursery.start_soon(desk.sessions.expire, nursery)
         nursery.start_soon(rotations.run)
         nursery.start_soon(sync.run, desk)
+        nursery.start_soon(desk.rekeying.run)
         nursery.start_soon(_housekeeping, desk)
         nursery.start_soon(_recheck_often, desk)
         nursery.start_soon(grants.close_what_is_over, desk)
@@ -229,6 +234,7 @@ async def _housekeeping(desk: Authority) -> None:
         before = time.time_ns() - int(desk.lockouts.window * 1e9)
         try:
             await desk.ledger.write(partial(_forget, before))
+            await trim(desk.ledger, desk.settings.secret_versions)
             while await desk.ledger.write(lambda t: t.applications.forget_leases(time.time_ns())):
                 pass
         except LedgerError as error:
@@ -292,6 +298,7 @@ def _sockets(config: Configuration) -> dict[State, SocketType]:
         State.GATEWAY_NEW: passed.get("policyd") or listen(config.run / GATEWAY_SOCKET, group_of(config.run)),
         State.AUDITOR_NEW: passed.get("policyd-audit") or listen(config.run / AUDIT_SOCKET, os.getegid()),
         State.COURIER_NEW: passed.get("policyd-courier") or listen(config.run / COURIER_SOCKET, os.getegid()),
+        State.RUNNER_NEW: passed.get("policyd-runner") or listen(config.run / RUNNER_SOCKET, os.getegid()),
         State.APPLICANT: passed.get("policyd-broker") or listen(config.run / BROKER_SOCKET, os.getegid()),
         # last, because who starts policyd waits for this one
         State.ADMIN_NEW: passed.get("policyd-admin") or listen(config.run / ADMIN_SOCKET, os.getegid()),

@@ -75,6 +75,7 @@ TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
         "directory-stopped": Topic.DIRECTORY,
         "directory-back": Topic.DIRECTORY,
         "vault-altered": Topic.VAULT,
+        "vault-rekey-stopped": Topic.VAULT,
         "rotation-in-doubt": Topic.VAULT,
         "secret-taken": Topic.VAULT,
     }
@@ -210,13 +211,15 @@ def _words(topic: Topic, event: Event, to: Destination) -> tuple[str, list[str]]
             ]
         case Topic.VAULT:
             if event.event == "vault-altered":
-                return f"ALTERED: secret {what} is not the one that was written", [
-                    "somebody wrote to the database; it is not used until that is cleared up",
-                    "see: bastion audit list --event vault-altered",
+                return f"VAULT ALTERED: {what}: somebody else wrote to the database", [
+                    f"found: {_plain(event.why)}",
+                    "nothing was opened with it; see: bastion audit list --event vault-altered",
                 ]
             if event.event == "secret-taken":
                 before, after = _plain(detail.get("owner before", "")), _plain(detail.get("owner after", ""))
                 return f"secret {what} was taken from {before} and given to {after} by {who}", [reason]
+            if event.event == "vault-rekey-stopped":
+                return f"the vault is not sealed anew: {_plain(event.why)}", ["see: bastion vault status"]
             return f"what opens {what} is in doubt: neither its new nor its last secret is proven", [
                 _quoted(event.why) if event.why else "",
                 "both are kept, and the next try finds out; nobody may be able to log in there meanwhile",

@@ -55,7 +55,7 @@ async def credential(
         return await _refuse(
             desk, live, "credential-refused", "asked for twice", "the credential was handed out already"
         )
-    live.leases += 1
+    live.leases, live.unreached = live.leases + 1, ""
     live.leased = trio.current_time()
     detail = {"kind": account.kind, **({"version": str(live.version)} if live.version else {})}
     answer: UsePassword | UseKey | UseCertificate
@@ -164,10 +164,8 @@ def _certificate(desk: Authority, live: Live, session_key: bytes) -> tuple[bytes
 async def secret_of(desk: Authority, account: Account, version: int = 0) -> Secret:
     """What opens an account; a version of it, or the one in force. VaultError."""
     assert account.secret is not None, "a password or key account has a secret"
-    opened = await desk.secrets.open(account.secret, version)
-    if (opened.record.kind, opened.record.name) != (account.kind, f"{account.name}@{account.target}"):
-        raise VaultError(f"the secret of `{account.name}@{account.target}` is another's")  # who wrote that row?
-    return opened.value
+    place = f"{account.name}@{account.target}"
+    return (await desk.secrets.open(account.secret, version, kind=account.kind, name=place)).value
 
 
 async def _public(desk: Authority, account: Account, version: int) -> sshkeys.PublicKey:

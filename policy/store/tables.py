@@ -261,7 +261,7 @@ class Tables:
         self._insert(s.account, **asdict(account))
 
     def set_public(self, target: str, name: str, public: bytes) -> None:
-        """Another key opens the account from now on."""
+        """The public half of another key that opens an account."""
         mine = (s.account.c.target == target, s.account.c.name == name)
         self._db.execute(update(s.account).where(*mine).values(public=public))
 

@@ -87,6 +87,7 @@ REQUESTS: dict[str, m.Request] = {
     "DirectoryStatus": m.DirectoryStatus(),
     "Reload": m.Reload(),
     "Courier": m.Courier(pid=1),
+    "Runner": m.Runner(pid=1),
     "TryToken": m.TryToken(token="x"),
     "Called": m.Called(task=9),
     "MfaConfirm": m.MfaConfirm(code="1"),
@@ -137,6 +138,10 @@ def peer_in(policyd: Policyd, state: State) -> Peer:
             return policyd.courier()
         case State.COURIER:
             return policyd.courier(m.Courier(pid=1))
+        case State.RUNNER_NEW:
+            return policyd.runner()
+        case State.RUNNER:
+            return policyd.runner(m.Runner(pid=1))
         case State.AUDITOR_NEW:
             return policyd.auditor()
         case State.AUDITOR:
@@ -267,7 +272,7 @@ class Quiet:
         def leave(self, talk):
             """It was none."""
 
-    sessions, workers, couriers = Sessions(), Workers(), Workers()
+    sessions, workers, couriers, runners = Sessions(), Workers(), Workers(), Workers()
 
 
 @pytest.mark.trio
@@ -277,6 +282,7 @@ class Quiet:
         (State.GATEWAY_NEW, FIRST_WORD_SECONDS),
         (State.ADMIN_NEW, FIRST_WORD_SECONDS),
         (State.AUDITOR_NEW, FIRST_WORD_SECONDS),
+        (State.RUNNER_NEW, FIRST_WORD_SECONDS),
         (State.PROVING, PROVING_SECONDS),
     ],
 )

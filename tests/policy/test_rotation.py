@@ -291,7 +291,7 @@ def test_a_worker_that_leaves_in_the_middle_proves_nothing(policyd, targets) -> 
     second = Worker(policyd, Targets(opens=targets.opens))
     wait_until("what opens", lambda: versions(policyd)["previous"] == 1)
     targets.hold.set()
-    assert [type(order).__name__ for order in second.orders][0] == "VerifyLogin"
+    assert type(second.orders[0]).__name__ == "VerifyLogin"
     second.close()
 
 
