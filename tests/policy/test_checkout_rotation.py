@@ -98,7 +98,11 @@ def test_killed_while_it_is_out_and_over_then(policyd, targets):
 def test_while_it_is_out_it_is_not_changed_under_the_persons_hands(policyd, worker, targets):
     with policyd.login("alice") as alice:
         revealed(take(alice))
-        policyd.done(m.Rotate(places=["root@web1", "deploy@web1"], reason="x"))
+        assert "checked out" in policyd.command(m.Rotate(places=["root@web1"], reason="x")).cause
+        grant = alice.ask(m.Authorize(account="root", target="web1"))
+        alice.ask(m.SessionEnded(session=grant.session, reason="closed"))
+        wait_until("it to be due after use", lambda: rows(policyd))
+        policyd.done(m.Rotate(places=["deploy@web1"], reason="x"))
         wait_until("the other one", lambda: targets.opens["deploy@web1"] - {b"password of deploy"})
         assert targets.opens["root@web1"] == {OLD}
         done(bring(alice, "root@web1"))
