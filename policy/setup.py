@@ -20,6 +20,7 @@ from policy.vault import keyring
 from policy.vault.envelope import SEED, Vault
 from policy.vault.masters import Master, parse
 from policy.vault.masters.passphrase import PassphraseMaster
+from policy.vault.masters.transit import Http
 from policy.vault.register import Broken, Register
 from policy.vault.rekeying import MASTER
 from policy.vault.secret import NotYet, Secret, VaultError, WrongPassphrase
@@ -48,7 +49,11 @@ class State:
 
 
 async def make_state(
-    config: Configuration, admin: str, admin_keys: Sequence[str], passphrase: Secret | None = None
+    config: Configuration,
+    admin: str,
+    admin_keys: Sequence[str],
+    passphrase: Secret | None = None,
+    http: Http | None = None,
 ) -> list[str]:
     """A new state; what was made, in words. NotReady or naming.CommandRefused if there is one, or it cannot be."""
     name = naming.person_name(admin) if admin else ""
@@ -60,7 +65,7 @@ async def make_state(
         raise NotReady(
             f"state `{config.state}` exists already: nothing was changed", "use it, or choose another folder"
         )
-    master = _master(config, passphrase)
+    master = _master(config, passphrase, http)
     said = await master.make()
     root = keyring.new_root()
     first = await keyring.wrap(master, keyring.FIRST, root)
@@ -174,9 +179,9 @@ async def _unwrapped(tables: Tables, master: Master) -> dict[int, Secret]:
         ) from None
 
 
-def _master(config: Configuration, passphrase: Secret | None) -> Master:
-    """For a command of an operator's, who has it at hand. A service cannot be called from there: no courier is."""
-    master = parse(config.policy.master_key, config.state, os.environ)
+def _master(config: Configuration, passphrase: Secret | None, http: Http | None = None) -> Master:
+    """For a command of an operator's, who has the passphrase at hand. No courier is there, unless `http` is one."""
+    master = parse(config.policy.master_key, config.state, os.environ, http)
     if isinstance(master, PassphraseMaster) and passphrase is not None:
         master.supply(passphrase)
     return master

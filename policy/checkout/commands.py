@@ -24,8 +24,8 @@ from policy.persons.ownership import tends
 from policy.rules.conditions import Facts
 from policy.rules.decide import Allow, Decision, Deny, decide
 from policy.rules.rights import Right
-from policy.sessions.access import PENDING, denied, facts_of, has_it, judged
-from policy.sessions.words import printable
+from policy.sessions.access import PENDING, denied, facts_of, judged
+from policy.sessions.words import has_it, printable
 from policy.store import Conflict, Tables
 from policy.store.records import Account, Checkout
 from policy.vault.names import shown
@@ -51,6 +51,8 @@ async def checkout_take(desk: Authority, talk: Conversation, request: CheckoutTa
     facts, decision = await judged(
         desk, talk, request.account, request.target, ChannelKind.CHECKOUT, ticket=ticket, reason=why
     )
+    if isinstance(decision, Allow):
+        await desk.rotations.settled(request.account, request.target)  # who is shown it now is shown one that goes
     async with desk.deciding:
         # Whoever changed something since did so before us: decided again, by what is now.
         facts = facts_of(

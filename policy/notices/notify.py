@@ -76,6 +76,7 @@ TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
         "directory-back": Topic.DIRECTORY,
         "vault-altered": Topic.VAULT,
         "vault-rekey-stopped": Topic.VAULT,
+        "rotation-in-doubt": Topic.VAULT,
     }
 )
 """Events of the audit trail that people are told of: nothing is told that is not kept, and nothing is told twice."""
@@ -213,7 +214,13 @@ def _words(topic: Topic, event: Event, to: Destination) -> tuple[str, list[str]]
                     f"found: {_plain(event.why)}",
                     "nothing was opened with it; see: bastion audit list --event vault-altered",
                 ]
-            return f"the vault is not sealed anew: {_plain(event.why)}", ["see: bastion vault status"]
+            if event.event == "vault-rekey-stopped":
+                return f"the vault is not sealed anew: {_plain(event.why)}", ["see: bastion vault status"]
+            return f"what opens {what} is in doubt: neither its new nor its last secret is proven", [
+                _quoted(event.why) if event.why else "",
+                "both are kept, and the next try finds out; nobody may be able to log in there meanwhile",
+                f"try now: {to.command} account rotate {what}" if what else "",
+            ]
 
 
 def _how_long(detail: Mapping[str, str]) -> str:

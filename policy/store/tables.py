@@ -27,6 +27,7 @@ from policy.store.records import (
     Session,
     Target,
 )
+from policy.store.rotation_tables import RotationTables
 from policy.store.share_tables import ShareTables
 from policy.store.vault_tables import VaultTables
 
@@ -42,6 +43,7 @@ class Tables:
         self.applications = ApplicationTables(connection)  # their tokens and leases, too
         self.shares = ShareTables(connection)  # what of the vault was lent to whom
         self.checkouts = CheckoutTables(connection)
+        self.rotations = RotationTables(connection)  # their journal
         self.proofs = ProofTables(connection, self.vault)  # second factors, codes, invitations
 
     def nested(self) -> AbstractContextManager[object]:
