@@ -62,6 +62,8 @@ FIRST_WORDS: Final = frozenset(
     {State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW, State.RUNNER_NEW, State.APPLICANT}
 )
 
+HIDDEN: Final = ("the vault does not open this", "tell the people who run this bastion")
+
 Handler = Callable[[Authority, Conversation, Any], Awaitable[m.Reply | None]]
 
 
@@ -338,13 +340,8 @@ async def answer(desk: Authority, talk: Conversation, request: m.Request, entry:
             talk, "command-refused", error.cause, error.cause, error.hint, code=error.code, what=what, need=error.need
         )
     except VaultError as error:
-        what = type(request).__name__
-        if talk.state is State.OPERATOR:
-            return await desk.refuse(talk, "vault-failed", error.cause, error.cause, error.hint, code=78, what=what)
-        return await desk.refuse(
-            talk, "vault-failed", error.cause, "the vault does not open this", "tell the people who run this bastion",
-            code=78, what=what,
-        )  # fmt: skip
+        told = (error.cause, error.hint) if talk.state is State.OPERATOR else HIDDEN
+        return await desk.refuse(talk, "vault-failed", error.cause, *told, code=78, what=type(request).__name__)
     except LedgerError as error:
         talk.log().error("denied", request=type(request).__name__, error=str(error))
         if not (entry.decides or entry.command):
