@@ -1,6 +1,6 @@
 """`bastion run`: every process of one machine under one parent.
 
-Order of start: recorderd, policyd, courier, ssh workers; each must be ready before the next. Order of stop: the
+Order of start: recorderd, policyd, courier, broker, ssh workers; each must be ready before the next. Order of stop: the
 reverse, so that nothing loses its authority while it still carries traffic. A child that ends is started again, with
 growing pauses; a child that cannot start at all ends the whole with one line that says so. Children die with the
 parent.
@@ -71,6 +71,11 @@ def roles(settings: Settings) -> list[Role]:
         Role(name="policyd", words=[*python, "policy", "serve", "--config", file],
              socket=settings.run / ADMIN_SOCKET),
         Role(name="courier", words=[*python, "bastion.courier", "--config", file]),
+        *(
+            [Role(name="broker", words=[*python, "bastion.broker", "--config", file])]
+            if settings.broker.socket or settings.broker.listen
+            else []
+        ),
         *(
             Role(name=f"ssh-{number}", words=[*python, "bastion.ssh", "--config", file, "--worker", str(number)])
             for number in range(settings.ssh.workers)

@@ -9,7 +9,10 @@ from typing import Final
 import structlog
 import trio
 
+from policy.applications.judging import Registry
+from policy.applications.rates import Rates
 from policy.authorities.life import Authorities
+from policy.checkout.lease import Checkouts, NoRotations, Rotations
 from policy.configuration import BadConfiguration, Configuration, read_all
 from policy.conversation import Conversation, State
 from policy.ldap.synced import Synced
@@ -57,6 +60,8 @@ class Authority:
     revoked_keys: frozenset[str]  # fingerprints that prove nobody any more
     sessions: Sessions
     lockouts: Lockouts
+    checkouts: Checkouts = field(default_factory=Checkouts)
+    rotations: Rotations = field(default_factory=NoRotations)
     standing: Standing = field(default_factory=Standing)
     workers: Workers = field(default_factory=Workers)
     couriers: Couriers = field(default_factory=Couriers)
@@ -64,6 +69,8 @@ class Authority:
     synced: Synced = field(default_factory=Synced)
     passwords: Passwords = field(default_factory=Passwords)
     proofs: Proofs = field(default_factory=Proofs)
+    applications: Registry = field(default_factory=Registry)
+    rates: Rates = field(default_factory=Rates)
     alarm: Callable[[Event], None] = field(default=lambda _: None)  # told what people must hear of, once it is kept
     deciding: trio.Lock = field(default_factory=trio.Lock)  # requests and grants change one after the other
     awaited: dict[str, trio.Event] = field(default_factory=dict)  # requests that somebody waits for, by id
@@ -108,6 +115,7 @@ class Authority:
             Event(event="reload", who=who, source=source, why=why, what=str(self.config.rules), detail=detail)
         )
         self.rules, self.trusted_cas, self.revoked_keys = rules, trusted, revoked
+        self.checkouts.wake()
         structlog.get_logger().info("rules", rules=len(rules.rules), digest=rules.digest)
         return []
 
@@ -157,6 +165,7 @@ class Authority:
             check()
             for name, found in zip(names, await self.ledger.write(run, *events, durable=True), strict=True):
                 self.roster.put_person(name, found)
+        self.checkouts.wake()  # what a person has who is disabled or gone comes back
 
     def speaker(self, talk: Conversation) -> Person | None:
         """Who asks, as they are now; None for an operator on this machine."""
@@ -171,6 +180,7 @@ class Authority:
 
         async with self._changing:
             self.roster.put_target(name, *await self.ledger.write(run, event, durable=True))
+        self.checkouts.wake()
 
     async def hashed(self, text: str) -> str:
         """The PHC string of a new password; empty for none."""

@@ -10,7 +10,7 @@ import trio
 
 from policy.keys.credentials import Speaker
 from policy.login.dialogue import Login
-from policy.messages import MAX_MESSAGE, Hello, Refused, Reply, Rows, Viewing, encode
+from policy.messages import MAX_MESSAGE, Applicant, Hello, Refused, Reply, Rows, Viewing, encode
 from policy.peers import Peer
 from policy.rules.conditions import FactorKind
 from policy.trail.audit import Event
@@ -32,6 +32,8 @@ class State(StrEnum):
     COURIER = "courier"
     AUDITOR_NEW = "auditor-new"
     AUDITOR = "auditor"
+    APPLICANT = "applicant"
+    APPLICATION = "application"
     OVER = "over"  # nothing is accepted; the socket is closed after the reply
 
 
@@ -49,6 +51,8 @@ class Conversation:
     state: State
     hello: Hello | None = None
     person: str = ""  # set once, when the login is done
+    seen: Applicant | None = None  # what the broker saw of the other end
+    application: str = ""  # who that is, judged again at every request
     token: str = ""  # the grant whose secret logged the person in: they may do nothing else
     operator: str = ""  # who stands behind the admin or the auditors' socket
     login: Login = field(default_factory=Login)
@@ -68,11 +72,13 @@ class Conversation:
     @property
     def source(self) -> str:
         """Where it comes from, for the audit trail."""
+        if self.seen is not None:
+            return f"uid {self.seen.uid} pid {self.seen.pid}" if self.seen.local else self.seen.address
         return self.hello.source if self.hello else str(self.peer)
 
     @property
     def who(self) -> str:
-        return self.person or self.operator
+        return self.person or self.operator or (f"application {self.application}" if self.application else "")
 
     def event(
         self, event: str, what: str = "", detail: dict[str, str] | None = None, *, why: str = "", session: str = ""

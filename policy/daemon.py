@@ -1,4 +1,4 @@
-"""policyd itself: three sockets, a task per conversation, deadlines, reload, watchdog."""
+"""policyd itself: its sockets, a task per conversation, deadlines, reload, watchdog."""
 
 import gc
 import itertools
@@ -16,7 +16,10 @@ import trio
 from trio.socket import SocketType
 
 from policy import monitor, roster, setup
+from policy.applications.judging import Registry
 from policy.authority import Authority
+from policy.checkout import returning
+from policy.checkout.lease import Checkouts
 from policy.configuration import Configuration, read_all
 from policy.conversation import Conversation, State
 from policy.ldap import sync
@@ -27,6 +30,7 @@ from policy.outside.couriers import Couriers
 from policy.peers import (
     ADMIN_SOCKET,
     AUDIT_SOCKET,
+    BROKER_SOCKET,
     COURIER_SOCKET,
     GATEWAY_SOCKET,
     group_of,
@@ -48,9 +52,10 @@ from policy.vault.unlocking import Opening, Unlocking
 
 MAX_CONVERSATIONS: Final = {
     State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32, State.AUDITOR_NEW: 256, State.COURIER_NEW: 4,
+    State.APPLICANT: 1024,
 }  # fmt: skip
 """One for each connection of a person, and what a gateway lets in before login; operators are few, and couriers one. An
-auditor's tool stays connected for as long as it plays."""
+auditor's tool stays connected for as long as it plays. The broker lets in 512 connections of applications."""
 HOUSEKEEPING_SECONDS: Final = 3600.0
 DRAIN_SECONDS: Final = 5.0
 """From SIGTERM to the end: conversations say what they have to, sessions are marked as ended."""
@@ -65,6 +70,8 @@ async def serve(config: Configuration) -> None:
     state, sockets, opening = await _opened(config, couriers)
     with state.store.read() as tables:
         everyone, granted = roster.load(tables), standing.load(tables, time.time_ns())
+        applications = Registry(tables.applications.all(), tables.applications.tokens(time.time_ns()))
+        out = Checkouts(tables.checkouts.out(), now=time.time_ns(), clock=trio.current_time())
         past = tables.failures(time.time_ns() - config.policy.lock_minutes * 60_000_000_000)
     lockouts = Lockouts(config.policy)
     lockouts.load(past)
@@ -84,6 +91,8 @@ async def serve(config: Configuration) -> None:
         lockouts=lockouts,
         standing=granted,
         couriers=couriers,
+        applications=applications,
+        checkouts=out,
     )
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -137,6 +146,7 @@ async def _run(
         nursery.start_soon(_housekeeping, desk)
         nursery.start_soon(_recheck_often, desk)
         nursery.start_soon(grants.close_what_is_over, desk)
+        nursery.start_soon(returning.bring_back, desk)
         nursery.start_soon(_watchdog, desk)
         for first, listener in sockets.items():
             nursery.start_soon(_accept, desk, listener, first)
@@ -210,6 +220,8 @@ async def _housekeeping(desk: Authority) -> None:
         before = time.time_ns() - int(desk.lockouts.window * 1e9)
         try:
             await desk.ledger.write(partial(_forget, before))
+            while await desk.ledger.write(lambda t: t.applications.forget_leases(time.time_ns())):
+                pass
         except LedgerError as error:
             log.error("housekeeping-failed", error=str(error))
         await trio.sleep(HOUSEKEEPING_SECONDS)
@@ -263,7 +275,7 @@ def _tell_systemd(text: str) -> None:
 
 
 def _sockets(config: Configuration) -> dict[State, SocketType]:
-    """For gateways, operators, auditors and couriers, by the state they begin in; SocketError if they cannot be had."""
+    """One for each sort of peer, by the state they begin in; SocketError if they cannot be had."""
     passed = _passed_sockets()
     config.run.mkdir(mode=0o750, parents=True, exist_ok=True)
     # The gateway's group is that of the folder; the others' is our own, which no gateway is a member of.
@@ -271,6 +283,7 @@ def _sockets(config: Configuration) -> dict[State, SocketType]:
         State.GATEWAY_NEW: passed.get("policyd") or listen(config.run / GATEWAY_SOCKET, group_of(config.run)),
         State.AUDITOR_NEW: passed.get("policyd-audit") or listen(config.run / AUDIT_SOCKET, os.getegid()),
         State.COURIER_NEW: passed.get("policyd-courier") or listen(config.run / COURIER_SOCKET, os.getegid()),
+        State.APPLICANT: passed.get("policyd-broker") or listen(config.run / BROKER_SOCKET, os.getegid()),
         # last, because who starts policyd waits for this one
         State.ADMIN_NEW: passed.get("policyd-admin") or listen(config.run / ADMIN_SOCKET, os.getegid()),
     }

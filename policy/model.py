@@ -24,6 +24,12 @@ class ChannelKind(StrEnum):
     FORWARD_SOCKET = "forward-socket"  # streamlocal, both directions
     AGENT = "agent"
     X11 = "x11"
+    CHECKOUT = "checkout"  # nothing that is opened: the account's password, shown to the person for a time
+
+
+CHANNELS: Final = frozenset(ChannelKind) - {ChannelKind.CHECKOUT}
+"""What a session is made of. `allow = ["*"]`, a request that names no kind, and a Grant hold these and no more: a
+password that people know is given where it is named, and nowhere else."""
 
 
 class Method(StrEnum):

@@ -3,7 +3,7 @@
     GATEWAY_NEW --Hello--> PROVING --Verdict(DONE)--> PERSON
     GATEWAY_NEW --Worker--> WORKER        PROVING --Verdict(DISCONNECT)--> OVER
     ADMIN_NEW --Admin--> OPERATOR         AUDITOR_NEW --Noted--> AUDITOR
-    COURIER_NEW --Courier--> COURIER
+    COURIER_NEW --Courier--> COURIER      APPLICANT --Recognised--> APPLICATION
 
 What is not in the table for the state, not decodable, too long, or said twice though it counts once, closes that
 socket and nothing else. A handler answers with a reply; a reason crosses the socket, a traceback never does.
@@ -20,8 +20,11 @@ import msgspec
 import trio
 
 from policy import messages as m
+from policy.applications import commands as applications
+from policy.applications import serving
 from policy.authorities import commands as authorities
 from policy.authority import Authority
+from policy.checkout import commands as checkouts
 from policy.conversation import Conversation, State, Violation
 from policy.ldap import commands as directory_commands
 from policy.leave import asking, four_eyes, glass, grants, tokens
@@ -37,6 +40,8 @@ from policy.targets import accounts, estate, reach, stocktaking
 from policy.trail import commands as trail
 from policy.trail import views
 from policy.trail.ledger import LedgerError
+from policy.vault import commands as secrets
+from policy.vault import sharing_commands as sharing
 from policy.vault import unlocking
 
 FIRST_WORD_SECONDS: Final = 10.0
@@ -105,6 +110,19 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.OwnerAdd: _command(ownership.owner_add),
         m.OwnerRemove: _command(ownership.owner_remove),
         m.OwnerList: _command(ownership.owner_list, None),
+        m.CheckoutTake: _command(checkouts.checkout_take, None),
+        m.CheckoutReturn: _command(checkouts.checkout_return, None),
+        m.CheckoutList: _command(checkouts.checkout_list, None),
+        m.SecretAdd: _command(secrets.secret_add, None),  # whose it is, and with whom it is shared, the handlers look
+        m.SecretSet: _command(secrets.secret_set, None),
+        m.SecretView: _command(secrets.secret_view, None),
+        m.SecretList: _command(secrets.secret_list, None),
+        m.SecretShow: _command(secrets.secret_show, None),
+        m.SecretRemove: _command(secrets.secret_remove, None),
+        m.SecretChown: _command(sharing.secret_chown, None),
+        m.SecretShare: _command(sharing.secret_share, None),
+        m.SecretUnshare: _command(sharing.secret_unshare, None),
+        m.SecretShares: _command(sharing.secret_shares, None),
         m.Inventory: _command(stocktaking.inventory),
         m.TargetAdd: _command(estate.target_add),
         m.TargetSet: _command(estate.target_set),
@@ -132,6 +150,14 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.AuditShow: _command(trail.audit_show, Right.AUDIT),
         m.AuditExport: _command(trail.audit_export, Right.AUDIT),
         m.AuditVerify: _command(trail.audit_verify, Right.AUDIT),
+        m.ApplicationAdd: _command(applications.application_add),
+        m.ApplicationSet: _command(applications.application_set, None),  # these are owners' too, as above
+        m.ApplicationList: _command(applications.application_list, None),
+        m.ApplicationShow: _command(applications.application_show, None),
+        m.ApplicationRemove: _command(applications.application_remove, None),
+        m.ApplicationToken: _command(applications.application_token, None),
+        m.ApplicationRevoke: _command(applications.application_revoke, None),
+        m.LeaseList: _command(applications.lease_list, None),
         m.Reload: _command(watch.reload),
     }
 )
@@ -186,6 +212,12 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.Viewing: Entry(handler=views.viewing, decides=True),
             m.Viewed: Entry(handler=views.viewed, decides=True),
         },
+        State.APPLICANT: {m.Applicant: Entry(handler=serving.applicant, once=True, decides=True)},
+        State.APPLICATION: {
+            m.ReadSecret: Entry(handler=serving.read_secret, decides=True),
+            m.RenewLease: Entry(handler=serving.renew_lease, decides=True),
+            m.EndLease: Entry(handler=serving.end_lease, decides=True),
+        },
         State.OVER: {},
     }
 )
@@ -234,7 +266,7 @@ async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery) ->
     turns = {True: trio.CapacityLimiter(COMMANDS_AT_ONCE), False: trio.CapacityLimiter(LOOKUPS_AT_ONCE)}
     while talk.state is not State.OVER:
         patience = {State.PROVING: PROVING_SECONDS}.get(talk.state)
-        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW):
+        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW, State.APPLICANT):
             patience = FIRST_WORD_SECONDS
         with trio.move_on_at(began + patience) if patience else trio.CancelScope() as waiting:
             try:

@@ -59,10 +59,10 @@ async def request_access(desk: Authority, talk: Conversation, request: RequestAc
         kinds=request.kinds, start=request.start, seconds=request.seconds, uses=request.uses,
         reason=request.reason, ticket=request.ticket, now=now,
     )  # fmt: skip
-    facts = facts_about(desk, person, request.account, request.target, talk)
+    facts = facts_about(desk, person, request.account, request.target, talk, wish.kinds)
     tickets = await desk.tickets.look_up(desk, replace(facts, ticket=wish.ticket), despite=TO_COME)
     async with desk.deciding:
-        facts = facts_about(desk, person, request.account, request.target, talk)
+        facts = facts_about(desk, person, request.account, request.target, talk, wish.kinds)
         rule = the_rule(desk, facts, wish, glass=request.break_glass)
         asked = drawn_up(wish, rule, facts, ident=new_id("r"), now=now, asked_by=names_behind(talk) | {person.name})
         for ticket in tickets:

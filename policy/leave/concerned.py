@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 from policy.authority import Authority
 from policy.conversation import Conversation, State
-from policy.leave.requests import Approver, Beside, Wish, behind, owns, rule_for
+from policy.leave.requests import Approver, Beside, Wish, asks_about, behind, owns, rule_for
+from policy.model import ChannelKind
 from policy.naming import CommandRefused
 from policy.operators import names_behind
 from policy.rules.conditions import Facts, concerns, named
@@ -32,7 +33,10 @@ def approver_of(desk: Authority, talk: Conversation, target: str) -> Approver:
     )
 
 
-def facts_about(desk: Authority, person: Person, account: str, target: str, talk: Conversation) -> Facts:
+def facts_about(
+    desk: Authority, person: Person, account: str, target: str, talk: Conversation,
+    kinds: frozenset[ChannelKind] = frozenset(),
+) -> Facts:  # fmt: skip
     """Of a person who need not be here, without anything brought along."""
     record = desk.roster.target(target)
     return Facts(
@@ -43,6 +47,7 @@ def facts_about(desk: Authority, person: Person, account: str, target: str, talk
         labels=record.labels if record else {},
         now=datetime.now(UTC),
         source=talk.source if talk.state is State.PERSON else "127.0.0.1",
+        channel=asks_about(kinds),
         disabled=person.disabled,
         known=desk.roster.account(target, account) is not None,
     )
@@ -70,7 +75,7 @@ def current_rule(desk: Authority, request: AccessRequest) -> Rule | None:
         return None
     facts = Facts(
         person=person.name, roles=person.roles, account=request.account, target=request.target, labels=record.labels,
-        now=datetime.now(UTC), source="127.0.0.1", disabled=person.disabled,
+        now=datetime.now(UTC), source="127.0.0.1", disabled=person.disabled, channel=asks_about(request.kinds),
         known=desk.roster.account(request.target, request.account) is not None,
     )  # fmt: skip
     for rule in desk.rules.rules:

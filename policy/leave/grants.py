@@ -57,7 +57,7 @@ async def grant_add(desk: Authority, talk: Conversation, request: GrantAdd) -> D
         person = the_person(desk, request.person)
         if person.name in giver.names:
             raise CommandRefused("nobody gives leave to themselves", "ask for it: ssh bastion request", code=77)
-        facts = facts_about(desk, person, request.account, request.target, talk)
+        facts = facts_about(desk, person, request.account, request.target, talk, wish.kinds)
         if not given and not may_give(desk, giver, facts):
             raise CommandRefused("you may not give this", "ask whoever approves it", code=77)
         rule = the_rule(desk, facts, wish, anywhere=True)
@@ -132,6 +132,7 @@ async def revoke(desk: Authority, by: str, grants: list[AccessGrant], why: str, 
     await attempt(desk, change, *events)
     for grant in grants:
         desk.standing.drop(grant.id)
+    desk.checkouts.wake()
 
 
 async def void(

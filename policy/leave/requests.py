@@ -15,7 +15,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
-from policy.model import ChannelKind
+from policy.model import CHANNELS, ChannelKind
 from policy.naming import CommandRefused, instant
 from policy.rules.conditions import ApprovalFact, Facts, Why, concerns, conditions, named, yeses
 from policy.rules.ruleset import LONGEST, Approval, Effect, Rule, RuleSet
@@ -60,7 +60,7 @@ class Beside(Exception):
 class Wish:
     """What somebody asks for, as far as it makes sense by itself."""
 
-    kinds: frozenset[ChannelKind]  # empty: all that the rule gives
+    kinds: frozenset[ChannelKind]  # empty: all that the rule gives, and no password
     start: int | None  # None: as soon as it is granted
     seconds: int  # 0: the most that the rule gives
     uses: int  # 0: any number
@@ -81,10 +81,18 @@ class Wish:
             raise CommandRefused(f"{seconds} seconds, want 1 to {MAX_SECONDS}, or 0 for the most there is")
         if not 0 <= uses <= MAX_USES:
             raise CommandRefused(f"{uses} uses, want 1 to {MAX_USES}, or 0 for any number")
+        wanted = channel_kinds(kinds)
+        if ChannelKind.CHECKOUT in wanted and len(wanted) > 1:
+            raise CommandRefused("a password is asked for by itself", "ask twice: once with --kinds checkout alone")
         return cls(
-            kinds=channel_kinds(kinds), start=when, seconds=seconds, uses=uses,
+            kinds=wanted, start=when, seconds=seconds, uses=uses,
             reason=text(reason, "reason"), ticket=text(ticket, "ticket", MAX_TICKET),
         )  # fmt: skip
+
+
+def asks_about(kinds: AbstractSet[str]) -> ChannelKind | None:
+    """The kind that rules are looked at for: a password is no part of a session, and has rules of its own."""
+    return ChannelKind.CHECKOUT if set(kinds) == {ChannelKind.CHECKOUT} else None
 
 
 def channel_kinds(words: Iterable[str]) -> frozenset[ChannelKind]:
@@ -159,7 +167,7 @@ def drawn_up(
         expires = min(expires, starts + seconds * SECOND)  # leave for an hour that has passed is worth nothing
     return AccessRequest(
         id=ident, person=facts.person, account=facts.account, target=facts.target,
-        kinds=frozenset(wish.kinds or rule.kinds), starts=starts, seconds=seconds, uses=wish.uses,
+        kinds=frozenset(wish.kinds or rule.kinds & CHANNELS), starts=starts, seconds=seconds, uses=wish.uses,
         ticket=wish.ticket, reason=wish.reason, rule=rule.name, source=facts.source, asked_by=frozenset(asked_by),
         asked=now, expires=expires, votes=votes,
     )  # fmt: skip

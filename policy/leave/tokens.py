@@ -20,6 +20,7 @@ from policy.leave.grants import giver_of, the_person
 from policy.leave.requests import SECOND, Wish, drawn_up
 from policy.leave.requests import need_of as approval_of
 from policy.messages import Done, Refused, TokenAdd
+from policy.model import ChannelKind
 from policy.naming import CommandRefused, counted, shown_time
 from policy.operators import names_behind
 from policy.rules.conditions import Factor, FactorKind, Facts
@@ -43,6 +44,10 @@ async def token_add(desk: Authority, talk: Conversation, request: TokenAdd) -> D
         kinds=request.kinds, start="", seconds=request.seconds, uses=request.uses,
         reason=request.reason, now=now,
     )  # fmt: skip
+    if ChannelKind.CHECKOUT in wish.kinds:
+        raise CommandRefused(
+            "a token opens sessions, and shows no password", "check it out: ssh bastion vault checkout"
+        )
     secret = PREFIX + base64.b32encode(os.urandom(SECRET_BYTES)).decode().lower()
     digest = hashlib.sha256(secret.encode()).digest()
     own = request.person == "" or request.person in names_behind(talk)

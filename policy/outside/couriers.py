@@ -6,10 +6,10 @@ import msgspec
 import trio
 
 from policy.conversation import Conversation
-from policy.messages import Called, HttpCall, LdapCall, MailCall, RadiusCall
+from policy.messages import Called, HttpCall, LdapCall, LdapPassword, MailCall, RadiusCall
 from policy.outside.errands import Errands
 
-Call = HttpCall | MailCall | RadiusCall | LdapCall
+Call = HttpCall | MailCall | RadiusCall | LdapCall | LdapPassword
 
 CALLS_AT_ONCE: Final = 16
 """What a courier takes."""
@@ -56,6 +56,9 @@ class Couriers(Errands[Called]):
         return await self._call(call)
 
     async def ldap(self, call: LdapCall) -> Called:
+        return await self._call(call)
+
+    async def ldap_password(self, call: LdapPassword) -> Called:
         return await self._call(call)
 
     async def _call(self, call: Call) -> Called:

@@ -21,6 +21,8 @@ from policy.store import Tables
 from policy.store.records import Person
 
 OVER = "offboarded"
+SOME = 5
+"""Of what somebody owns, named in an error."""
 
 
 async def person_offboard(desk: Authority, talk: Conversation, request: PersonOffboard) -> Done:
@@ -31,12 +33,19 @@ async def person_offboard(desk: Authority, talk: Conversation, request: PersonOf
         raise CommandRefused(f"person `{person.name}` is offboarded already")
     why = text(request.reason, "reason")
     async with desk.deciding:
-        heir, inherited = _heir(desk, talk, desk.roster.person(request.name) or person, request.heir)
+        kept = [record.name for record in await desk.ledger.read(lambda t: t.shares.owned_by(person.name))]
+        heir, inherited = _heir(desk, talk, desk.roster.person(request.name) or person, request.heir, kept)
         grants, requests = desk.standing.of_person(person.name), desk.standing.requests_of(person.name)
         now = time.time_ns()
 
         def change(t: Tables) -> None:
             t.offboard(person.name, now)
+            for record in t.shares.owned_by(person.name):
+                if heir is None:  # another one than were there before: added while we looked
+                    raise CommandRefused(_nobodys(person.name, [record.name]), _name_an_heir(person.name))
+                t.vault.set_secret(record.id, owner=heir.name, note=record.note, now=now)
+            for share in t.shares.with_subject("person", person.name):
+                t.shares.end(share.id, talk.who, now)
             for scope in inherited:
                 t.add_owner(request.heir, scope)
             for grant in grants:
@@ -50,6 +59,7 @@ async def person_offboard(desk: Authority, talk: Conversation, request: PersonOf
             "roles before": " ".join(sorted(person.roles)),
             "keys before": " ".join(key.fingerprint for key in person.keys),
             "owned before": " ".join(person.owns),
+            "secrets before": " ".join(kept),
             "heir": heir.name if heir else "",
         }
         events = [talk.event("person-offboard", person.name, detail, why=why)]
@@ -99,13 +109,21 @@ def check_last(desk: Authority, name: str, after: Person | None) -> None:
     )
 
 
-def _heir(desk: Authority, talk: Conversation, person: Person, name: str) -> tuple[Person | None, list[str]]:
+def _nobodys(name: str, owned: list[str]) -> str:
+    more = f" and {len(owned) - SOME} more" if len(owned) > SOME else ""
+    return f"`{name}` owns {', '.join(f'`{one}`' for one in owned[:SOME])}{more}, which would belong to nobody"
+
+
+def _name_an_heir(name: str) -> str:
+    return f"name who takes over: `bastion person offboard {name} --heir NAME`"
+
+
+def _heir(
+    desk: Authority, talk: Conversation, person: Person, name: str, kept: list[str]
+) -> tuple[Person | None, list[str]]:
     """Who takes over which scopes. CommandRefused if something would belong to nobody."""
-    if person.owns and not name:
-        raise CommandRefused(
-            f"`{person.name}` owns {', '.join(f'`{scope}`' for scope in person.owns)}, which would belong to nobody",
-            f"name who takes over: `bastion person offboard {person.name} --heir NAME`",
-        )
+    if (person.owns or kept) and not name:
+        raise CommandRefused(_nobodys(person.name, [*person.owns, *kept]), _name_an_heir(person.name))
     if not name:
         return None, []
     heir = desk.roster.person(name)

@@ -72,8 +72,13 @@ async def owner_list(desk: Authority, talk: Conversation, request: OwnerList) ->
 
 def check_tends(desk: Authority, talk: Conversation, target: str) -> None:
     """CommandRefused unless this target is an administrator's or its owner's; the same words whether it exists."""
-    if not desk.has_right(talk, Right.ADMINISTER) and not _is_owner(desk, talk, desk.roster.target(target)):
+    if not tends(desk, talk, target):
         raise CommandRefused("you may not do this", "ask an administrator of this bastion", code=77)
+
+
+def tends(desk: Authority, talk: Conversation, target: str) -> bool:
+    """Whether this target is theirs to look after: as an administrator, or as its owner."""
+    return desk.has_right(talk, Right.ADMINISTER) or _is_owner(desk, talk, desk.roster.target(target))
 
 
 def tended(desk: Authority, talk: Conversation, targets: list[Target]) -> list[Target]:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Final
 
-from policy.model import ChannelKind
+from policy.model import CHANNELS, ChannelKind
 from policy.names import plain_address
 from policy.rules.ruleset import Approval, Mfa, Rule
 from policy.rules.windows import format_duration
@@ -236,7 +236,8 @@ def _as(rule: Rule, facts: Facts) -> Check:
 
 
 def _allow_holds(rule: Rule, facts: Facts) -> bool:
-    return facts.channel in rule.kinds if facts.channel is not None else bool(rule.kinds)
+    # Attack: who may check a password out, and nothing else, opens a session with it.
+    return facts.channel in rule.kinds if facts.channel is not None else not rule.kinds.isdisjoint(CHANNELS)
 
 
 def _allow(rule: Rule, facts: Facts) -> Check:
@@ -312,7 +313,7 @@ def _covering(rule: Rule, facts: Facts) -> list[GrantFact]:
     return [
         grant
         for grant in facts.grants
-        if covers(grant, facts) and (facts.channel is not None or not grant.kinds.isdisjoint(rule.kinds))
+        if covers(grant, facts) and (facts.channel is not None or not grant.kinds.isdisjoint(rule.kinds & CHANNELS))
     ]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from policy.model import ChannelKind
+from policy.model import CHANNELS, ChannelKind
 from policy.rules.conditions import Check, Facts, GrantFact, Why, concerns, conditions, covers
 from policy.rules.ruleset import Effect, Rule, RuleSet
 from policy.rules.terms import PLAIN, Contradiction, Terms, combined
@@ -98,15 +98,19 @@ def explain(rules: RuleSet, facts: Facts) -> list[list[str]]:
 def denial_for_person(denial: Deny, facts: Facts) -> tuple[str, str]:
     """Cause and hint. Whoever is not entitled learns nothing: no rule, no target, forbidden, disabled look alike."""
     cause = denial.causes[0]
-    where = f"`{facts.account}` on `{facts.target}`"
+    out = facts.channel is ChannelKind.CHECKOUT
+    where = f"{'the password of ' if out else ''}`{facts.account}` on `{facts.target}`"
     match cause.why:
         case Why.MFA:
             return f"{where} needs a second factor: {cause.text}", "log in again and enter a new code"
         case Why.REASON:
-            return f"{where} needs a reason", "add: -o SetEnv=BASTION_REASON=why"
+            return f"{where} needs a reason", f"add: {'--reason why' if out else '-o SetEnv=BASTION_REASON=why'}"
         case Why.TICKET:
             hint = "name one that does" if facts.ticket.strip() else "add"
-            return f"{where} needs a ticket: {cause.text}", f"{hint}: -o SetEnv=BASTION_TICKET=NUMBER"
+            return (
+                f"{where} needs a ticket: {cause.text}",
+                f"{hint}: {'--ticket NUMBER' if out else '-o SetEnv=BASTION_TICKET=NUMBER'}",
+            )
         case Why.APPROVAL:
             return f"{where} needs leave: {cause.text}", f"ask for it: {_request(facts)} --reason why"
         case Why.BREAK_GLASS:
@@ -118,7 +122,7 @@ def denial_for_person(denial: Deny, facts: Facts) -> tuple[str, str]:
             return f"{where}: {cause.text}", "ask an administrator of this bastion"
         case Why.ERROR:
             return "the decision failed", "ask an administrator of this bastion, and name the id"
-        case _ if facts.channel is not None and facts.known:
+        case _ if facts.channel is not None and facts.known and not out:
             return f"`{facts.channel}` is not allowed for {where}", "ask an administrator of this bastion"
         case _:
             return f"{where} is not allowed or does not exist", "list what you may use: ssh bastion ls"
@@ -137,7 +141,8 @@ def denial_for_audit(denial: Deny) -> str:
 
 
 def _request(facts: Facts) -> str:
-    return f"ssh bastion request {facts.account}@{facts.target}"
+    kinds = " --kinds checkout" if facts.channel is ChannelKind.CHECKOUT else ""
+    return f"ssh bastion request {facts.account}@{facts.target}{kinds}"
 
 
 # --- deciding ---------------------------------------------------------------------------------------
@@ -159,7 +164,7 @@ def _decide(rules: RuleSet, facts: Facts) -> Decision:
     matching = [(rule, checks) for rule, checks in checked if all(check.ok for check in checks)]
     allowing = [_Offer.of(rule, checks) for rule, checks in matching if rule.effect is Effect.ALLOW]
     forbidding = [rule for rule, _ in matching if rule.effect is Effect.FORBID]
-    asked = frozenset({facts.channel}) if facts.channel is not None else frozenset(ChannelKind)
+    asked = frozenset({facts.channel}) if facts.channel is not None else CHANNELS
     if not allowing:
         return Deny(causes=_misses(checked, asked, forbidding))
     forbidden = frozenset().union(*(rule.kinds for rule in forbidding))

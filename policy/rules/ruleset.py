@@ -7,7 +7,8 @@ A file is a list of `[[rule]]`. Within a rule all keys must match; within a key 
     who      roles, persons        one of the roles OR one of the persons; "*" is everybody
     where    labels, targets       all of the labels AND one of the target names; "*" and "?" in names
     as       accounts              "*" is every account; "$person" is the account named like the person
-    allow    channel kinds         what is allowed, or, in a forbid rule, what is forbidden; "*" is every kind
+    allow    channel kinds         what is allowed, or, in a forbid rule, what is forbidden; "*" is every kind,
+                                   and never `checkout`, which has to be named
     require  mfa, ticket, reason, approval, watcher
     break-glass   true: in place of an approval; alarms everybody, and owes a review
     when     days, hours, zone
@@ -18,10 +19,11 @@ A file is a list of `[[rule]]`. Within a rule all keys must match; within a key 
 
 Beside the rules stand `[rights]`, who may do what to the bastion itself, `[login]` (policy.rights),
 `[tickets.NAME]`, the ticket systems that `require.ticket` names (policy.tickets.settings), `[[notify]]`, who is told
-what (policy.notify), and `[directory]`, where persons come from (policy.ldap.settings).
+what (policy.notify), `[directory]`, where persons come from (policy.ldap.settings), and `[checkout]`, how long a
+password may be out (policy.checkout.settings).
 
 An allow rule has to say who, where, as and allow: nothing widens by being left out. In a forbid rule what is left
-out means everybody, everywhere, every account, every kind.
+out means everybody, everywhere, every account, every kind, a checkout too.
 """
 
 import hashlib
@@ -34,9 +36,10 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Final
 
+from policy.checkout.settings import CheckoutRules, parse_checkout
 from policy.ldap.model import Directory
 from policy.ldap.settings import parse_directory
-from policy.model import ChannelKind
+from policy.model import CHANNELS, ChannelKind
 from policy.notices.notify import Destination, parse_notify
 from policy.rules.rights import LoginRules, Rights, parse_login, parse_rights
 from policy.rules.terms import PLAIN, Terms, parse_terms
@@ -130,6 +133,7 @@ class RuleSet:
     tickets: Mapping[str, System] = field(default_factory=dict)
     notify: tuple[Destination, ...] = ()
     directory: Directory | None = None
+    checkout: CheckoutRules = field(default_factory=CheckoutRules)
     digest: str = ""  # SHA-256 of the text, hexadecimal: which version of the file decided
 
 
@@ -137,7 +141,7 @@ def differences(old: RuleSet, new: RuleSet) -> dict[str, str]:
     """Which rules came, went or say something else, by name, and which other tables; nothing for nothing."""
     was = {rule.name: replace(rule, line=0) for rule in old.rules}
     now = {rule.name: replace(rule, line=0) for rule in new.rules}
-    tables = ("rights", "login", "tickets", "notify")
+    tables = ("rights", "login", "tickets", "notify", "checkout")
     found = {
         "added": sorted(now.keys() - was.keys()),
         "removed": sorted(was.keys() - now.keys()),
@@ -174,13 +178,14 @@ def parse_rules(text: str, file: str = "policy.toml") -> RuleSet:
     tickets = parse_tickets(named)
     _known_tickets(reading, document, list(named.entry))
     directory = parse_directory(top.table("directory"), rights) if "directory" in document else None
+    checkout = parse_checkout(top.table("checkout"))
     notify = parse_notify(reading, document.get("notify", []))
     if reading.problems:
         raise BadRules(sorted(reading.problems, key=lambda problem: problem.line)[:MAX_PROBLEMS])
     digest = hashlib.sha256(text.encode()).hexdigest()
     return RuleSet(
         rules=tuple(rules), rights=rights, login=login, tickets=tickets, notify=notify, directory=directory,
-        digest=digest,
+        checkout=checkout, digest=digest,
     )  # fmt: skip
 
 
@@ -191,7 +196,7 @@ def _syntax(file: str, error: Exception) -> Problem:
 
 
 def _rules(reading: Reading, document: dict[str, Any]) -> list[Rule]:
-    Table(reading, document, "").known("rule", "rights", "login", "tickets", "notify", "directory")
+    Table(reading, document, "").known("rule", "rights", "login", "tickets", "notify", "directory", "checkout")
     entries = document.get("rule", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         reading.problem("rule", f"got {show(entries)}, want tables that begin with `[[rule]]`")
@@ -279,7 +284,7 @@ def _rule(reading: Reading, entry: dict[str, Any], name: str, line: int) -> Rule
         who=_who(table.table("who")) if "who" in entry else None,
         where=_where(table.table("where")) if "where" in entry else None,
         accounts=frozenset(table.words("as", account)) if "as" in entry else None,
-        kinds=_kinds(table) if "allow" in entry else ALL_KINDS,
+        kinds=_kinds(table, ALL_KINDS if effect is Effect.FORBID else CHANNELS) if "allow" in entry else ALL_KINDS,
         require=require,
         when=_when(table.table("when")) if "when" in entry else None,
         networks=tuple(table.words("from", network)) if "from" in entry else (),
@@ -314,11 +319,11 @@ def _where(table: Table) -> Where:
     return Where(labels=tuple(labels), targets=targets)
 
 
-def _kinds(table: Table) -> frozenset[ChannelKind]:
+def _kinds(table: Table, everything: frozenset[ChannelKind]) -> frozenset[ChannelKind]:
     kinds: set[ChannelKind] = set()
     for word in table.words("allow", str):
         if word == "*":
-            kinds |= ALL_KINDS
+            kinds |= everything
         elif (kind := table.choice("allow", word, list(ChannelKind))) is not None:
             kinds.add(kind)
     return frozenset(kinds)

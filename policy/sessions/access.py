@@ -4,7 +4,6 @@ The decision itself is `policy.rules.decide`; here are the facts it rests on, an
 """
 
 import math
-import os
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -26,11 +25,13 @@ from policy.messages import (
     SessionEnded,
     SessionStarted,
 )
-from policy.model import ChannelKind
+from policy.model import CHANNELS, ChannelKind
+from policy.naming import shown_time
 from policy.operators import names_behind
 from policy.rules.conditions import Factor, Facts, TicketFact
 from policy.rules.decide import (
     Allow,
+    Decision,
     Deny,
     attainable,
     decide,
@@ -39,9 +40,10 @@ from policy.rules.decide import (
     need_of,
 )
 from policy.rules.rights import Right
+from policy.sessions.granted import granted, row, session_id
 from policy.sessions.live import Live
 from policy.store import Tables
-from policy.store.records import Session
+from policy.store.records import Checkout
 from policy.trail.audit import Event
 
 VIA: Final = frozenset({"direct", "jump", "menu"})
@@ -60,23 +62,26 @@ class _Spent(Exception):
 
 async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> Grant | Refused:
     """A Grant for one session, or the same words for every name and right that does not hold."""
-    facts = facts_of(desk, talk, request.account, request.target, ticket=request.ticket, reason=request.reason)
-    if tickets := await desk.tickets.look_up(desk, facts):
-        facts = facts_of(  # a call may take seconds, in which a person is disabled or a rule begins to forbid
-            desk, talk, request.account, request.target, ticket=request.ticket, reason=request.reason, tickets=tickets
-        )
+    facts, decision = await judged(
+        desk, talk, request.account, request.target, ticket=request.ticket, reason=request.reason
+    )
     what = f"{request.account}@{request.target}"
     if talk.limited:
         return await desk.refuse(
             talk, "access-refused", "no second factor is enrolled", "a second factor is demanded of you", ENROL,
             what=what, need="mfa",
         )  # fmt: skip
-    decision = decide(desk.rules, facts)
     if isinstance(decision, Deny):
-        return await _denied(desk, talk, facts, decision, what)
+        return await denied(desk, talk, facts, decision, what)
     target, account = desk.roster.target(request.target), desk.roster.account(request.target, request.account)
     assert target, "decide denies what has no record"
     assert account, "decide denies what has no record"
+    out = desk.checkouts.at(account.name, target.name)
+    if out is not None and out.person != talk.person:
+        # What is done while somebody knows the password must be theirs alone: else nobody can tell who did it.
+        return await desk.refuse(
+            talk, "access-refused", f"checked out by {out.person}", *has_it(out), code=PENDING, what=what
+        )
     if not target.host_keys:
         return await desk.refuse(
             talk, "access-refused", "target has no pinned host key", *_unpinned(request.target), code=78, what=what
@@ -92,7 +97,7 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
             "ask an administrator of this bastion: bastion account add --user-ca", code=78, what=what,
         )  # fmt: skip
     live = Live(
-        id=_session_id(), talk=talk, person=talk.person, account=account.name, target=target.name,
+        id=session_id(), talk=talk, person=talk.person, account=account.name, target=target.name,
         address=target.address, port=target.port, source=talk.source, via=request.via, rule=decision.rule,
         kinds=decision.kinds, reason=request.reason, ticket=request.ticket, factors=facts.factors,
         tickets=facts.tickets, deadline=_deadline(decision), grant=decision.grant, watched=decision.watched,
@@ -103,12 +108,12 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
         # Attack: a token for one session, shown by two workers at once. The one that comes first has it.
         if live.grant and not t.access.use_grant(live.grant, time.time_ns()):
             raise _Spent
-        t.add_session(_row(live, decision))
+        t.add_session(row(live, decision))
 
     # Known before it is kept: whoever disables this person while we write finds the session and ends it.
     desk.sessions.add(live)
     try:
-        await desk.ledger.write(keep, _granted(live, decision))
+        await desk.ledger.write(keep, granted(live, decision))
     except _Spent:
         desk.sessions.drop(live.id)
         return await _used_up(desk, talk, live.grant, what)
@@ -146,6 +151,8 @@ async def open_channel(desk: Authority, talk: Conversation, request: OpenChannel
     what = f"{request.kind} on {live.account}@{live.target}"
     try:
         kind = ChannelKind(request.kind)
+        if kind not in CHANNELS:  # a gateway that was broken into would have it counted as opened
+            raise ValueError(kind)
     except ValueError:
         return await desk.refuse(
             talk, "channel-refused", "unknown kind", ONE_KIND.format(request.kind[:32]), what=what, session=live.id
@@ -153,7 +160,7 @@ async def open_channel(desk: Authority, talk: Conversation, request: OpenChannel
     facts = _facts_of_live(desk, live, kind)
     decision = decide(desk.rules, facts)
     if isinstance(decision, Deny):
-        return await _denied(desk, talk, facts, decision, what, event="channel-refused", session=live.id)
+        return await denied(desk, talk, facts, decision, what, event="channel-refused", session=live.id)
     forced = talk.speaker.force_command if talk.speaker else ""
     if forced and (kind is not ChannelKind.EXEC or request.detail != forced):
         why = "the certificate forces another command"
@@ -295,6 +302,27 @@ def facts_of(
     )
 
 
+async def judged(
+    desk: Authority, talk: Conversation, account: str, target: str, channel: ChannelKind | None = None,
+    *, ticket: str = "", reason: str = "",
+) -> tuple[Facts, Decision]:  # fmt: skip
+    """The facts of now, with what ticket systems say of them, and the decision."""
+    facts = facts_of(desk, talk, account, target, channel, ticket=ticket, reason=reason)
+    if tickets := await desk.tickets.look_up(desk, facts):
+        # a call may take seconds, in which a person is disabled or a rule begins to forbid
+        facts = facts_of(desk, talk, account, target, channel, ticket=ticket, reason=reason, tickets=tickets)
+    return facts, decide(desk.rules, facts)
+
+
+def has_it(out: Checkout) -> tuple[str, str]:
+    """Who has a password that is out, for those who could have had it themselves."""
+    return (
+        f"the password of `{out.account}` on `{out.target}` is checked out by `{out.person}` until "
+        f"{shown_time(out.ends)}",
+        f"ask them for it, or let security bring it back: ssh bastion vault checkin {out.place} --force --reason why",
+    )
+
+
 def _facts_of_live(desk: Authority, live: Live, channel: ChannelKind | None = None) -> Facts:
     return facts_of(
         desk, live.talk, live.account, live.target, channel,
@@ -307,7 +335,7 @@ def may_watch(desk: Authority, watcher: Conversation, live: Live) -> bool:
     return desk.has_right(watcher, Right.WATCH) and live.person not in names_behind(watcher)
 
 
-async def _denied(
+async def denied(
     desk: Authority, talk: Conversation, facts: Facts, deny: Deny, what: str,
     *, event: str = "access-refused", session: str = "",
 ) -> Refused:  # fmt: skip
@@ -328,49 +356,9 @@ def _unpinned(target: str) -> tuple[str, str]:
     return f"the host key of `{target}` is not pinned", "ask an administrator: bastion target hostkey"
 
 
-def _granted(live: Live, allow: Allow) -> Event:
-    return Event(
-        event="access-granted",
-        who=live.person,
-        what=f"{live.account}@{live.target}",
-        why=allow.rule,
-        source=live.source,
-        session=live.id,
-        detail={
-            "kinds": " ".join(sorted(allow.kinds)),
-            "rules": "; ".join(allow.rules),
-            "via": live.via,
-            "address": f"{live.address}:{live.port}",
-            **({"seconds": f"{allow.expires_in.total_seconds():.0f}"} if allow.expires_in else {}),
-            **({"reason": live.reason} if live.reason else {}),
-            **({"ticket": live.ticket} if live.ticket else {}),
-            **({"grant": live.grant} if live.grant else {}),
-            **({"break-glass": "yes"} if allow.break_glass else {}),
-            **({"watched": "yes"} if allow.watched else {}),
-            **({"certificate": terms} if (terms := str(allow.certificate)) else {}),
-        },
-    )
-
-
-def _row(live: Live, allow: Allow) -> Session:
-    now = time.time_ns()
-    expires = now + int(allow.expires_in.total_seconds() * 1e9) if allow.expires_in else None
-    return Session(
-        id=live.id, person=live.person, account=live.account, target=live.target, source=live.source, via=live.via,
-        rule=live.rule, granted=now, expires=expires, access_grant=live.grant,
-    )  # fmt: skip
-
-
 def _deadline(allow: Allow) -> float:
     return trio.current_time() + allow.expires_in.total_seconds() if allow.expires_in else math.inf
 
 
 def _seconds(limit: timedelta | None) -> float | None:
     return limit.total_seconds() if limit is not None else None
-
-
-def _session_id() -> str:
-    """A UUIDv7 (RFC 9562 section 5.7) as 32 hexadecimal digits: sorts by time, and cannot be guessed."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) | 0x7 << 76  # version
-    return f"{value & ~(0x3 << 62) | 0x2 << 62:032x}"  # variant

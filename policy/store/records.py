@@ -219,3 +219,92 @@ class Review:
     written: int | None = None
     author: str = ""
     text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """A program that reads secrets by the broker. The bindings that are given must all hold; there is at least one."""
+
+    name: str
+    owner: str = ""
+    disabled: bool = False
+    uid: int | None = None
+    unit: str = ""  # of systemd
+    executable: str = ""
+    certificate: str = ""  # SHA-256 of its client certificate, hexadecimal
+    addresses: tuple[str, ...] = ()  # networks
+    rate: int  # reads a second
+    created: int
+    made_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerToken:
+    """What an application shows over HTTPS: good from its own certificate or addresses alone, until it expires."""
+
+    id: str
+    application: str
+    digest: bytes = field(repr=False)  # SHA-256
+    certificate: str = ""
+    addresses: tuple[str, ...] = ()
+    made: int
+    made_by: str
+    expires: int
+    revoked: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRecord:
+    """One read of one version of a secret."""
+
+    id: str
+    application: str
+    secret: str  # its name
+    version: int
+    source: str
+    at: int
+    expires: int
+    longest: int  # until when it may be renewed
+    ended: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What was lent to whom. Scope: the name of a secret, a folder with `/` at its end, or ACCOUNT@TARGET."""
+
+    id: str
+    scope: str
+    subject_kind: str  # person | role | application
+    subject: str
+    rights: str  # words of use, view, share
+    made: int
+    made_by: str
+    reason: str = ""
+    expires: int | None = None
+    ended: int | None = None
+    ended_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkout:
+    """A password that a person was shown, and has for a time."""
+
+    id: str
+    account: str
+    target: str
+    person: str
+    version: int  # of the secret that was shown
+    source: str
+    rule: str
+    access_grant: str = ""
+    ticket: str = ""
+    reason: str = ""
+    taken: int
+    ends: int
+    returned: int | None = None
+    returned_by: str = ""
+    returned_why: str = ""
+
+    @property
+    def place(self) -> str:
+        return f"{self.account}@{self.target}"

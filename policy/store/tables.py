@@ -11,7 +11,9 @@ from sqlalchemy.exc import IntegrityError
 
 from policy.store import schema as s
 from policy.store.access_tables import AccessTables
+from policy.store.application_tables import ApplicationTables
 from policy.store.authority_tables import AuthorityTables
+from policy.store.checkout_tables import CheckoutTables
 from policy.store.conflict import Conflict as Conflict
 from policy.store.proof_tables import ProofTables
 from policy.store.records import (
@@ -25,6 +27,7 @@ from policy.store.records import (
     Session,
     Target,
 )
+from policy.store.share_tables import ShareTables
 from policy.store.vault_tables import VaultTables
 
 
@@ -36,6 +39,9 @@ class Tables:
         self.access = AccessTables(connection)  # requests, votes, grants, reviews
         self.authorities = AuthorityTables(connection)  # certificate authorities, and what was revoked
         self.vault = VaultTables(connection)  # secrets, and the keys that seal them
+        self.applications = ApplicationTables(connection)  # their tokens and leases, too
+        self.shares = ShareTables(connection)  # what of the vault was lent to whom
+        self.checkouts = CheckoutTables(connection)
         self.proofs = ProofTables(connection, self.vault)  # second factors, codes, invitations
 
     def nested(self) -> AbstractContextManager[object]:

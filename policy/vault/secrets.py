@@ -46,6 +46,10 @@ class Secrets:
         record, found = await self._ledger.read(query)
         if record is None or found is None:
             raise VaultError("the secret is missing")
+        return await self.opened(record, found)
+
+    async def opened(self, record: SecretRecord, found: SecretVersion) -> Opened:
+        """The same for rows that were read already."""
         if not self._ledger.register.knows(version_entry(record, found)):
             structlog.get_logger().error(ALTERED, secret=record.name, version=found.version)
             detail = {"version": str(found.version)}
