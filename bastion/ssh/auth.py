@@ -357,7 +357,7 @@ class PersonConnection(ServerConnection):
         self._loop.call_soon(self._without_policy)
 
     def _without_policy(self) -> None:
-        self.policy_lost() if self.person else self._turn_away(PolicyLost())
+        self.policy_lost() if self.person else self._turn_away(self.policy.why if self.policy else PolicyLost())
 
     def _turn_away(self, error: BastionError) -> None:
         """In words that clients show before login (RFC 4252 section 5.4): the reason of a disconnect many do not."""

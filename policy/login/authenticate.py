@@ -33,6 +33,7 @@ from policy.messages import (
     OfferKey,
     ProveKey,
     Refused,
+    Runner,
     Scanned,
     TryPassword,
     TryToken,
@@ -82,6 +83,18 @@ async def courier(desk: Authority, talk: Conversation, request: Courier) -> Done
 async def called(desk: Authority, talk: Conversation, request: Called) -> None:
     if not desk.couriers.called(talk, request):
         talk.log().info("late-call", task=request.task)  # after our patience: nobody waits for it any more
+
+
+async def runner(desk: Authority, talk: Conversation, request: Runner) -> Done:
+    talk.state = State.RUNNER
+    desk.runners.join(talk)
+    talk.log().info("runner", runner=request.pid)
+    return Done(text="")
+
+
+async def ran(desk: Authority, talk: Conversation, request: Worked) -> None:
+    if not desk.runners.worked(talk, request):
+        talk.log().info("late-run", task=request.task)  # after our patience: whoever asked knows by now what opens
 
 
 async def admin(desk: Authority, talk: Conversation, request: Admin) -> Done:

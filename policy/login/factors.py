@@ -15,7 +15,7 @@ from policy.authority import Authority
 from policy.conversation import Conversation, State
 from policy.keys.sshkeys import parse_authorized_key
 from policy.leave.requests import text
-from policy.login.codes import authenticators, is_demanded, pending, usable, use_totp
+from policy.login.codes import authenticators, is_demanded, pending, totp_name, usable, use_totp
 from policy.login.lockouts import CODE
 from policy.login.proofs import rules_ask
 from policy.messages import (
@@ -62,7 +62,7 @@ async def mfa_enrol(desk: Authority, talk: Conversation, request: MfaEnrol) -> D
         raise CommandRefused(f"at most {MAX_AUTHENTICATORS} second factors", "remove one: ssh bastion mfa remove ID")
     why = text(request.reason, "reason")
     secret, ident = totp.new_secret(os.urandom(totp.SECRET_BYTES)), secrets.token_hex(16)
-    name = f"{TOTP} {person.name} {ident}"
+    name = totp_name(person.name, ident)
     rows = new_secret(desk.vault, TOTP, name, Secret(secret.encode()), talk.who, ident=ident)
 
     def change(t: Tables) -> None:
@@ -88,7 +88,7 @@ async def mfa_confirm(desk: Authority, talk: Conversation, request: MfaConfirm) 
         raise CommandRefused("nothing waits for its first code", "begin with: ssh -t bastion mfa enrol")
     if (refused := await _not_shown(desk, talk, person, "MfaConfirm")) is not None:
         return refused
-    if await use_totp(desk, one, request.code.replace(" ", "")) is None:
+    if await use_totp(desk, person.name, one, request.code.replace(" ", "")) is None:
         raise CommandRefused("this code is wrong", "is the clock of your phone right? try the next code")
     shown, made = _new_codes(desk, person.name, codes.RECOVERY, codes.RECOVERY_CODES)
     first = not usable(person, codes.RECOVERY, time.time_ns())

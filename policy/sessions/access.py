@@ -26,7 +26,6 @@ from policy.messages import (
     SessionStarted,
 )
 from policy.model import CHANNELS, ChannelKind
-from policy.naming import shown_time
 from policy.operators import names_behind
 from policy.rules.conditions import Factor, Facts, TicketFact
 from policy.rules.decide import (
@@ -42,8 +41,8 @@ from policy.rules.decide import (
 from policy.rules.rights import Right
 from policy.sessions.granted import granted, row, session_id
 from policy.sessions.live import Live
+from policy.sessions.words import has_it
 from policy.store import Tables
-from policy.store.records import Checkout
 from policy.trail.audit import Event
 
 VIA: Final = frozenset({"direct", "jump", "menu"})
@@ -229,7 +228,7 @@ async def recheck(desk: Authority, *, by: str = "policyd", person: str = "") -> 
     for count, live in enumerate(desk.sessions.all()):
         if count % 64 == 63:
             await trio.lowlevel.checkpoint()
-        if person not in ("", live.person):
+        if live.machine or person not in ("", live.person):
             continue
         decision = decide(desk.rules, _facts_of_live(desk, live))
         if isinstance(decision, Deny) or not _goes_on(live, decision):
@@ -312,15 +311,6 @@ async def judged(
         # a call may take seconds, in which a person is disabled or a rule begins to forbid
         facts = facts_of(desk, talk, account, target, channel, ticket=ticket, reason=reason, tickets=tickets)
     return facts, decide(desk.rules, facts)
-
-
-def has_it(out: Checkout) -> tuple[str, str]:
-    """Who has a password that is out, for those who could have had it themselves."""
-    return (
-        f"the password of `{out.account}` on `{out.target}` is checked out by `{out.person}` until "
-        f"{shown_time(out.ends)}",
-        f"ask them for it, or let security bring it back: ssh bastion vault checkin {out.place} --force --reason why",
-    )
 
 
 def _facts_of_live(desk: Authority, live: Live, channel: ChannelKind | None = None) -> Facts:

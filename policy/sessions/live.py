@@ -67,7 +67,10 @@ class Live:
     tickets: tuple[TicketFact, ...] = ()  # as they were found then; the end of a change window still counts
     leases: int = 0  # credentials handed out
     redials: int = 0  # times the gateway may ask for one again
+    leased: float = 0.0  # trio's clock at the last of them
     signatures: int = 0
+    version: int = 0  # of the secret that opens the account; 0: the one in force
+    machine: bool = False  # policyd itself has a worker open it: no rule allows it, and none forbids it
     opened: set[ChannelKind] = field(default_factory=set)  # kinds of channels that were allowed in it
 
 
@@ -79,6 +82,7 @@ class Sessions:
         self._live: dict[str, Live] = {}
         self._changed = trio.Event()
         self.returned: Callable[[str], None] = lambda _: None  # told of a grant that got its use back
+        self.over: Callable[[Live], None] = lambda _: None  # told of each that has ended; returns at once
 
     def add(self, live: Live) -> None:
         self._live[live.id] = live
@@ -180,6 +184,7 @@ class Sessions:
 
     async def _part(self, live: Live) -> None:
         """It is over: nobody looks on any more."""
+        self.over(live)
         while live.watchers:
             await live.watchers.pop().push(EndSession(session=live.id, by="", reason=OVER))
 
