@@ -200,11 +200,11 @@ class Notifier:
                 log.warning("notice-waits", to=to.name, about=told.subject, why=problem, again_in=pause)
                 await trio.sleep(pause)
                 problem = await self._tried(to, told)
+            known, health.failing = health.failing, bool(problem)
             if problem:
                 log.error(FAILED, to=to.name, about=told.subject, why=problem)
-            if problem and not health.failing:  # once: a server that is away for a day must not fill the trail
+            if problem and not known:  # once: a server that is away for a day must not fill the trail
                 await self.desk.ledger.note(Event(event=FAILED, who="policyd", what=to.name, why=problem))
-            health.failing = bool(problem)
         except LedgerError as error:
             log.error(FAILED, to=to.name, why=str(error))
         finally:
