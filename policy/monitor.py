@@ -24,6 +24,7 @@ from policy.applications import commands as applications
 from policy.applications import serving
 from policy.authorities import commands as authorities
 from policy.authority import Authority
+from policy.backup.noted import backup_begin
 from policy.checkout import commands as checkouts
 from policy.conversation import Conversation, State, Violation
 from policy.ldap import commands as directory_commands
@@ -125,6 +126,7 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.SecretShares: _command(sharing.secret_shares, None),
         m.Inventory: _command(stocktaking.inventory),
         m.VaultUnlock: _command(unlocking.open_already),
+        m.BackupBegin: _command(backup_begin),
         m.TargetAdd: _command(estate.target_add),
         m.TargetSet: _command(estate.target_set),
         m.TargetRemove: _command(estate.target_remove),

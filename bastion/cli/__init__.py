@@ -36,6 +36,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "owner": ("bastion.cli.words", "Who owns which targets."),
     "notices": ("bastion.cli.words", "What waits for you."),
     "vault": ("bastion.cli.vault", "Secrets at rest, and the key that opens them."),
+    "backup": ("bastion.cli.backup", "A whole bastion in one encrypted file."),
+    "restore": ("bastion.cli.backup", "A bastion out of such a file, or a rehearsal of it."),
     "policy": ("bastion.cli.policy", "Who may do what, and why."),
     "sessions": ("bastion.cli.sessions", "Live and past sessions."),
     "audit": ("bastion.cli.audit", "The audit trail."),
