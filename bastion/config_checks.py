@@ -52,6 +52,8 @@ def surroundings(settings: Settings) -> Iterator[Trouble]:
     yield from _radius(settings)
     yield from _auditors(settings)
     yield from _courier(settings)
+    yield from _broker(settings)
+    yield from _runner(settings)
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -132,6 +134,7 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "ssh.stall": (5, 300),
     "ssh.channels": (1, 1000),
     "ssh.keepalive": (1, 3600),
+    "policy.secret_versions": (0, 1000),
     "policy.certificate_minutes": (1, 24 * 60),
     "policy.host_certificate_hours": (1, 24 * 30),
     "policy.lock_after": (1, 100),
@@ -208,6 +211,44 @@ def _courier(settings: Settings) -> Iterator[Trouble]:
             ipaddress.ip_network(word)
         except ValueError:
             yield Trouble("courier.reach", "no network", f"`{word[:60]}`", "one like `169.254.1.0/24`")
+
+
+def _broker(settings: Settings) -> Iterator[Trouble]:
+    broker, place = settings.broker, settings.path.parent
+    length = len(os.fsencode(settings.run / broker.socket))
+    if broker.socket and length > MAX_SOCKET_PATH:
+        yield Trouble("broker.socket", "path too long for a socket", f"{length} bytes", f"at most {MAX_SOCKET_PATH}")
+    if not re.fullmatch(r"0?[0-7]{3}", broker.mode) or int(broker.mode, 8) & 0o111:
+        yield Trouble("broker.mode", "no mode of a socket", f"`{broker.mode[:20]}`", "`0666`, or `0660` for a group")
+    for text in broker.listen:
+        try:
+            split_address(text)
+        except ValueError as error:
+            yield Trouble("broker.listen", str(error).split(" does not appear")[0], f"`{text[:80]}`", "`ADDRESS:PORT`")
+    if broker.listen and not (broker.certificate and broker.key):
+        yield Trouble("broker.listen", "HTTPS needs a certificate", want="`certificate` and `key`")
+    for key, name in (("certificate", broker.certificate), ("key", broker.key), ("client_cas", broker.client_cas)):
+        if not name:
+            continue
+        try:
+            _read(place / name)
+        except OSError as error:
+            yield Trouble(f"broker.{key}", f"`{place / name}` cannot be read: {(error.strerror or '').lower()}")
+        else:
+            if key == "key" and (place / name).stat().st_mode & 0o007:
+                yield Trouble("broker.key", f"others may read `{place / name}`", f"mode {_mode(place / name)}",
+                              f"chmod o= {place / name}")  # fmt: skip
+
+
+def _runner(settings: Settings) -> Iterator[Trouble]:
+    for name, path in settings.runner.scripts.items():
+        key = f"runner.scripts.{name[:32]}"
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name):
+            yield Trouble(key, "no name of a script", f"`{name[:60]}`", "lower-case letters, digits, - and _")
+        if not path.startswith("/"):
+            yield Trouble(key, "path is not absolute", f"`{path[:60]}`", "one like `/usr/local/lib/bastion/oracle`")
+        elif not Path(path).is_file():
+            yield Trouble(key, f"`{path[:200]}` is not there or is no file")
 
 
 def _private_file(key: str, path: Path) -> Trouble | None:

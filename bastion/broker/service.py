@@ -83,8 +83,9 @@ class Service:
                 if not self._come(who := f"uid {peer.uid}"):
                     return
                 try:
+                    wire = trio.SocketStream(connection)
                     visit = Visit(
-                        trio.SocketStream(connection), self.settings.run, lambda asked: peer.seen(asked.application),
+                        wire, wire, self.settings.run, lambda asked: peer.seen(asked.application),
                         peer.is_there,
                     )  # fmt: skip
                     await visit.serve()
@@ -98,7 +99,8 @@ class Service:
             if self.context is None or not self._come(who := host_of(address)):
                 return
             try:
-                stream = trio.SSLStream(trio.SocketStream(connection), self.context, server_side=True)
+                wire = trio.SocketStream(connection)
+                stream = trio.SSLStream(wire, self.context, server_side=True)
                 try:
                     with trio.fail_after(HEAD_SECONDS):
                         await stream.do_handshake()
@@ -113,7 +115,7 @@ class Service:
                         name=asked.application, local=False, address=address, certificate=certificate, token=asked.token
                     )
 
-                await Visit(stream, self.settings.run, seen, lambda: True).serve()
+                await Visit(stream, wire, self.settings.run, seen, lambda: True).serve()
             finally:
                 self.crowd.leave(who)
 

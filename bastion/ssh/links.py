@@ -21,6 +21,7 @@ from policy.messages import (
     AnswerCode,
     Authorize,
     ChangeSecret,
+    DirectorySync,
     EndSession,
     Freeze,
     Grant,
@@ -54,6 +55,7 @@ there, and a person would rather be told than wait."""
 RADIUS_SECONDS: Final = 25.0
 """The most that `[policy.radius] seconds` may be: a server there asks a person's phone."""
 TICKET_SECONDS: Final = 15.0
+DIRECTORY_SECONDS: Final = 900.0  # as `bastion directory sync` waits: ten minutes of reading, then ten thousand persons
 """More, when policyd has to ask a ticket system: the longest that `[tickets.NAME] seconds` may be."""
 MAX_WAITING: Final = 256
 """Questions without an answer. A connection with 20 channels and 256 forwards asks one after the other."""
@@ -253,6 +255,8 @@ def patience(request: Request) -> float:
             return REPLY_SECONDS + min(30.0, request.seconds)
         case AnswerCode():
             return REPLY_SECONDS + RADIUS_SECONDS
+        case DirectorySync():
+            return DIRECTORY_SECONDS
         case Authorize() | RequestAccess() if request.ticket:
             return REPLY_SECONDS + TICKET_SECONDS
         case _:

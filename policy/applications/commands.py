@@ -35,7 +35,7 @@ from policy.naming import CommandRefused, counted, shown_time
 from policy.paging import counted_out, paged
 from policy.persons.safeguards import not_for_oneself
 from policy.rules.rights import Right
-from policy.store import Tables
+from policy.store import Conflict, Tables
 from policy.store.records import Application, BrokerToken
 from policy.trail.audit import Event, clean
 
@@ -68,7 +68,10 @@ async def application_add(desk: Authority, talk: Conversation, request: Applicat
     )  # fmt: skip
     _check_bound(application)
     event = talk.event("application-add", name, _detail(application), why=text(request.reason, "reason"))
-    await desk.ledger.write(lambda t: t.applications.add(application), event, durable=True)
+    try:
+        await desk.ledger.write(lambda t: t.applications.add(application), event, durable=True)
+    except Conflict as error:
+        raise CommandRefused(str(error), f"see: bastion application show {name}") from None
     desk.applications.put(application)
     return Done(text=f"added application `{name}`: {_bound(application)}", data=_detail(application) | {"name": name})
 

@@ -58,14 +58,13 @@ async def read_secret(desk: Authority, talk: Conversation, request: ReadSecret) 
         return known
     now, name = time.time_ns(), known.application.name
 
-    def look(t: Tables) -> tuple[SecretRecord | None, SecretVersion | None, tuple[bool, int | None]]:
-        record = t.vault.named(request.name)
-        version = t.vault.version(record.id) if record is not None else None
-        return record, version, t.applications.usable(name, request.name, now)
+    def look(t: Tables) -> tuple[tuple[SecretRecord, SecretVersion] | None, tuple[bool, int | None]]:
+        return t.applications.sealed(request.name), t.applications.usable(name, request.name, now)
 
-    record, version, (usable, ends) = await desk.ledger.read(look)
-    if not usable or record is None or version is None or record.kind not in READABLE:
-        return await _no_secret(desk, talk, request.name, _why_not(record, version, usable=usable))
+    found, (usable, ends) = await desk.ledger.read(look)
+    if not usable or found is None or found[0].kind not in READABLE:
+        return await _no_secret(desk, talk, request.name, _why_not(found, usable=usable))
+    record, version = found
     try:
         opened = await desk.secrets.opened(record, version)
     except VaultError as error:
@@ -88,9 +87,8 @@ async def read_secret(desk: Authority, talk: Conversation, request: ReadSecret) 
 
     def keep(t: Tables) -> None:
         # Attack: a share ended, an application disabled, while the read is under way.
-        if not t.applications.usable(name, request.name, now)[0]:
+        if not t.applications.add_lease(lease):
             raise _Gone
-        t.applications.add_lease(lease)
 
     detail = {"version": str(lease.version), "lease": lease.id} | _shown(known)
     try:
@@ -115,14 +113,13 @@ async def renew_lease(desk: Authority, talk: Conversation, request: RenewLease) 
         if lease is None or lease.application != name:  # Attack: another application's lease kept alive, or ended
             raise _Gone("no such lease of theirs")
         usable, ends = t.applications.usable(name, lease.secret, now)
-        record = t.vault.named(lease.secret)
-        version = t.vault.version(record.id) if record is not None else None
-        if not usable or version is None:
+        sealed = t.applications.sealed(lease.secret)
+        if not usable or sealed is None:
             raise _Gone("not shared any more")
         expires = min(now + LEASE_SECONDS * SECOND, lease.longest, ends or 2**63 - 1)
         if expires <= now or not t.applications.renew_lease(lease.id, expires, now):
             raise _Gone("over")
-        return lease, expires, version.version != lease.version
+        return lease, expires, sealed[1].version != lease.version
 
     event = talk.event("lease-renew", name, {"lease": request.lease[:64]} | _shown(known))
     try:
@@ -221,10 +218,10 @@ def _recognised(known: Known) -> Recognised:
     return Recognised(application=known.application.name, seconds=left, rate=known.application.rate)
 
 
-def _why_not(record: SecretRecord | None, version: SecretVersion | None, *, usable: bool) -> str:
-    if record is None or version is None:
+def _why_not(found: tuple[SecretRecord, SecretVersion] | None, *, usable: bool) -> str:
+    if found is None:
         return "no such secret"
-    return f"a secret of kind {record.kind} is given to nobody" if usable else "not shared with it"
+    return f"a secret of kind {found[0].kind} is given to nobody" if usable else "not shared with it"
 
 
 def _shown(known: Known) -> dict[str, str]:

@@ -1,14 +1,15 @@
 """Applications, their tokens, their leases, and what is shared with them. On the connection of one transaction."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from policy.store import schema as s
 from policy.store.conflict import Conflict
-from policy.store.records import Application, BrokerToken, LeaseRecord
+from policy.store.records import Application, BrokerToken, LeaseRecord, SecretRecord, SecretVersion
+from policy.store.vault_tables import CURRENT
 
 FORGET_AT_ONCE: Final = 5000
 """Leases deleted in one transaction: some 20 ms, and readers wait no longer."""
@@ -71,8 +72,11 @@ class ApplicationTables:
 
     # --- leases -------------------------------------------------------------------------------------
 
-    def add_lease(self, lease: LeaseRecord) -> None:
-        self._db.execute(insert(s.lease).values(**asdict(lease)))
+    def add_lease(self, lease: LeaseRecord) -> bool:
+        """False if its secret is not shared with its application at this moment."""
+        values = {f"new_{name}": getattr(lease, name) for name in _LEASE}
+        asking = _asking(lease.application, lease.secret, lease.at)
+        return bool(self._db.execute(_LEASED, {**asking, **values}).rowcount)
 
     def lease(self, ident: str) -> LeaseRecord | None:
         row = self._db.execute(select(s.lease).where(s.lease.c.id == ident)).first()
@@ -110,16 +114,54 @@ class ApplicationTables:
 
     def usable(self, application: str, name: str, now: int) -> tuple[bool, int | None]:
         """Whether a share lets it use this secret, by name or by folder, and until when: None for without end."""
-        folders = [name[: at + 1] for at, char in enumerate(name) if char == "/"]
-        c = s.share.c
-        query = select(c.rights, c.expires).where(
-            c.subject_kind == "application", c.subject == application, c.scope.in_([name, *folders]),
-            c.ended.is_(None), or_(c.expires.is_(None), c.expires > now),
-        )  # fmt: skip
-        ends = [row.expires for row in self._db.execute(query) if "use" in row.rights.split()]
+        ends = list(self._db.execute(_SHARED, _asking(application, name, now)).scalars())
         if not ends:
             return False, None
         return True, None if None in ends else max(end for end in ends if end is not None)
+
+    def sealed(self, name: str) -> tuple[SecretRecord, SecretVersion] | None:
+        """A secret by its name, with the version in force."""
+        row = self._db.execute(_SEALED, {"name": name}).first()
+        if row is None:
+            return None
+        values = tuple(row)
+        record = SecretRecord(**dict(zip(_RECORD, values, strict=False)))
+        return record, SecretVersion(**dict(zip(_VERSION, values[len(_RECORD) :], strict=True)))
+
+
+# The statements of a read are built once: building one takes as long as SQLite does to answer it.
+
+
+def _shared() -> list[ColumnElement[bool]]:
+    """Of a share: that it gives `subject` the use of one of `scopes`, at `at`."""
+    c = s.share.c
+    return [
+        c.subject_kind == "application", c.subject == bindparam("subject"),
+        c.scope.in_(bindparam("scopes", expanding=True)), c.ended.is_(None),
+        or_(c.expires.is_(None), c.expires > bindparam("now")), (" " + c.rights + " ").contains(" use "),
+    ]  # fmt: skip
+
+
+def _asking(application: str, name: str, now: int) -> dict[str, object]:
+    folders = [name[: at + 1] for at, char in enumerate(name) if char == "/"]
+    return {"subject": application, "scopes": [name, *folders], "now": now}
+
+
+_SHARED: Final = select(s.share.c.expires).where(*_shared())
+_LEASE: Final = tuple(column.name for column in s.lease.columns)
+_LEASED: Final = insert(s.lease).from_select(
+    _LEASE,
+    select(*(bindparam(f"new_{column.name}", type_=column.type) for column in s.lease.columns)).where(
+        exists().where(*_shared())
+    ),
+)
+_RECORD: Final = tuple(one.name for one in fields(SecretRecord))
+_VERSION: Final = tuple(one.name for one in fields(SecretVersion))
+_SEALED: Final = (
+    select(*(s.secret.c[one] for one in _RECORD), *(s.secret_version.c[one] for one in _VERSION))
+    .join(s.secret_version, s.secret_version.c.secret == s.secret.c.id)
+    .where(s.secret.c.name == bindparam("name"), s.secret_version.c.state == CURRENT)
+)
 
 
 def _row(record: Application | BrokerToken) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The rehearsal of a restore: a bastion at work is backed up, restored elsewhere, and lets people in with what it had."""
+"""The rehearsal of a restore: a bastion at work is backed up, restored elsewhere, and lets people in."""
 
 import json
 import os
