@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from policy.messages import AccountAdd
+from policy.messages import AccountAdd, TargetAdd
 from tests.support.accounts_target import ANN, PASSWORD, AccountsTarget
 from tests.support.net import wait_until
 from tests.support.site import DIRECT, Site
@@ -52,7 +52,8 @@ def command(*words: str) -> Any:
 
 
 def test_a_bastion_at_work_is_restored_elsewhere(site: Site, accounts: AccountsTarget, tmp_path: Path):
-    site.add_target("pw1", accounts)
+    pins = [accounts.host_key.read_text().strip()]
+    site.ask(TargetAdd(name="pw1", address=accounts.address, labels={"env": "test"}, host_keys=pins))
     site.ask(AccountAdd(account=ANN, target="pw1", password=PASSWORD))
     assert by_password(site).stdout == b"ann\n"
     identity = pyrage.x25519.Identity.generate()

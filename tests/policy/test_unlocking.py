@@ -64,6 +64,13 @@ def test_a_locked_policyd_answers_nothing_but_the_passphrase(locked: Policyd):
         assert "locked" in refused.cause
 
 
+def test_a_locked_policyd_tells_how_it_stands(locked: Policyd):
+    told = dict(map(tuple, locked.done(m.VaultStatus()).rows))
+    assert told["state"] == "locked: the vault is locked: it waits for its passphrase"
+    assert told["master"] == "passphrase"
+    assert told["memory: core dumps"] == "none"
+
+
 @pytest.mark.parametrize(
     "first", [hello(), m.Worker(pid=1), m.OfferKey(person="a", blob=b""), m.Admin(command=""), m.Courier(pid=1)]
 )
