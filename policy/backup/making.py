@@ -73,7 +73,8 @@ def make(
                 sealing.encrypt(lambda pipe: manifests.append(_pack(pipe, sources, about, say)), out, keys)
                 out.flush()
                 os.fsync(out.fileno())
-            os.link(part, to)  # unlike a rename it overwrites nothing that came meanwhile
+            os.close(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))  # the name is ours now
+            os.replace(part, to)
             _sync(to.parent)
     except sqlite3.Error as error:
         raise BadBackup(f"database: {error}", "look at it: bastion-policyd db status") from None

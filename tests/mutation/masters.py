@@ -18,7 +18,7 @@ GUARDS: Final[list[Mutant]] = [
     *guards(
         "policy/vault/masters/passphrase.py", _HERE,
         ("if not (8 <= cost.mebibytes <= cls.MOST_MEBIBYTES and", "if not (", "a row asks for all memory",
-         "test_a_row_cannot_ask_for_all_memory", "WrongPassphrase"),
+         "test_a_row_cannot_ask_for_all_memory", "HashingError"),
         ("if len(self._passphrase.reveal().decode()) < SHORTEST:", "if False:", "a passphrase that is guessed",
          "test_a_passphrase_that_can_be_guessed_is_not_taken_for_a_new_vault"),
         ('unicodedata.normalize("NFC", text)', "text", "an umlaut that another keyboard writes locks people out",
@@ -53,7 +53,8 @@ GUARDS: Final[list[Mutant]] = [
     ),
     *guards(
         "policy/backup/making.py", "tests/policy/test_backup.py",
-        ("if to.exists():", "if False:", "a backup overwrites the one before", "test_a_backup_overwrites_nothing"),
+        ("os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL", "os.open(to, os.O_WRONLY | os.O_CREAT",
+         "a backup overwrites another", "test_a_backup_overwrites_nothing_that_came_meanwhile"),
         ("    if not finding.ok:", "    if False:", "an altered trail is backed up",
          "test_an_altered_database_makes_no_backup"),
     ),

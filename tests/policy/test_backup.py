@@ -115,6 +115,19 @@ def test_a_backup_overwrites_nothing(daemon: Policyd, backup: Path, keys: Keys):
     assert backup.read_bytes() == before
 
 
+def test_a_backup_overwrites_nothing_that_came_meanwhile(daemon: Policyd, tmp_path: Path, keys: Keys):
+    to = tmp_path / "b.age"
+    with pytest.raises(BadBackup, match="exists"):
+        making.make(
+            read_configuration(daemon.config), [], to, [keys.recipient], lambda _: void(to.write_bytes(b"another's"))
+        )
+    assert to.read_bytes() == b"another's"
+
+
+def void(_: object) -> None:
+    pass
+
+
 def test_everything_that_belongs_to_it_is_in_it_and_nothing_in_the_clear(daemon: Policyd, tmp_path: Path, keys: Keys):
     (tmp_path / "here" / "node.key").write_text("node secret")
     to = tmp_path / "b.age"
