@@ -24,7 +24,6 @@ from policy.applications import commands as applications
 from policy.applications import serving
 from policy.authorities import commands as authorities
 from policy.authority import Authority
-from policy.backup.noted import backup_begin
 from policy.checkout import commands as checkouts
 from policy.conversation import Conversation, State, Violation
 from policy.ldap import commands as directory_commands
@@ -44,7 +43,6 @@ from policy.trail import views
 from policy.trail.ledger import LedgerError
 from policy.vault import commands as secrets
 from policy.vault import sharing_commands as sharing
-from policy.vault import unlocking
 from policy.vault import vault_commands as vault
 from policy.vault.secret import VaultError
 
@@ -132,8 +130,8 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.SecretUnshare: _command(sharing.secret_unshare, None),
         m.SecretShares: _command(sharing.secret_shares, None),
         m.Inventory: _command(stocktaking.inventory),
-        m.VaultUnlock: _command(unlocking.open_already),
-        m.BackupBegin: _command(backup_begin),
+        m.VaultUnlock: _command(vault.vault_unlock),
+        m.BackupBegin: _command(trail.backup_begin),
         m.TargetAdd: _command(estate.target_add),
         m.TargetSet: _command(estate.target_set),
         m.TargetRemove: _command(estate.target_remove),

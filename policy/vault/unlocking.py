@@ -207,8 +207,3 @@ class Unlocking(Generic[Opened]):
             log.warning("unlock-failed", who=talk.operator, wrong=self.opening.wrong, pause=pause)
             await trio.sleep(pause)
             return m.Refused(code=77, cause=self.why.cause, hint=self.why.hint)
-
-
-async def open_already(_: object, talk: Conversation, request: m.VaultUnlock) -> m.Done:
-    """The same command, said to a policyd that is not locked."""
-    return m.Done(text="the vault is open: nothing was changed")
