@@ -43,7 +43,6 @@ from policy.trail import views
 from policy.trail.ledger import LedgerError
 from policy.vault import commands as secrets
 from policy.vault import sharing_commands as sharing
-from policy.vault import unlocking
 from policy.vault import vault_commands as vault
 from policy.vault.secret import VaultError
 
@@ -130,7 +129,8 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.SecretUnshare: _command(sharing.secret_unshare, None),
         m.SecretShares: _command(sharing.secret_shares, None),
         m.Inventory: _command(stocktaking.inventory),
-        m.VaultUnlock: _command(unlocking.open_already),
+        m.VaultUnlock: _command(vault.vault_unlock),
+        m.BackupBegin: _command(trail.backup_begin),
         m.TargetAdd: _command(estate.target_add),
         m.TargetSet: _command(estate.target_set),
         m.TargetRemove: _command(estate.target_remove),
@@ -223,7 +223,7 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
         State.COURIER: {m.Called: Entry(handler=authenticate.called)},
         State.OPERATOR: COMMANDS,
         State.RUNNER: {m.Worked: Entry(handler=authenticate.ran)},
-        State.OPERATOR: {**COMMANDS, m.VaultUnlock: _command(unlocking.open_already)},
+        State.OPERATOR: COMMANDS,
         State.AUDITOR_NEW: {m.Viewing: Entry(handler=views.viewing, decides=True)},
         State.AUDITOR: {
             m.Viewing: Entry(handler=views.viewing, decides=True),
