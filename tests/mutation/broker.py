@@ -129,7 +129,8 @@ GUARDS: Final[list[Mutant]] = [
         "bastion/broker/crowd.py", "tests/broker/test_judging.py",
         (" or self._here[who] >= self._of_one", "", "one takes all connections", "test_connections_are_counted"),
         ("self._all >= self._most or ", "", "many take all descriptors", "test_connections_are_counted"),
-        ("(int(found) >> 64 << 64, 64)", "(int(found), 128)", "an IPv6 host is as many as it likes", "test_an_address_counts_for_its_host"),
+        ("(int(found) >> 64 << 64, 64)", "(int(found), 128)", "an IPv6 host is as many as it likes",
+         "test_an_address_counts_for_its_host"),
     ),
     *guards(
         "bastion/broker/door.py", "tests/broker/test_hostile.py",
