@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from bastion.errors import BastionError
-from bastion.settings import BrokerSettings, CourierSettings, SshSettings
+from bastion.settings import BrokerSettings, CourierSettings, RunnerSettings, SshSettings
 from bastion.toml_lines import KeyPath, key_lines, line_of
 from policy.model import PolicySettings
 from recorder.model import RecorderSettings
@@ -44,6 +44,7 @@ class Settings:
     policy: PolicySettings
     recorder: RecorderSettings
     courier: CourierSettings = field(default_factory=CourierSettings)
+    runner: RunnerSettings = field(default_factory=RunnerSettings)
     broker: BrokerSettings = field(default_factory=BrokerSettings)
 
     @property
@@ -101,6 +102,7 @@ TABLES: Final[dict[str, type[msgspec.Struct]]] = {
     "policy": PolicySettings,
     "recorder": RecorderSettings,
     "courier": CourierSettings,
+    "runner": RunnerSettings,
     "broker": BrokerSettings,
 }
 _SECRET_KEYS: Final = {"database"}  # its URL may carry a password: the value never appears in a message

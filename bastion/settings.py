@@ -1,4 +1,4 @@
-"""The `[ssh]`, `[courier]` and `[broker]` tables of bastion.toml. No I/O."""
+"""The `[ssh]`, `[courier]`, `[runner]` and `[broker]` tables of bastion.toml. No I/O."""
 
 from typing import Literal
 
@@ -41,6 +41,13 @@ class CourierSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     # networks that may be called although they are link-local or hold a cloud's metadata
     reach: list[str] = msgspec.field(default_factory=list)
+
+
+class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Scripts that change secrets in their own way. Read by the runner alone: policyd knows their names."""
+
+    scripts: dict[str, str] = {}  # absolute path by name
+    user: str = ""  # whom they run as, where the runner itself is root
 
 
 class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from bastion.vocabulary_applications import APPLICATIONS
 from bastion.vocabulary_estate import ESTATE
+from bastion.vocabulary_vault import VAULT
 from bastion.words import ALL, Given, Option, Takes, Word
 from policy.messages import (
     AuditList,
@@ -141,7 +142,8 @@ _OF_FACTORS: Final = (
     Word(name="mfa list", arguments="[PERSON]", about="second factors, yours when nobody is named", here=True,
          ask=lambda given: MfaList(person=given.word(0))),
     Word(name="mfa enrol", arguments="[PERSON]", about="a one-time password, as a QR code and as text; shown once",
-         ask=lambda given: MfaEnrol(person=given.word(0)), here=True),
+         ask=lambda given: MfaEnrol(person=given.word(0), reason=given.text("--reason")), here=True,
+         options=(_why("the audit trail keeps it", needed=False),)),
     Word(name="mfa confirm", arguments="CODE", about="the first code of what you enrolled: from then on it counts",
          ask=lambda given: MfaConfirm(code=given.rest[0])),
     Word(name="mfa remove", arguments="ID", about="one of yours", ask=lambda given: MfaRemove(ident=given.rest[0])),
@@ -151,8 +153,10 @@ _OF_FACTORS: Final = (
          ask=lambda given: MfaReset(person=given.rest[0], reason=given.text("--reason")),
          options=(_why("the audit trail keeps it", needed=False),)),
     Word(name="mfa issue", arguments="PERSON", about="a code for one login, for who lost the phone; shown once",
-         ask=lambda given: MfaIssue(person=given.rest[0], seconds=given.seconds("--for", 3600)), here=True,
-         options=(Option("--for", "how long it may be used; 1h when left out", value="2h"),)),
+         ask=lambda given: MfaIssue(person=given.rest[0], seconds=given.seconds("--for", 3600),
+                                    reason=given.text("--reason")), here=True,
+         options=(Option("--for", "how long it may be used; 1h when left out", value="2h"),
+                  _why("the audit trail keeps it", needed=False))),
 )  # fmt: skip
 
 _OF_STAFF: Final = (
@@ -205,7 +209,7 @@ _OF_STAFF: Final = (
 )  # fmt: skip
 
 VOCABULARY: Final[dict[str, Word]] = {
-    word.name: word for word in (*_OF_PEOPLE, *_OF_LEAVE, *_OF_FACTORS, *_OF_STAFF, *ESTATE, *APPLICATIONS)
+    word.name: word for word in (*_OF_PEOPLE, *_OF_LEAVE, *_OF_FACTORS, *VAULT, *APPLICATIONS, *_OF_STAFF, *ESTATE)
 }
 """By name, in the order of the help."""
 

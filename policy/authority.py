@@ -12,7 +12,7 @@ import trio
 from policy.applications.judging import Registry
 from policy.applications.rates import Rates
 from policy.authorities.life import Authorities
-from policy.checkout.lease import Checkouts, NoRotations, Rotations
+from policy.checkout.lease import Checkouts
 from policy.configuration import BadConfiguration, Configuration, read_all
 from policy.conversation import Conversation, State
 from policy.ldap.synced import Synced
@@ -24,9 +24,11 @@ from policy.messages import Refused
 from policy.model import PolicySettings
 from policy.naming import counted, password
 from policy.outside.couriers import Couriers
+from policy.outside.runners import Runners
 from policy.outside.workers import Workers
 from policy.persons.safeguards import administrators
 from policy.roster import Roster
+from policy.rotation.due import NoRotations, Rotations
 from policy.rules.conditions import Factor
 from policy.rules.rights import Right
 from policy.rules.ruleset import RuleSet, differences
@@ -37,6 +39,7 @@ from policy.tickets.ticketing import Ticketing
 from policy.trail.audit import Event, clean
 from policy.trail.ledger import Ledger
 from policy.vault.envelope import Vault
+from policy.vault.rekeying import Rekeying
 from policy.vault.secret import Secret
 from policy.vault.secrets import Secrets
 
@@ -55,6 +58,7 @@ class Authority:
     roster: Roster
     vault: Vault
     secrets: Secrets
+    rekeying: Rekeying
     authorities: Authorities
     trusted_cas: frozenset[bytes]  # public key blobs whose user certificates prove a person
     revoked_keys: frozenset[str]  # fingerprints that prove nobody any more
@@ -65,6 +69,7 @@ class Authority:
     standing: Standing = field(default_factory=Standing)
     workers: Workers = field(default_factory=Workers)
     couriers: Couriers = field(default_factory=Couriers)
+    runners: Runners = field(default_factory=Runners)
     tickets: Ticketing = field(default_factory=Ticketing)
     synced: Synced = field(default_factory=Synced)
     passwords: Passwords = field(default_factory=Passwords)
@@ -75,6 +80,9 @@ class Authority:
     deciding: trio.Lock = field(default_factory=trio.Lock)  # requests and grants change one after the other
     awaited: dict[str, trio.Event] = field(default_factory=dict)  # requests that somebody waits for, by id
     _changing: trio.Lock = field(default_factory=trio.Lock)  # memory follows the database in the same order
+
+    def __post_init__(self) -> None:
+        self.sessions.returned = lambda grant: self.standing.used(grant, -1)
 
     def factors(self, talk: Conversation) -> tuple[Factor, ...]:
         """What proves the person of a conversation, here and remembered."""

@@ -25,11 +25,13 @@ class State(StrEnum):
     GATEWAY_NEW = "gateway-new"
     ADMIN_NEW = "admin-new"
     COURIER_NEW = "courier-new"
+    RUNNER_NEW = "runner-new"
     PROVING = "proving"
     PERSON = "person"
     WORKER = "worker"
     OPERATOR = "operator"
     COURIER = "courier"
+    RUNNER = "runner"
     AUDITOR_NEW = "auditor-new"
     AUDITOR = "auditor"
     APPLICANT = "applicant"
@@ -63,6 +65,7 @@ class Conversation:
     factors: tuple[tuple[FactorKind, float], ...] = ()  # proven here, and when by trio's clock
     speaker: Speaker | None = None  # the certificate of the login, with its limits
     used: set[type] = field(default_factory=set)  # requests that are accepted once
+    listed: str = ""  # the list that was begun here last, of those whose pages are one view
     exported: int = 0  # the last row of the trail that was given here
     sessions: set[str] = field(default_factory=set)
     views: dict[int, Viewing] = field(default_factory=dict)  # noted and not yet over, by their row in the trail

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import resource
+from contextlib import suppress
 from typing import Final
 
 _PR_SET_DUMPABLE, _PR_GET_DUMPABLE = 4, 3
@@ -21,7 +22,8 @@ def protect() -> None:
     if _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl: {os.strerror(number)}")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    with suppress(OSError, ValueError):  # the unit sets it, and may forbid the call
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if _may_lock():
         _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)  # `memory_protection` tells what came of it
 
@@ -47,9 +49,9 @@ def _may_lock() -> bool:
 def _status(name: str, base: int = 10) -> int:
     """A number of /proc/self/status; 0 if the kernel does not tell it."""
     try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        with open("/proc/self/status", "rb") as file:
             lines = file.read(64 * 1024).splitlines()
     except OSError:
         return 0
-    found = [line.partition(":")[2].split() for line in lines if line.startswith(f"{name}:")]
+    found = [line.partition(b":")[2].split() for line in lines if line.startswith(f"{name}:".encode())]
     return int(found[0][0], base) if found and found[0] else 0

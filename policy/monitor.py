@@ -33,6 +33,7 @@ from policy.login.codes import ENROL
 from policy.naming import CommandRefused
 from policy.peers import Oversized, receive
 from policy.persons import directory, lifecycle, ownership
+from policy.rotation import commands as rotations
 from policy.rules import inquiries
 from policy.rules.rights import Right
 from policy.sessions import access, dial, watch
@@ -43,6 +44,8 @@ from policy.trail.ledger import LedgerError
 from policy.vault import commands as secrets
 from policy.vault import sharing_commands as sharing
 from policy.vault import unlocking
+from policy.vault import vault_commands as vault
+from policy.vault.secret import VaultError
 
 FIRST_WORD_SECONDS: Final = 10.0
 """From connect to the first request; both our clients speak at once."""
@@ -54,6 +57,10 @@ COMMANDS_AT_ONCE: Final = 4
 """Commands under way in one conversation; some wait 10 s for a scan."""
 LOOKUPS_AT_ONCE: Final = 16
 """Sessions asked for at once in one conversation, each of which may wait for a ticket system."""
+
+FIRST_WORDS: Final = frozenset(
+    {State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW, State.RUNNER_NEW, State.APPLICANT}
+)
 
 Handler = Callable[[Authority, Conversation, Any], Awaitable[m.Reply | None]]
 
@@ -124,6 +131,7 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.SecretUnshare: _command(sharing.secret_unshare, None),
         m.SecretShares: _command(sharing.secret_shares, None),
         m.Inventory: _command(stocktaking.inventory),
+        m.VaultUnlock: _command(unlocking.open_already),
         m.TargetAdd: _command(estate.target_add),
         m.TargetSet: _command(estate.target_set),
         m.TargetRemove: _command(estate.target_remove),
@@ -146,6 +154,9 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.WhatCan: _command(inquiries.what_can, Right.AUDIT),
         m.SessionsList: _command(watch.sessions_list, Right.AUDIT),
         m.SessionKill: _command(watch.session_kill, Right.KILL),
+        m.RotationPlan: _command(rotations.rotation_plan, None),  # these three are owners' too
+        m.Rotate: _command(rotations.rotate, None),
+        m.RotationList: _command(rotations.rotation_list, None),
         m.AuditList: _command(trail.audit_list, Right.AUDIT),
         m.AuditShow: _command(trail.audit_show, Right.AUDIT),
         m.AuditExport: _command(trail.audit_export, Right.AUDIT),
@@ -158,6 +169,10 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.ApplicationToken: _command(applications.application_token, None),
         m.ApplicationRevoke: _command(applications.application_revoke, None),
         m.LeaseList: _command(applications.lease_list, None),
+        m.VaultStatus: _command(vault.vault_status, None),
+        m.VaultRekey: _command(vault.vault_rekey),
+        m.VaultVersions: _command(vault.vault_versions, None),  # these two are owners' as well
+        m.VaultRestore: _command(vault.vault_restore, None),
         m.Reload: _command(watch.reload),
     }
 )
@@ -175,6 +190,7 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
         },
         State.ADMIN_NEW: {m.Admin: Entry(handler=authenticate.admin, once=True)},
         State.COURIER_NEW: {m.Courier: Entry(handler=authenticate.courier, once=True)},
+        State.RUNNER_NEW: {m.Runner: Entry(handler=authenticate.runner, once=True)},
         State.PROVING: {
             m.OfferKey: Entry(handler=authenticate.offer_key, decides=True),
             m.ProveKey: Entry(handler=authenticate.prove_key, decides=True),
@@ -206,6 +222,8 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.Report: Entry(handler=access.report),
         },
         State.COURIER: {m.Called: Entry(handler=authenticate.called)},
+        State.OPERATOR: COMMANDS,
+        State.RUNNER: {m.Worked: Entry(handler=authenticate.ran)},
         State.OPERATOR: {**COMMANDS, m.VaultUnlock: _command(unlocking.open_already)},
         State.AUDITOR_NEW: {m.Viewing: Entry(handler=views.viewing, decides=True)},
         State.AUDITOR: {
@@ -251,6 +269,7 @@ async def _hang_up(desk: Authority, talk: Conversation) -> None:
     talk.close()
     desk.workers.leave(talk)
     desk.couriers.leave(talk)
+    desk.runners.leave(talk)
     with trio.CancelScope(shield=True), trio.move_on_after(HANG_UP_SECONDS):
         try:
             for live in desk.sessions.watched_by(talk):
@@ -266,7 +285,7 @@ async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery) ->
     turns = {True: trio.CapacityLimiter(COMMANDS_AT_ONCE), False: trio.CapacityLimiter(LOOKUPS_AT_ONCE)}
     while talk.state is not State.OVER:
         patience = {State.PROVING: PROVING_SECONDS}.get(talk.state)
-        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW, State.APPLICANT):
+        if talk.state in FIRST_WORDS:
             patience = FIRST_WORD_SECONDS
         with trio.move_on_at(began + patience) if patience else trio.CancelScope() as waiting:
             try:
@@ -318,6 +337,14 @@ async def answer(desk: Authority, talk: Conversation, request: m.Request, entry:
         return await desk.refuse(
             talk, "command-refused", error.cause, error.cause, error.hint, code=error.code, what=what, need=error.need
         )
+    except VaultError as error:
+        what = type(request).__name__
+        if talk.state is State.OPERATOR:
+            return await desk.refuse(talk, "vault-failed", error.cause, error.cause, error.hint, code=78, what=what)
+        return await desk.refuse(
+            talk, "vault-failed", error.cause, "the vault does not open this", "tell the people who run this bastion",
+            code=78, what=what,
+        )  # fmt: skip
     except LedgerError as error:
         talk.log().error("denied", request=type(request).__name__, error=str(error))
         if not (entry.decides or entry.command):

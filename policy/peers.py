@@ -17,6 +17,7 @@ from policy.messages import MAX_MESSAGE
 GATEWAY_SOCKET: Final = "policyd.sock"
 ADMIN_SOCKET: Final = "policyd-admin.sock"
 COURIER_SOCKET: Final = "policyd-courier.sock"
+RUNNER_SOCKET: Final = "policyd-runner.sock"
 BROKER_SOCKET: Final = "policyd-broker.sock"
 AUDIT_SOCKET: Final = "policyd-audit.sock"
 BACKLOG: Final = 128

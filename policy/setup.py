@@ -20,8 +20,10 @@ from policy.vault import keyring
 from policy.vault.envelope import SEED, Vault
 from policy.vault.masters import Master, parse
 from policy.vault.masters.passphrase import PassphraseMaster
+from policy.vault.masters.transit import Http
 from policy.vault.register import Broken, Register
-from policy.vault.secret import Secret, VaultError
+from policy.vault.rekeying import MASTER
+from policy.vault.secret import NotYet, Secret, VaultError, WrongPassphrase
 
 
 class NotReady(Exception):
@@ -40,13 +42,18 @@ class State:
     store: Store
     vault: Vault
     register: Register
+    master: Master
     authorities: Authorities
     head_file: HeadFile
     head: Head
 
 
 async def make_state(
-    config: Configuration, admin: str, admin_keys: Sequence[str], passphrase: Secret | None = None
+    config: Configuration,
+    admin: str,
+    admin_keys: Sequence[str],
+    passphrase: Secret | None = None,
+    http: Http | None = None,
 ) -> list[str]:
     """A new state; what was made, in words. NotReady or naming.CommandRefused if there is one, or it cannot be."""
     name = naming.person_name(admin) if admin else ""
@@ -58,7 +65,7 @@ async def make_state(
         raise NotReady(
             f"state `{config.state}` exists already: nothing was changed", "use it, or choose another folder"
         )
-    master = _master(config, passphrase)
+    master = _master(config, passphrase, http)
     said = await master.make()
     root = keyring.new_root()
     first = await keyring.wrap(master, keyring.FIRST, root)
@@ -99,7 +106,13 @@ async def _open(config: Configuration, master: Master, database: Store) -> State
     with database.read() as tables:
         authorities = keeping.load(tables, vault)
     return State(
-        store=database, vault=vault, register=register, authorities=authorities, head_file=head_file, head=head
+        store=database,
+        vault=vault,
+        register=register,
+        master=master,
+        authorities=authorities,
+        head_file=head_file,
+        head=head,
     )
 
 
@@ -139,7 +152,7 @@ async def accept_trail(config: Configuration, passphrase: Secret | None = None) 
 
 async def _open_vault(tables: Tables, master: Master) -> tuple[Vault, Register]:
     """The vault with the keys it has, and the register of what it holds, which nobody has vouched for yet."""
-    roots = await keyring.unwrap(master, tables.vault.keys())
+    roots = await _unwrapped(tables, master)
     seed = tables.vault.named(SEED)
     sealed = tables.vault.version(seed.id) if seed else None
     if seed is None or sealed is None:
@@ -151,9 +164,24 @@ async def _open_vault(tables: Tables, master: Master) -> tuple[Vault, Register]:
         raise VaultError(f"the vault was altered: {error}", "restore the database from a backup") from None
 
 
-def _master(config: Configuration, passphrase: Secret | None) -> Master:
-    """For a command of an operator's, who has it at hand. A service cannot be called from there: no courier is."""
-    master = parse(config.policy.master_key, config.state, os.environ)
+async def _unwrapped(tables: Tables, master: Master) -> dict[int, Secret]:
+    """The root keys. Where another master has wrapped them, the error says which one it was."""
+    try:
+        return await keyring.unwrap(master, tables.vault.keys())
+    except (NotYet, WrongPassphrase):
+        raise
+    except VaultError as error:
+        if (place := tables.setting(MASTER)) is None:
+            raise
+        shown = audit.clean(place.decode(errors="replace"), 256)
+        raise VaultError(
+            error.cause, f"{error.hint}; it was `{shown}` that wrapped the root keys: [policy] master_key"
+        ) from None
+
+
+def _master(config: Configuration, passphrase: Secret | None, http: Http | None = None) -> Master:
+    """For a command of an operator's, who has the passphrase at hand. No courier is there, unless `http` is one."""
+    master = parse(config.policy.master_key, config.state, os.environ, http)
     if isinstance(master, PassphraseMaster) and passphrase is not None:
         master.supply(passphrase)
     return master
@@ -180,6 +208,7 @@ def _fill(
     head_file = HeadFile(config.head, vault.audit_key())
     with database.write() as tables:
         tables.vault.add_key(first)
+        tables.put_setting(MASTER, config.policy.master_key.encode())
         tables.vault.add_secret(record, version)
         authorities = keeping.make_first(tables, vault, now)
         register = Register(vault.register_key(), tables.vault.entries())

@@ -35,6 +35,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "invite": ("bastion.cli.words", "A link with which a new person brings their own key."),
     "owner": ("bastion.cli.words", "Who owns which targets."),
     "notices": ("bastion.cli.words", "What waits for you."),
+    "vault": ("bastion.cli.vault", "Secrets: kept, lent to others, checked out; and the key that opens them."),
     "application": ("bastion.cli.words", "Programs that read secrets by the broker."),
     "broker": ("bastion.cli.broker", "Secrets for applications, on standard output."),
     "policy": ("bastion.cli.policy", "Who may do what, and why."),

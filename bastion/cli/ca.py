@@ -1,5 +1,6 @@
 """`bastion ca`: what clients and targets have to know of us, and what they must not believe any more."""
 
+import base64
 import json
 import os
 import sys
@@ -8,11 +9,11 @@ from pathlib import Path
 
 import click
 
-from bastion.cli.common import JSON, ask, config_option, found_config, talk
+from bastion.cli.common import JSON, ask, config_option, talk
 from bastion.cli.words import Group
 from bastion.errors import BastionError, MisuseError
 from bastion.text import neutral
-from policy.messages import CaKrl, CaLines, RevocationList
+from policy.messages import CaKrl, CaLines, Done
 
 _WHAT = {
     "client known_hosts": "for ~/.ssh/known_hosts of people who use `ssh -J`",
@@ -73,18 +74,19 @@ def krl(to: str, as_json: bool, config: Path | None) -> None:
 
 def _whole(config: Path | None) -> tuple[int, bytes]:
     """All parts, of one version: one that changes meanwhile is asked for anew."""
-    with talk(found_config(config)) as policyd:
+    with talk(config) as policyd:
         data, version = b"", 0
         while True:
-            part = policyd.ask(CaKrl(offset=len(data), version=version))
-            assert isinstance(part, RevocationList)
-            if data and part.version != version:
-                data, version = b"", 0
+            part = policyd.ask(CaKrl(offset=len(data)))
+            assert isinstance(part, Done)
+            found, size, more = int(part.data["version"]), int(part.data["size"]), base64.b64decode(part.data["list"])
+            if data and found != version:
+                data = b""
                 continue
-            data, version = data + part.data, part.version
-            if len(data) >= part.size:
+            data, version = data + more, found
+            if len(data) >= size:
                 return version, data
-            if not part.data or len(data) > MAX_LIST:
+            if not more or size > MAX_LIST:
                 raise BastionError("policyd gave half of a list", "try again")
 
 

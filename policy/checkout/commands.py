@@ -24,8 +24,8 @@ from policy.persons.ownership import tends
 from policy.rules.conditions import Facts
 from policy.rules.decide import Allow, Decision, Deny, decide
 from policy.rules.rights import Right
-from policy.sessions.access import PENDING, denied, facts_of, has_it, judged
-from policy.sessions.words import printable
+from policy.sessions.access import PENDING, denied, facts_of, judged
+from policy.sessions.words import has_it, printable
 from policy.store import Conflict, Tables
 from policy.store.records import Account, Checkout
 from policy.vault.names import shown
@@ -51,6 +51,8 @@ async def checkout_take(desk: Authority, talk: Conversation, request: CheckoutTa
     facts, decision = await judged(
         desk, talk, request.account, request.target, ChannelKind.CHECKOUT, ticket=ticket, reason=why
     )
+    if isinstance(decision, Allow):
+        await desk.rotations.settled(request.account, request.target)  # who is shown it now is shown one that goes
     async with desk.deciding:
         # Whoever changed something since did so before us: decided again, by what is now.
         facts = facts_of(
@@ -199,10 +201,7 @@ async def _keep(desk: Authority, talk: Conversation, row: Checkout, opened: Open
 
 async def _opened(desk: Authority, account: Account) -> Opened:
     assert account.secret is not None, "a password account has a secret"
-    opened = await desk.secrets.open(account.secret)
-    if (opened.record.kind, opened.record.name) != (account.kind, f"{account.name}@{account.target}"):
-        raise VaultError(f"the secret of `{account.name}@{account.target}` is another's")  # who wrote that row?
-    return opened
+    return await desk.secrets.open(account.secret, kind=account.kind, name=f"{account.name}@{account.target}")
 
 
 def _place(facts: Facts) -> str:

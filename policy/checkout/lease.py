@@ -12,7 +12,7 @@ steady one ends it as well, so that a wall clock set back lends nobody a longer 
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Final, Protocol
+from typing import Final
 
 from policy.naming import CommandRefused, counted
 from policy.rules.windows import format_duration
@@ -21,28 +21,6 @@ from policy.store.records import Checkout
 SECOND: Final = 1_000_000_000
 OVER: Final = "over"
 """Why it came back: its time."""
-
-
-class Rotations(Protocol):
-    """What changes secrets on targets, as far as checkouts need it."""
-
-    def covers(self, account: str, target: str) -> bool:
-        """Whether a rule changes this account's secret after a checkout."""
-        ...
-
-    async def due(self, account: str, target: str, why: str) -> None:
-        """Change it as soon as may be. Said again for what is due already, it changes nothing."""
-        ...
-
-
-class NoRotations:
-    """Where nothing is changed on targets."""
-
-    def covers(self, account: str, target: str) -> bool:
-        return False
-
-    async def due(self, account: str, target: str, why: str) -> None:
-        """Nobody does it."""
 
 
 class Checkouts:

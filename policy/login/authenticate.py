@@ -33,6 +33,7 @@ from policy.messages import (
     OfferKey,
     ProveKey,
     Refused,
+    Runner,
     Scanned,
     TryPassword,
     TryToken,
@@ -82,6 +83,18 @@ async def courier(desk: Authority, talk: Conversation, request: Courier) -> Done
 async def called(desk: Authority, talk: Conversation, request: Called) -> None:
     if not desk.couriers.called(talk, request):
         talk.log().info("late-call", task=request.task)  # after our patience: nobody waits for it any more
+
+
+async def runner(desk: Authority, talk: Conversation, request: Runner) -> Done:
+    talk.state = State.RUNNER
+    desk.runners.join(talk)
+    talk.log().info("runner", runner=request.pid)
+    return Done(text="")
+
+
+async def ran(desk: Authority, talk: Conversation, request: Worked) -> None:
+    if not desk.runners.worked(talk, request):
+        talk.log().info("late-run", task=request.task)  # after our patience: whoever asked knows by now what opens
 
 
 async def admin(desk: Authority, talk: Conversation, request: Admin) -> Done:
@@ -255,6 +268,9 @@ def _certified(desk: Authority, talk: Conversation, claim: str, blob: bytes) -> 
 
 async def _joining(desk: Authority, claim: str, offer: _Offer) -> tuple[_Offer, invitations.Joining | None]:
     """Whose the key would become by the invitation that the login name is, if it is one and the key is nobody's."""
+    if offer.owner is not None and invitations.is_one(claim):
+        # Mistake, or attack: who asked to join would be in as whoever the key is of, and be told that they are welcome.
+        return _Offer(flaw="an invitation, with the key of somebody who is here"), None
     if offer.owner is not None or offer.key is None or offer.speaker is not None:
         return offer, None
     joining = await invitations.invited(desk, claim, offer.key)

@@ -65,7 +65,7 @@ async def check_code(desk: Authority, talk: Conversation, name: str, answer: str
         return Checked()
     if not state:
         for one in authenticators(person):
-            if (drift := await use_totp(desk, one, answer)) is not None:
+            if (drift := await use_totp(desk, name, one, answer)) is not None:
                 return Checked(ok=True, detail={"code": "totp", "drift": f"{drift:+d} s" if drift else ""})
         if typed := codes.plain(answer):
             for code in person.codes:
@@ -76,9 +76,15 @@ async def check_code(desk: Authority, talk: Conversation, name: str, answer: str
     return Checked()
 
 
-async def use_totp(desk: Authority, one: Authenticator, answer: str) -> int | None:
+def totp_name(person: str, ident: str) -> str:
+    """Of the secret behind an authenticator: it binds the secret to the person."""
+    return f"{TOTP} {person} {ident}"
+
+
+async def use_totp(desk: Authority, person: str, one: Authenticator, answer: str) -> int | None:
     """Seconds by which the person's clock is off if the code is right and was not used, None otherwise."""
-    secret = await desk.secrets.open(one.id)
+    # Attack: the row of one's own phone, given the name of another person.
+    secret = await desk.secrets.open(one.id, kind=TOTP, name=totp_name(person, one.id))
     last = await desk.ledger.read(lambda t: t.last_step(one.id))
     now = time.time()
     step = totp.check(secret.value.reveal().decode(), answer, now, last)

@@ -15,7 +15,7 @@ from policy.authority import Authority
 from policy.conversation import Conversation, State
 from policy.keys.sshkeys import parse_authorized_key
 from policy.leave.requests import text
-from policy.login.codes import authenticators, is_demanded, pending, usable, use_totp
+from policy.login.codes import authenticators, is_demanded, pending, totp_name, usable, use_totp
 from policy.login.lockouts import CODE
 from policy.login.proofs import rules_ask
 from policy.messages import (
@@ -60,8 +60,9 @@ async def mfa_enrol(desk: Authority, talk: Conversation, request: MfaEnrol) -> D
         )
     if len(authenticators(person)) >= MAX_AUTHENTICATORS:
         raise CommandRefused(f"at most {MAX_AUTHENTICATORS} second factors", "remove one: ssh bastion mfa remove ID")
+    why = text(request.reason, "reason")
     secret, ident = totp.new_secret(os.urandom(totp.SECRET_BYTES)), secrets.token_hex(16)
-    name = f"{TOTP} {person.name} {ident}"
+    name = totp_name(person.name, ident)
     rows = new_secret(desk.vault, TOTP, name, Secret(secret.encode()), talk.who, ident=ident)
 
     def change(t: Tables) -> None:
@@ -69,7 +70,7 @@ async def mfa_enrol(desk: Authority, talk: Conversation, request: MfaEnrol) -> D
         t.proofs.add_authenticator(person.name, *rows, confirmed=not own)
 
     detail = {"kind": TOTP, "id": ident, "confirmed": "not yet" if own else ""}
-    await desk.change_person(person.name, change, talk.event("mfa-enrol", person.name, detail))
+    await desk.change_person(person.name, change, talk.event("mfa-enrol", person.name, detail, why=why))
     then = "; it counts after: ssh bastion mfa confirm CODE" if own else ""
     return Done(
         text=f"enrolled a second factor for `{person.name}`; shown this once: {secret}{then}",
@@ -87,7 +88,7 @@ async def mfa_confirm(desk: Authority, talk: Conversation, request: MfaConfirm) 
         raise CommandRefused("nothing waits for its first code", "begin with: ssh -t bastion mfa enrol")
     if (refused := await _not_shown(desk, talk, person, "MfaConfirm")) is not None:
         return refused
-    if await use_totp(desk, one, request.code.replace(" ", "")) is None:
+    if await use_totp(desk, person.name, one, request.code.replace(" ", "")) is None:
         raise CommandRefused("this code is wrong", "is the clock of your phone right? try the next code")
     shown, made = _new_codes(desk, person.name, codes.RECOVERY, codes.RECOVERY_CODES)
     first = not usable(person, codes.RECOVERY, time.time_ns())
@@ -230,12 +231,13 @@ async def mfa_issue(desk: Authority, talk: Conversation, request: MfaIssue) -> D
         raise CommandRefused(f"an issued code lasts a minute to {LONGEST_ISSUE // 86400} days", "--for 1h")
     if person.disabled:
         raise CommandRefused(f"person `{person.name}` is disabled", f"bastion person set {person.name} --enable")
+    why = text(request.reason, "reason")
     expires = time.time_ns() + request.seconds * 1_000_000_000
     shown, made = _new_codes(desk, person.name, codes.ISSUED, 1, expires)
     await desk.change_person(
         person.name,
         lambda t: t.proofs.replace_codes(person.name, codes.ISSUED, made),
-        talk.event("mfa-issue", person.name, {"id": made[0].id, "until": shown_time(expires)}),
+        talk.event("mfa-issue", person.name, {"id": made[0].id, "until": shown_time(expires)}, why=why),
     )
     return Done(
         text=f"a code for one login of `{person.name}` until {shown_time(expires)}; shown this once: {shown[0]}",

@@ -84,9 +84,14 @@ async def invite(desk: Authority, talk: Conversation, request: Invite) -> Done:
     )
 
 
+def is_one(claim: str) -> bool:
+    """Whether this login name is an invitation, good or not."""
+    return _TOKEN.fullmatch(claim) is not None
+
+
 async def invited(desk: Authority, claim: str, key: PublicKey) -> Joining | None:
     """What this login name and key would lead to, if the name is an invitation that holds."""
-    if not _TOKEN.fullmatch(claim):
+    if not is_one(claim):
         return None
     found = await desk.ledger.read(lambda t: t.proofs.invitation(_digest(claim)))
     if found is None or found.expires <= time.time_ns():

@@ -8,6 +8,7 @@ one *conversation*, of one of six sorts, fixed by its first request:
 * `Worker`: a gateway worker offering to carry out tasks (pinning scans).
 * `Admin`: an operator on this machine, known by SO_PEERCRED.
 * `Courier`: the process that makes calls to the outside for policyd.
+* `Runner`: the process that runs operators' scripts for policyd.
 * `Applicant`: a connection of an application to the broker.
 * `Viewing`: an auditor's tool on this machine, known by SO_PEERCRED, about to show recordings.
 
@@ -25,8 +26,10 @@ from policy.messages.commands import *
 from policy.messages.doors import *
 from policy.messages.outside import *
 from policy.messages.rotation import *
+from policy.messages.rotations import *
 from policy.messages.secrets import *
 from policy.messages.unlock import *
+from policy.messages.vault import *
 from policy.messages.views import *
 
 Command = (
@@ -43,10 +46,12 @@ Command = (
     | Inventory | VaultUnlock | ApplicationAdd | ApplicationSet | ApplicationList | ApplicationShow
     | ApplicationRemove | ApplicationToken | ApplicationRevoke | LeaseList | SecretAdd | SecretSet | SecretView
     | SecretList | SecretShow | SecretRemove | SecretChown | SecretShare | SecretUnshare | SecretShares
+    | VaultStatus | VaultRekey | VaultVersions | VaultRestore
     | CheckoutTake | CheckoutReturn | CheckoutList
+    | RotationPlan | Rotate | RotationList
 )  # fmt: skip
 Request = (
-    Hello | Worker | Admin | Courier | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
+    Hello | Worker | Admin | Courier | Runner | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
     | Authorize | OpenChannel | Credential | Sign | HostCertificate
     | SessionStarted | SessionEnded | Report | Scanned | Worked | Called | Viewing | Viewed
     | Applicant | ReadSecret | RenewLease | EndLease | Command
@@ -54,8 +59,8 @@ Request = (
 Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
-    | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin | RevocationList | Recognised
-    | Leased | Lease | Revealed | LdapPassword
+    | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin | Recognised | Leased | Lease
+    | Revealed | LdapPassword | RunScript
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

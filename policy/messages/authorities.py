@@ -42,15 +42,9 @@ class CaRevoke(Message):
 
 
 class CaKrl(Message):
-    """The revocation list from byte `offset` on, as much as one message holds. `version`: of the list before."""
+    """OpenSSH's binary revocation list from byte `offset` on, as much as one message holds.
+
+    Done has `list` (base64), `size` of the whole and `version`: if that is another one than before, begin again.
+    """
 
     offset: int = 0
-    version: int = 0
-
-
-class RevocationList(Message):
-    """OpenSSH's binary list, or a part of it; `size` is that of the whole. Another `version`: begin again."""
-
-    version: int
-    size: int
-    data: bytes

@@ -93,6 +93,7 @@ class TargetHostkey(Message):
     name: str
     accept: str = ""
     forget: str = ""
+    reason: str = ""
 
 
 class AccountAdd(Message):

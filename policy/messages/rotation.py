@@ -41,8 +41,35 @@ class VerifyLogin(Message):
     seconds: float = 45.0
 
 
+class Runner(Message):
+    """First word of the process that runs operators' scripts."""
+
+    pid: int
+
+
+class RunScript(Message):
+    """Push to the runner: run the script of this name, which its own configuration leads to a file.
+
+    `action`: change | verify. The rest goes to the script as JSON on its standard input.
+    """
+
+    task: int
+    script: str
+    action: str
+    account: str
+    target: str
+    address: str
+    port: int
+    old: bytes = b""
+    new: bytes = b""
+    seconds: float = 60.0
+
+    def __repr__(self) -> str:
+        return f"RunScript({self.task} {self.script} {self.action} {self.account}@{self.target})"
+
+
 class Worked(Message):
-    """The worker's answer.
+    """The answer of a worker, or of the runner.
 
     `outcome`: done | refused (the target said no: nothing was changed, or the login does not open) | unreachable
     (the target was told nothing) | unknown (the line broke, or it did not answer, after it had been told).
@@ -53,4 +80,10 @@ class Worked(Message):
     detail: str = ""  # for the operator, one line, no secret
 
 
-__all__ = ["ChangeSecret", "VerifyLogin", "Worked"]  # the words above are not for the package of all messages
+__all__ = [
+    "ChangeSecret",
+    "RunScript",
+    "Runner",
+    "VerifyLogin",
+    "Worked",
+]  # the words above are not for the package of all messages

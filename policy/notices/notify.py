@@ -53,6 +53,7 @@ class Topic(StrEnum):
     HOST_KEY = "host-key-mismatch"
     LOCK_OUT = "lock-out"
     DIRECTORY = "directory"
+    VAULT = "vault"
 
 
 TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
@@ -73,6 +74,9 @@ TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
         "directory-failed": Topic.DIRECTORY,
         "directory-stopped": Topic.DIRECTORY,
         "directory-back": Topic.DIRECTORY,
+        "vault-altered": Topic.VAULT,
+        "vault-rekey-stopped": Topic.VAULT,
+        "rotation-in-doubt": Topic.VAULT,
     }
 )
 """Events of the audit trail that people are told of: nothing is told that is not kept, and nothing is told twice."""
@@ -203,6 +207,19 @@ def _words(topic: Topic, event: Event, to: Destination) -> tuple[str, list[str]]
             return f"directory {what} {said}: nobody comes and nobody goes", [
                 f"it {_plain(event.why)}" if event.why else "",
                 "see: bastion directory status",
+            ]
+        case Topic.VAULT:
+            if event.event == "vault-altered":
+                return f"VAULT ALTERED: {what}: somebody else wrote to the database", [
+                    f"found: {_plain(event.why)}",
+                    "nothing was opened with it; see: bastion audit list --event vault-altered",
+                ]
+            if event.event == "vault-rekey-stopped":
+                return f"the vault is not sealed anew: {_plain(event.why)}", ["see: bastion vault status"]
+            return f"what opens {what} is in doubt: neither its new nor its last secret is proven", [
+                _quoted(event.why) if event.why else "",
+                "both are kept, and the next try finds out; nobody may be able to log in there meanwhile",
+                f"try now: {to.command} account rotate {what}" if what else "",
             ]
 
 

@@ -10,6 +10,7 @@ from policy.conversation import Conversation
 from policy.keys import sshkeys
 from policy.keys.sshwire import BadKey
 from policy.messages import ChangeSecret, Scan, Scanned, VerifyLogin, Worked
+from policy.messages.base import Message
 from policy.messages.rotation import DONE, REFUSED, UNKNOWN, UNREACHABLE
 from policy.naming import MAX_PINS, CommandRefused
 from policy.outside.errands import Errands
@@ -74,12 +75,7 @@ class Workers(Errands[Scanned | Worked]):
             self._at_work[worker] -= 1
             if not self._at_work[worker]:
                 del self._at_work[worker]
-        if answer is None:
-            return Worked(task=0, outcome=UNKNOWN, detail=detail)
-        if not isinstance(answer, Worked) or answer.outcome not in _OUTCOMES:
-            return Worked(task=0, outcome=UNKNOWN, detail="the gateway gave an answer that means nothing")
-        shown = "".join(char for char in answer.detail[:MAX_DETAIL] if char.isprintable())
-        return Worked(task=answer.task, outcome=answer.outcome, detail=shown)
+        return plain(answer, detail)
 
     # --- host keys ----------------------------------------------------------------------------------
 
@@ -101,6 +97,16 @@ class Workers(Errands[Scanned | Worked]):
             why = "".join(char for char in answer.error[:200] if char.isprintable()) or "it shows no host key"
             raise CommandRefused(f"scan of `{place}`: {why}", _FILE_HINT, code=69)
         return _checked(place, answer.keys)
+
+
+def plain(answer: Message | None, otherwise: str) -> Worked:
+    """An answer as it may be believed: UNKNOWN for none (`otherwise` says why) and for what means nothing."""
+    if answer is None:
+        return Worked(task=0, outcome=UNKNOWN, detail=otherwise)
+    if not isinstance(answer, Worked) or answer.outcome not in _OUTCOMES:
+        return Worked(task=0, outcome=UNKNOWN, detail="it gave an answer that means nothing")
+    shown = "".join(char for char in answer.detail[:MAX_DETAIL] if char.isprintable())
+    return Worked(task=answer.task, outcome=answer.outcome, detail=shown)
 
 
 def _checked(place: str, blobs: list[bytes]) -> dict[str, bytes]:

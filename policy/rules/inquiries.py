@@ -29,7 +29,7 @@ async def who_can(desk: Authority, talk: Conversation, request: WhoCan) -> Rows:
     places = [Place(account=one.name, target=target.name, labels=target.labels) for one in accounts]
     first = request.after.partition(" ")[0]  # earlier persons were on earlier pages
     subjects = [Subject(one.name, one.roles) for one in desk.roster.persons() if not one.disabled and one.name >= first]
-    await desk.ledger.note(talk.event("view", f"who can come to {target.name}"))
+    await _note_view(desk, talk, f"who can come to {target.name}", more=bool(request.after))
     return await _page(
         desk.rules, subjects, places, request.channel, request.after, ["person", "account", "channels", "by"],
         lambda subject, place: (subject.person, place.account),
@@ -47,13 +47,20 @@ async def what_can(desk: Authority, talk: Conversation, request: WhatCan) -> Row
         for one in desk.roster.accounts()
         if one.target in targets and one.target >= first
     ]
-    await desk.ledger.note(talk.event("view", f"what {person.name} can come to"))
+    await _note_view(desk, talk, f"what {person.name} can come to", more=bool(request.after))
     subjects = [] if person.disabled else [Subject(person.name, person.roles)]
     rows = await _page(
         desk.rules, subjects, places, request.channel, request.after, ["target", "account", "channels", "by"],
         lambda _, place: (place.target, place.account),
     )  # fmt: skip
     return msgspec.structs.replace(rows, note=f"`{person.name}` is disabled") if person.disabled else rows
+
+
+async def _note_view(desk: Authority, talk: Conversation, what: str, *, more: bool) -> None:
+    """Once for all pages of a list. Attack: to ask for its later pages alone, and be in no trail."""
+    if not more or talk.listed != what:
+        await desk.ledger.note(talk.event("view", what))
+        talk.listed = what
 
 
 async def _page(

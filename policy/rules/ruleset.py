@@ -19,8 +19,9 @@ A file is a list of `[[rule]]`. Within a rule all keys must match; within a key 
 
 Beside the rules stand `[rights]`, who may do what to the bastion itself, `[login]` (policy.rights),
 `[tickets.NAME]`, the ticket systems that `require.ticket` names (policy.tickets.settings), `[[notify]]`, who is told
-what (policy.notify), `[directory]`, where persons come from (policy.ldap.settings), and `[checkout]`, how long a
-password may be out (policy.checkout.settings).
+what (policy.notify), `[directory]`, where persons come from (policy.ldap.settings), `[checkout]`, how long a password
+may be out (policy.checkout.settings), and `[[rotation]]`, what changes the secrets of accounts when
+(policy.rotation.settings).
 
 An allow rule has to say who, where, as and allow: nothing widens by being left out. In a forbid rule what is left
 out means everybody, everywhere, every account, every kind, a checkout too.
@@ -41,6 +42,7 @@ from policy.ldap.model import Directory
 from policy.ldap.settings import parse_directory
 from policy.model import CHANNELS, ChannelKind
 from policy.notices.notify import Destination, parse_notify
+from policy.rotation.settings import Entry, parse_rotation
 from policy.rules.rights import LoginRules, Rights, parse_login, parse_rights
 from policy.rules.terms import PLAIN, Terms, parse_terms
 from policy.rules.windows import When, parse_days, parse_duration, parse_hours, parse_zone
@@ -134,6 +136,7 @@ class RuleSet:
     notify: tuple[Destination, ...] = ()
     directory: Directory | None = None
     checkout: CheckoutRules = field(default_factory=CheckoutRules)
+    rotation: tuple[Entry, ...] = ()
     digest: str = ""  # SHA-256 of the text, hexadecimal: which version of the file decided
 
 
@@ -141,7 +144,7 @@ def differences(old: RuleSet, new: RuleSet) -> dict[str, str]:
     """Which rules came, went or say something else, by name, and which other tables; nothing for nothing."""
     was = {rule.name: replace(rule, line=0) for rule in old.rules}
     now = {rule.name: replace(rule, line=0) for rule in new.rules}
-    tables = ("rights", "login", "tickets", "notify", "checkout")
+    tables = ("rights", "login", "tickets", "notify", "checkout", "rotation")
     found = {
         "added": sorted(now.keys() - was.keys()),
         "removed": sorted(was.keys() - now.keys()),
@@ -180,12 +183,13 @@ def parse_rules(text: str, file: str = "policy.toml") -> RuleSet:
     directory = parse_directory(top.table("directory"), rights) if "directory" in document else None
     checkout = parse_checkout(top.table("checkout"))
     notify = parse_notify(reading, document.get("notify", []))
+    rotation = parse_rotation(reading, document.get("rotation", []))
     if reading.problems:
         raise BadRules(sorted(reading.problems, key=lambda problem: problem.line)[:MAX_PROBLEMS])
     digest = hashlib.sha256(text.encode()).hexdigest()
     return RuleSet(
         rules=tuple(rules), rights=rights, login=login, tickets=tickets, notify=notify, directory=directory,
-        checkout=checkout, digest=digest,
+        checkout=checkout, rotation=rotation, digest=digest,
     )  # fmt: skip
 
 
@@ -196,7 +200,9 @@ def _syntax(file: str, error: Exception) -> Problem:
 
 
 def _rules(reading: Reading, document: dict[str, Any]) -> list[Rule]:
-    Table(reading, document, "").known("rule", "rights", "login", "tickets", "notify", "directory", "checkout")
+    Table(reading, document, "").known(
+        "rule", "rights", "login", "tickets", "notify", "directory", "checkout", "rotation"
+    )
     entries = document.get("rule", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         reading.problem("rule", f"got {show(entries)}, want tables that begin with `[[rule]]`")

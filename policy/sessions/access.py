@@ -27,7 +27,6 @@ from policy.messages import (
     SessionStarted,
 )
 from policy.model import CHANNELS, ChannelKind
-from policy.naming import shown_time
 from policy.operators import names_behind
 from policy.rules.conditions import Factor, Facts, TicketFact
 from policy.rules.decide import (
@@ -42,8 +41,9 @@ from policy.rules.decide import (
 )
 from policy.rules.rights import Right
 from policy.sessions.live import Live
+from policy.sessions.words import has_it
 from policy.store import Tables
-from policy.store.records import Checkout, Session
+from policy.store.records import Session
 from policy.trail.audit import Event
 
 VIA: Final = frozenset({"direct", "jump", "menu"})
@@ -97,7 +97,7 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
             "ask an administrator of this bastion: bastion account add --user-ca", code=78, what=what,
         )  # fmt: skip
     live = Live(
-        id=_session_id(), talk=talk, person=talk.person, account=account.name, target=target.name,
+        id=session_id(), talk=talk, person=talk.person, account=account.name, target=target.name,
         address=target.address, port=target.port, source=talk.source, via=request.via, rule=decision.rule,
         kinds=decision.kinds, reason=request.reason, ticket=request.ticket, factors=facts.factors,
         tickets=facts.tickets, deadline=_deadline(decision), grant=decision.grant, watched=decision.watched,
@@ -229,7 +229,7 @@ async def recheck(desk: Authority, *, by: str = "policyd", person: str = "") -> 
     for count, live in enumerate(desk.sessions.all()):
         if count % 64 == 63:
             await trio.lowlevel.checkpoint()
-        if person not in ("", live.person):
+        if live.machine or person not in ("", live.person):
             continue
         decision = decide(desk.rules, _facts_of_live(desk, live))
         if isinstance(decision, Deny) or not _goes_on(live, decision):
@@ -314,15 +314,6 @@ async def judged(
     return facts, decide(desk.rules, facts)
 
 
-def has_it(out: Checkout) -> tuple[str, str]:
-    """Who has a password that is out, for those who could have had it themselves."""
-    return (
-        f"the password of `{out.account}` on `{out.target}` is checked out by `{out.person}` until "
-        f"{shown_time(out.ends)}",
-        f"ask them for it, or let security bring it back: ssh bastion vault checkin {out.place} --force --reason why",
-    )
-
-
 def _facts_of_live(desk: Authority, live: Live, channel: ChannelKind | None = None) -> Facts:
     return facts_of(
         desk, live.talk, live.account, live.target, channel,
@@ -397,7 +388,7 @@ def _seconds(limit: timedelta | None) -> float | None:
     return limit.total_seconds() if limit is not None else None
 
 
-def _session_id() -> str:
+def session_id() -> str:
     """A UUIDv7 (RFC 9562 section 5.7) as 32 hexadecimal digits: sorts by time, and cannot be guessed."""
     value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
     value = value & ~(0xF << 76) | 0x7 << 76  # version

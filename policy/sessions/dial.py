@@ -8,6 +8,7 @@ import time
 from typing import Final
 
 import structlog
+import trio
 
 from policy.authorities.life import Use
 from policy.authorities.revocation import key_id
@@ -45,22 +46,25 @@ async def credential(
     live = desk.sessions.of(talk, request.session)
     if live is None:
         return await desk.refuse(talk, "credential-refused", "no such live session", NOT_LIVE)
+    if not live.machine:
+        await desk.rotations.settled(live.account, live.target)
     account = desk.roster.account(live.target, live.account)
-    if account is None:
-        return await _refuse(desk, live, "credential-refused", "account is gone", NOT_LIVE)
+    if account is None or desk.sessions.of(talk, live.id) is not live:
+        return await _refuse(desk, live, "credential-refused", "account is gone, or the session", NOT_LIVE)
     if live.leases > live.redials:
         return await _refuse(
             desk, live, "credential-refused", "asked for twice", "the credential was handed out already"
         )
-    live.leases += 1
-    detail = {"kind": account.kind}
+    live.leases, live.unreached = live.leases + 1, ""
+    live.leased = trio.current_time()
+    detail = {"kind": account.kind, **({"version": str(live.version)} if live.version else {})}
     answer: UsePassword | UseKey | UseCertificate
     try:
         match account.kind:
             case "password":
-                answer = UsePassword(password=(await _secret(desk, account)).reveal())
+                answer = UsePassword(password=(await secret_of(desk, account, live.version)).reveal())
             case "key" if account.public is not None:
-                key = sshkeys.parse_public_key(account.public, min_rsa_bits=sshkeys.MIN_TARGET_RSA_BITS)
+                key = await _public(desk, account, live.version)
                 answer = UseKey(public=key.blob, algorithms=list(key.signature_algorithms))
                 detail["key"] = key.fingerprint
             case "user-ca":
@@ -92,10 +96,11 @@ async def sign(desk: Authority, talk: Conversation, request: Sign) -> Signature 
         return await _refuse(desk, live, "sign-refused", "too many signatures", "the key has signed often enough")
     try:
         asked = signatures.parse_userauth(request.data)
-        if asked.user != live.account or asked.blob != account.public or asked.algorithm != request.algorithm:
+        public = (await _public(desk, account, live.version)).blob
+        if asked.user != live.account or asked.blob != public or asked.algorithm != request.algorithm:
             raise BadKey("signed data is for another account, key or algorithm")
         live.signatures += 1
-        key = sshkeys.parse_private_key((await _secret(desk, account)).reveal())
+        key = sshkeys.parse_private_key((await secret_of(desk, account, live.version)).reveal())
         blob = signatures.sign(key, request.algorithm, request.data)
     except BadKey as error:
         return await _refuse(desk, live, "sign-refused", str(error), "this is not signed")
@@ -156,12 +161,19 @@ def _certificate(desk: Authority, live: Live, session_key: bytes) -> tuple[bytes
     return blob, {key: value for key, value in detail.items() if value}
 
 
-async def _secret(desk: Authority, account: Account) -> Secret:
+async def secret_of(desk: Authority, account: Account, version: int = 0) -> Secret:
+    """What opens an account; a version of it, or the one in force. VaultError."""
     assert account.secret is not None, "a password or key account has a secret"
-    opened = await desk.secrets.open(account.secret)
-    if (opened.record.kind, opened.record.name) != (account.kind, f"{account.name}@{account.target}"):
-        raise VaultError(f"the secret of `{account.name}@{account.target}` is another's")  # who wrote that row?
-    return opened.value
+    place = f"{account.name}@{account.target}"
+    return (await desk.secrets.open(account.secret, version, kind=account.kind, name=place)).value
+
+
+async def _public(desk: Authority, account: Account, version: int) -> sshkeys.PublicKey:
+    """The public half; of the key in force it stands beside the account, and no vault is needed."""
+    if version:
+        return sshkeys.parse_private_key((await secret_of(desk, account, version)).reveal()).public
+    assert account.public is not None, "a key account has one"
+    return sshkeys.parse_public_key(account.public, min_rsa_bits=sshkeys.MIN_TARGET_RSA_BITS)
 
 
 async def _refuse(desk: Authority, live: Live, event: str, why: str, cause: str, *, code: int = 77) -> Refused:

@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import trio
@@ -12,12 +14,16 @@ from policy.messages import Done, EndSession, Freeze, Report, SessionEnded, Sess
 from policy.model import ChannelKind
 from policy.rules.conditions import Factor, TicketFact
 from policy.rules.terms import PLAIN, Terms
+from policy.store import Tables
 from policy.trail.audit import Event
 from policy.trail.ledger import Ledger, LedgerError
 
 KNOWN_REPORTS: Final = frozenset(
     {"host-key-mismatch", "target-unreachable", "login-failed-at-target", "recorder-lost", "protocol-error"}
 )
+UNREACHED: Final = frozenset({"host-key-mismatch", "target-unreachable", "login-failed-at-target"})
+"""Reports after which the use of a grant is given back. A gateway that lies about them has the session either way: it
+could as well keep one open for as long as the grant lasts; and each is in the trail."""
 REPORTED: Final = "reported"
 """The event of any other report; the gateway's word for it is kept in its detail."""
 
@@ -55,12 +61,16 @@ class Live:
     grant: str = ""  # that the session rests on: with it, it ends
     watched: bool = False  # nothing passes while `watchers` is empty
     certificate: Terms = PLAIN  # what was granted on
+    unreached: str = ""  # why the target was not: until a channel was opened there, nothing was used
     watchers: set[Conversation] = field(default_factory=set)
     warnings: list[float] = field(default_factory=list)  # those of WARNINGS that are still to come
     tickets: tuple[TicketFact, ...] = ()  # as they were found then; the end of a change window still counts
     leases: int = 0  # credentials handed out
     redials: int = 0  # times the gateway may ask for one again
+    leased: float = 0.0  # trio's clock at the last of them
     signatures: int = 0
+    version: int = 0  # of the secret that opens the account; 0: the one in force
+    machine: bool = False  # policyd itself has a worker open it: no rule allows it, and none forbids it
     opened: set[ChannelKind] = field(default_factory=set)  # kinds of channels that were allowed in it
 
 
@@ -71,6 +81,8 @@ class Sessions:
         self._ledger = ledger
         self._live: dict[str, Live] = {}
         self._changed = trio.Event()
+        self.returned: Callable[[str], None] = lambda _: None  # told of a grant that got its use back
+        self.over: Callable[[Live], None] = lambda _: None  # told of each that has ended; returns at once
 
     def add(self, live: Live) -> None:
         self._live[live.id] = live
@@ -116,7 +128,7 @@ class Sessions:
             source=live.source, session=live.id, ref=ref,
         )  # fmt: skip
         try:
-            await self._ledger.write(lambda t: t.end_session(live.id, time.time_ns(), reason=reason, by=by), kept)
+            await self._write_end(live, kept, lambda t: t.end_session(live.id, time.time_ns(), reason=reason, by=by))
         finally:
             # Even if the disk is full the session ends: a kill that waits for its own log entry is no kill.
             await live.talk.push(EndSession(session=live.id, by=by, reason=reason))
@@ -128,13 +140,29 @@ class Sessions:
         mine = [live for live in self._live.values() if live.talk is talk]
         for live in mine:
             del self._live[live.id]
-        if mine:
-            await self._ledger.write(
-                lambda t: [t.end_session(live.id, time.time_ns(), reason=INTERRUPTED) for live in mine],
-                *[interrupted(live.person, f"{live.account}@{live.target}", live.source, live.id) for live in mine],
-            )
+        async with trio.open_nursery() as nursery:  # of one transaction: the ledger takes together what comes together
+            for live in mine:
+                event = interrupted(live.person, f"{live.account}@{live.target}", live.source, live.id)
+                nursery.start_soon(self._write_end, live, event, partial(_end_interrupted, live.id))
         for live in mine:
             await self._part(live)
+
+    async def _write_end(self, live: Live, event: Event, end: Callable[[Tables], object]) -> None:
+        """The end of a session, and with it, in the same transaction, the use of a grant that came to nothing."""
+        if not (live.grant and live.unreached) or live.opened:
+            await self._ledger.write(end, event)
+            return
+        given_back = Event(
+            event="grant-use-returned", who=live.person, what=live.grant, why=live.unreached, source=live.source,
+            session=live.id,
+        )  # fmt: skip
+
+        def change(t: Tables) -> bool:
+            end(t)
+            return t.access.return_use(live.grant)
+
+        if await self._ledger.write(change, event, given_back):
+            self.returned(live.grant)
 
     # --- four eyes ----------------------------------------------------------------------------------
 
@@ -156,6 +184,7 @@ class Sessions:
 
     async def _part(self, live: Live) -> None:
         """It is over: nobody looks on any more."""
+        self.over(live)
         while live.watchers:
             await live.watchers.pop().push(EndSession(session=live.id, by="", reason=OVER))
 
@@ -220,10 +249,8 @@ class Sessions:
             return Done(text="")
         del self._live[live.id]
         reason, by = request.reason[:256], request.by[:64]
-        await self._ledger.write(
-            lambda t: t.end_session(
-                live.id, time.time_ns(), reason=reason, by=by, bytes_in=sizes[0], bytes_out=sizes[1]
-            ),
+        await self._write_end(
+            live,
             Event(
                 event="session-end",
                 who=live.person,
@@ -232,6 +259,9 @@ class Sessions:
                 source=live.source,
                 session=live.id,
                 detail={"by": by, "bytes_in": str(sizes[0]), "bytes_out": str(sizes[1])},
+            ),
+            lambda t: t.end_session(
+                live.id, time.time_ns(), reason=reason, by=by, bytes_in=sizes[0], bytes_out=sizes[1]
             ),
         )
         await self._part(live)
@@ -243,6 +273,8 @@ class Sessions:
         known = request.event in KNOWN_REPORTS
         if live is not None and request.event == "target-unreachable":
             live.redials = 1
+        if live is not None and request.event in UNREACHED and not live.opened:
+            live.unreached = request.event
         await self._ledger.note(
             Event(
                 event=request.event if known else REPORTED,
@@ -254,6 +286,10 @@ class Sessions:
             )
         )
         return Done(text="")
+
+
+def _end_interrupted(session: str, t: Tables) -> bool:
+    return t.end_session(session, time.time_ns(), reason=INTERRUPTED)
 
 
 def _warning(before: float) -> str:

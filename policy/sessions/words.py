@@ -4,7 +4,7 @@ from typing import Final
 
 from policy.leave.requests import State
 from policy.naming import counted, shown_time
-from policy.store.records import AccessGrant, AccessRequest, Vote
+from policy.store.records import AccessGrant, AccessRequest, Checkout, Vote
 
 COLUMNS: Final = [
     "request", "state", "person", "account", "target", "kinds", "start", "seconds", "uses", "reason", "ticket",
@@ -64,3 +64,12 @@ def closed_by(request: AccessRequest) -> str:
 
 def vote_word(vote: Vote) -> str:
     return "approved" if vote.approve else "denied"
+
+
+def has_it(out: Checkout) -> tuple[str, str]:
+    """Who has a password that is out, for those who could have had it themselves."""
+    return (
+        f"the password of `{out.account}` on `{out.target}` is checked out by `{out.person}` until "
+        f"{shown_time(out.ends)}",
+        f"ask them for it, or let security bring it back: ssh bastion vault checkin {out.place} --force --reason why",
+    )

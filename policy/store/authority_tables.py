@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, delete, insert, select, update
 
 from policy.store import schema as s
+from policy.store import vault_schema as v
 
 KRL: Final = "krl"
 """The setting that holds version and time of the revocation list."""
@@ -19,25 +20,25 @@ class AuthorityTables:
 
     def times(self) -> list[tuple[str, int, int | None, int | None]]:
         """Secret, version, since, until."""
-        c = s.authority.c
+        c = v.authority.c
         rows = self._db.execute(select(c.secret, c.version, c.since, c.until))
         return [(row.secret, row.version, row.since, row.until) for row in rows]
 
     def signs(self, secret: str, version: int, now: int) -> None:
         """It signs from now on."""
-        mine = (s.authority.c.secret == secret) & (s.authority.c.version == version)
-        self._db.execute(delete(s.authority).where(mine))
-        self._db.execute(insert(s.authority).values(secret=secret, version=version, since=now))
+        mine = (v.authority.c.secret == secret) & (v.authority.c.version == version)
+        self._db.execute(delete(v.authority).where(mine))
+        self._db.execute(insert(v.authority).values(secret=secret, version=version, since=now))
 
     def ended(self, secret: str, version: int, now: int) -> None:
         """It is trusted no more; one that never signed has no row yet."""
-        mine = (s.authority.c.secret == secret) & (s.authority.c.version == version)
-        if not self._db.execute(update(s.authority).where(mine).values(until=now)).rowcount:
-            self._db.execute(insert(s.authority).values(secret=secret, version=version, until=now))
+        mine = (v.authority.c.secret == secret) & (v.authority.c.version == version)
+        if not self._db.execute(update(v.authority).where(mine).values(until=now)).rowcount:
+            self._db.execute(insert(v.authority).values(secret=secret, version=version, until=now))
 
     def revoked(self, oldest: int, limit: int) -> list[tuple[str, str, int, str, str]]:
         """Kind, what, at, by, reason; keys for ever, the others from `oldest` on."""
-        c = s.revoked_certificate.c
+        c = v.revoked_certificate.c
         query = (
             select(c.kind, c.what, c.at, c.by, c.reason)
             .where((c.kind == "key") | (c.at >= oldest))
@@ -47,7 +48,7 @@ class AuthorityTables:
         return [(row.kind, row.what, row.at, row.by, row.reason) for row in self._db.execute(query)]
 
     def revoke(self, kind: str, what: str, at: int, by: str, reason: str) -> None:
-        self._db.execute(insert(s.revoked_certificate).values(kind=kind, what=what, at=at, by=by, reason=reason))
+        self._db.execute(insert(v.revoked_certificate).values(kind=kind, what=what, at=at, by=by, reason=reason))
 
     def krl(self) -> tuple[int, int]:
         """Version of the revocation list, and when it last changed, in Unix seconds."""

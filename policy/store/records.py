@@ -308,3 +308,29 @@ class Checkout:
     @property
     def place(self) -> str:
         return f"{self.account}@{self.target}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotationRow:
+    """One rotation in the journal."""
+
+    id: str
+    account: str
+    target: str
+    rule: str = ""  # name of the [[rotation]] entry; "" before it began
+    driver: str = ""
+    state: str  # policy.rotation.plan.State
+    pending: int = 0  # versions of the secret; 0: none
+    previous: int = 0
+    attempts: int = 0  # runs that came to nothing, one after the other
+    problem: str = ""
+    why: str = ""
+    made_by: str = ""
+    began: int
+    changed: int
+    ended: int | None = None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Target and account."""
+        return self.target, self.account

@@ -27,6 +27,7 @@ from policy.store.records import (
     Session,
     Target,
 )
+from policy.store.rotation_tables import RotationTables
 from policy.store.share_tables import ShareTables
 from policy.store.vault_tables import VaultTables
 
@@ -42,6 +43,7 @@ class Tables:
         self.applications = ApplicationTables(connection)  # their tokens and leases, too
         self.shares = ShareTables(connection)  # what of the vault was lent to whom
         self.checkouts = CheckoutTables(connection)
+        self.rotations = RotationTables(connection)  # their journal
         self.proofs = ProofTables(connection, self.vault)  # second factors, codes, invitations
 
     def nested(self) -> AbstractContextManager[object]:
@@ -257,6 +259,11 @@ class Tables:
 
     def add_account(self, account: Account) -> None:
         self._insert(s.account, **asdict(account))
+
+    def set_public(self, target: str, name: str, public: bytes) -> None:
+        """The public half of another key that opens an account."""
+        mine = (s.account.c.target == target, s.account.c.name == name)
+        self._db.execute(update(s.account).where(*mine).values(public=public))
 
     def remove_account(self, target: str, name: str) -> bool:
         """The account and its secret."""

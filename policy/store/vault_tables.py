@@ -3,15 +3,16 @@
 The only writer of sealed rows: what it does to one is told in `changes`, for the register.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, delete, insert, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from policy.store import schema as s
 from policy.store.conflict import Conflict
 from policy.store.records import SecretRecord, SecretVersion, VaultKey
+from policy.vault.envelope import HEAD, generation_of, head_of
 from policy.vault.register import Change, Entry, entry
 
 LIMIT: Final = 1000
@@ -21,6 +22,15 @@ CURRENT: Final = "current"
 PENDING: Final = "pending"
 PREVIOUS: Final = "previous"
 RETIRED: Final = "retired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    by_kind: dict[str, int]
+    by_state: dict[str, int]
+    by_generation: dict[int, int]
+    oldest_name: str = ""  # of what opens accounts, and named secrets
+    oldest: int = 0
 
 
 class VaultTables:
@@ -38,7 +48,7 @@ class VaultTables:
     def keys(self) -> list[VaultKey]:
         """Oldest generation first."""
         query = select(s.vault_key).order_by(s.vault_key.c.generation)
-        return [VaultKey(**row._mapping) for row in self._db.execute(query)]
+        return [_key(row) for row in self._db.execute(query)]
 
     def add_key(self, key: VaultKey) -> None:
         """Conflict if there is one of that generation."""
@@ -104,18 +114,21 @@ class VaultTables:
     def versions(self, ident: str) -> list[SecretVersion]:
         """Oldest first."""
         query = select(s.secret_version).where(s.secret_version.c.secret == ident).order_by(s.secret_version.c.version)
-        return [SecretVersion(**row._mapping) for row in self._db.execute(query)]
+        return [_version(row) for row in self._db.execute(query)]
 
     def version(self, ident: str, number: int = 0) -> SecretVersion | None:
         """That one, or the one in force."""
         mine = [s.secret_version.c.secret == ident]
         mine.append(s.secret_version.c.version == number if number else s.secret_version.c.state == CURRENT)
         row = self._db.execute(select(s.secret_version).where(*mine)).one_or_none()
-        return SecretVersion(**row._mapping) if row is not None else None
+        return _version(row) if row is not None else None
 
     def add_version(self, version: SecretVersion) -> None:
         """Conflict if there is one of that number, KeyError if there is no such secret."""
-        secret = self._must(version.secret)
+        secret, generation = self._must(version.secret), generation_of(version.sealed)
+        # It was sealed before the vault was sealed anew, and comes after its end: nothing would ever open it.
+        if generation is not None and generation not in {key.generation for key in self.keys()}:
+            raise Conflict("sealed with a root key that is gone")
         self._insert(s.secret_version, f"version {version.version} exists", **asdict(version))
         self.changes.append(Change(None, version_entry(secret, version)))
 
@@ -162,14 +175,53 @@ class VaultTables:
             .order_by(c.secret, c.version)
             .limit(limit)
         )
-        return [SecretVersion(**row._mapping) for row in self._db.execute(query)]
+        return [_version(row) for row in self._db.execute(query)]
+
+    def sealed_before(self, generation: int, limit: int) -> list[tuple[SecretRecord, SecretVersion]]:
+        """Some of what is sealed with the root key of another generation than this one."""
+        c = s.secret_version.c
+        query = select(s.secret_version).where(func.substr(c.sealed, 1, HEAD) != head_of(generation))
+        versions = [_version(row) for row in self._db.execute(query.order_by(c.secret, c.version).limit(limit))]
+        return [(self._must(one.secret), one) for one in versions]
+
+    def retired_beyond(self, keep: int, limit: int = LIMIT) -> list[SecretVersion]:
+        """Retired versions, but for the `keep` newest of each secret."""
+        c = s.secret_version.c
+        rank = func.row_number().over(partition_by=c.secret, order_by=c.version.desc())
+        ranked = select(s.secret_version, rank.label("rank")).where(c.state == RETIRED).subquery()
+        rows = self._db.execute(select(ranked).where(ranked.c.rank > keep).limit(limit))
+        return [_version(row) for row in rows]
+
+    def counts(self) -> "Counts":
+        """How much there is of what."""
+        c = s.secret_version.c
+        kinds = self._db.execute(select(s.secret.c.kind, func.count()).group_by(s.secret.c.kind))
+        states = self._db.execute(select(c.state, func.count()).group_by(c.state))
+        heads = self._db.execute(select(func.substr(c.sealed, 1, HEAD).label("head"), func.count()).group_by("head"))
+        generations = {int.from_bytes(_blob(head)[1:]): number for head, number in heads}
+        oldest = self._db.execute(
+            select(s.secret.c.name, c.made)
+            .join(s.secret, s.secret.c.id == c.secret)
+            .where(c.state == CURRENT, s.secret.c.kind.in_(("password", "key", "generic")))
+            .order_by(c.made)
+            .limit(1)
+        ).first()
+        return Counts(
+            by_kind={str(kind): number for kind, number in kinds},
+            by_state={str(state): number for state, number in states},
+            by_generation=generations,
+            oldest_name=str(oldest[0]) if oldest else "",
+            oldest=_number(oldest[1]) if oldest else 0,
+        )
 
     def entries(self) -> list[Entry]:
         """Every sealed row, for the register."""
         named = {secret.id: secret for secret in self._secrets(select(s.secret))}
         rows = self._db.execute(select(s.secret_version))
-        versions = [SecretVersion(**row._mapping) for row in rows]
-        return [version_entry(named[one.secret], one) for one in versions] + [key_entry(key) for key in self.keys()]
+        versions = [_version(row) for row in rows]
+        # A version whose secret is gone is no row of ours: its entry fits no register.
+        secrets = [version_entry(named[one.secret], one) if one.secret in named else orphan(one) for one in versions]
+        return secrets + [key_entry(key) for key in self.keys()]
 
     def _set_state(self, version: SecretVersion, state: str) -> None:
         if version.state != state:
@@ -188,7 +240,7 @@ class VaultTables:
         return secret
 
     def _secrets(self, query: Select[Any]) -> list[SecretRecord]:
-        return [SecretRecord(**row._mapping) for row in self._db.execute(query)]
+        return [_record(row) for row in self._db.execute(query)]
 
     def _insert(self, table: Any, otherwise: str, **values: object) -> None:
         try:
@@ -197,8 +249,40 @@ class VaultTables:
             raise Conflict(otherwise) from None
 
 
+# SQLite keeps any type in any column, and whoever writes to the file chooses it. What is of another type than ours is
+# made one of ours that nobody wrote: the register, and not a TypeError, is to tell.
+
+
+def _record(row: Any) -> SecretRecord:
+    texts = {name: str(row._mapping[name]) for name in ("id", "kind", "name", "owner", "note")}
+    return SecretRecord(**texts, created=_number(row.created), changed=_number(row.changed))
+
+
+def _version(row: Any) -> SecretVersion:
+    return SecretVersion(
+        secret=str(row.secret), version=_number(row.version), state=str(row.state), sealed=_blob(row.sealed),
+        made=_number(row.made), made_by=str(row.made_by),
+    )  # fmt: skip
+
+
+def _key(row: Any) -> VaultKey:
+    return VaultKey(generation=_number(row.generation), wrapped=_blob(row.wrapped), made=_number(row.made))
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else -1
+
+
+def _blob(value: object) -> bytes:
+    return value if isinstance(value, bytes) else repr(value).encode()
+
+
 def version_entry(secret: SecretRecord, version: SecretVersion) -> Entry:
     return entry("secret", secret.record, version.version, version.state, version.sealed)
+
+
+def orphan(version: SecretVersion) -> Entry:
+    return entry("orphan", version.secret, version.version, version.state, version.sealed)
 
 
 def key_entry(key: VaultKey) -> Entry:

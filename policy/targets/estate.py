@@ -151,6 +151,7 @@ async def target_hostkey(desk: Authority, talk: Conversation, request: TargetHos
     """Pin what a scan finds if it is the very key that was named; stop trusting a named one."""
     check_tends(desk, talk, request.name)
     target = the_target(desk, request.name)
+    why = text(request.reason, "reason")
     pinned = {sshkeys.fingerprint(blob): blob for blob in target.host_keys}
     if not request.accept and not request.forget:
         raise CommandRefused("neither a key to accept nor one to forget", f"see `bastion target show {target.name}`")
@@ -177,7 +178,7 @@ async def target_hostkey(desk: Authority, talk: Conversation, request: TargetHos
 
     detail = {"accepted": request.accept, "forgotten": request.forget, "before": " ".join(pinned)}
     try:
-        await desk.change_target(target.name, change, talk.event("target-hostkey", target.name, detail))
+        await desk.change_target(target.name, change, talk.event("target-hostkey", target.name, detail, why=why))
     except Conflict:
         raise taken("this host key", f"see `bastion target show {target.name}`") from None
     said = [f"accepted {request.accept}"] * bool(request.accept) + [f"forgot {request.forget}"] * bool(request.forget)

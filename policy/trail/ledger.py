@@ -151,6 +151,10 @@ class Ledger:
             await trio.sleep(SYNC_SECONDS)
             await self._sync()
 
+    async def checkpoint(self) -> None:
+        """`Store.checkpoint`, between two batches. StoreError."""
+        await trio.to_thread.run_sync(self.store.checkpoint, limiter=self._writers)
+
     async def _sync(self) -> None:
         """Rows first, then the head that names them. OSError ends policyd: a disk that fails a sync has lost data."""
         async with self._syncing:

@@ -24,7 +24,8 @@ SEED: Final = "seed"
 _NONCE: Final = 12
 _FORMAT: Final = b"\x02"
 _GENERATION: Final = 4
-_HEAD: Final = len(_FORMAT) + _GENERATION
+HEAD: Final = len(_FORMAT) + _GENERATION
+"""Bytes that say how, and with the root key of which generation, something is sealed."""
 _WRAPPED: Final = KEY_BYTES + 16
 
 
@@ -72,7 +73,7 @@ class Vault:
         """Ciphertext of `secret` for one place in the database."""
         if len(secret.reveal()) > MAX_SECRET:
             raise VaultError(f"secret: got {len(secret.reveal())} bytes, want at most {MAX_SECRET}")
-        head = _FORMAT + self.generation.to_bytes(_GENERATION)
+        head = head_of(self.generation)
         bound = head + _bound(purpose, record, version)
         data_key, outer, inner = secrets.token_bytes(KEY_BYTES), os.urandom(_NONCE), os.urandom(_NONCE)
         wrapped = self._purpose(self.generation, purpose).encrypt(outer, data_key, bound)
@@ -85,8 +86,8 @@ class Vault:
             raise VaultError(f"sealed {purpose} `{record}` is damaged")
         if generation not in self._roots:
             raise VaultError(f"sealed {purpose} `{record}` needs the root key of generation {generation}")
-        bound = sealed[:_HEAD] + _bound(purpose, record, version)
-        outer, wrapped, inner, body = _split(sealed[_HEAD:], _NONCE, _WRAPPED, _NONCE)
+        bound = sealed[:HEAD] + _bound(purpose, record, version)
+        outer, wrapped, inner, body = _split(sealed[HEAD:], _NONCE, _WRAPPED, _NONCE)
         try:
             data_key = self._purpose(generation, purpose).decrypt(outer, wrapped, bound)
             return Secret(AESGCM(data_key).decrypt(inner, body, bound))
@@ -121,11 +122,16 @@ class Vault:
         return _derive(self._seed, label)
 
 
+def head_of(generation: int) -> bytes:
+    """How everything begins that is sealed with its root key."""
+    return _FORMAT + generation.to_bytes(_GENERATION)
+
+
 def generation_of(sealed: bytes) -> int | None:
     """Of the root key that a sealed secret needs; None if it is none."""
-    if sealed[:1] != _FORMAT or len(sealed) < _HEAD + _NONCE + _WRAPPED + _NONCE + 16:
+    if sealed[:1] != _FORMAT or len(sealed) < HEAD + _NONCE + _WRAPPED + _NONCE + 16:
         return None
-    return int.from_bytes(sealed[1:_HEAD])
+    return int.from_bytes(sealed[1:HEAD])
 
 
 def _derive(key: Secret, label: str) -> bytes:

@@ -91,6 +91,10 @@ class Register:
         """Whether this row is as it was written last."""
         return self._entries.get(one.place) == one
 
+    def holds(self, table: str, record: str) -> bool:
+        """Whether a row of this record, or of one that begins with it and a blank, was written and not taken away."""
+        return any(at == table and f"{name} ".startswith(f"{record} ") for at, name, _ in self._entries)
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Make these changes, all of them or, with Broken, none: one of them starts from what is not registered."""
         made: list[Change] = []

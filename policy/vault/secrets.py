@@ -3,6 +3,7 @@
 import secrets
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import structlog
@@ -19,6 +20,10 @@ ALTERED: Final = "vault-altered"
 """Event: a row of the vault is not the one that policyd wrote. Everybody who is told of alarms is told."""
 
 
+TRIMMED: Final = 100
+"""Versions forgotten in one transaction."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
     """One version of a secret, in the clear."""
@@ -30,6 +35,13 @@ class Opened:
     value: Secret = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    record: SecretRecord | None
+    version: SecretVersion | None
+    known: bool
+
+
 class Secrets:
     """The vault over the database. Changes are made by callers, with `Tables.vault`, in transactions of theirs."""
 
@@ -37,29 +49,67 @@ class Secrets:
         self._ledger = ledger
         self._vault = vault
 
-    async def open(self, ident: str, version: int = 0) -> Opened:
-        """That version, or the one in force. VaultError if there is none, or it is not what was written."""
+    async def open(self, ident: str, version: int = 0, *, kind: str = "", name: str = "") -> Opened:
+        """That version, or the one in force. VaultError if there is none, or it is not what was written.
 
-        def query(t: Tables) -> tuple[SecretRecord | None, SecretVersion | None]:
-            return t.vault.secret(ident), t.vault.version(ident, version)
+        `kind` and `name` are what whoever points at it says it is: a row that points elsewhere opens nothing.
+        """
+        look = partial(self._look, ident, version)
+        found = await self._ledger.read(look)
+        if not found.known:
+            found = await self._ledger.write(look)  # per `_look`
+        return await self._open(found, ident, kind, name)
 
-        record, found = await self._ledger.read(query)
-        if record is None or found is None:
-            raise VaultError("the secret is missing")
-        return await self.opened(record, found)
-
-    async def opened(self, record: SecretRecord, found: SecretVersion) -> Opened:
+    async def opened(self, record: SecretRecord, version: SecretVersion) -> Opened:
         """The same for rows that were read already."""
-        if not self._ledger.register.knows(version_entry(record, found)):
-            structlog.get_logger().error(ALTERED, secret=record.name, version=found.version)
-            detail = {"version": str(found.version)}
-            await self._ledger.note(Event(event=ALTERED, who="policyd", what=record.name, detail=detail), durable=True)
-            raise VaultError(
-                f"secret `{record.name}` is not the one that was written: the database was altered",
-                "find out who wrote to it: bastion audit show --event vault-altered",
-            )
-        value = self._vault.open(record.kind, record.record, found.version, found.sealed)
-        return Opened(record=record, version=found.version, state=found.state, made=found.made, value=value)
+        found = _Found(record, version, self._ledger.register.knows(version_entry(record, version)))
+        if not found.known:
+            found = await self._ledger.write(partial(self._look, record.id, version.version))
+        return await self._open(found, record.id, "", "")
+
+    def _look(self, ident: str, number: int, t: Tables) -> "_Found":
+        """The rows, and whether the register knows them.
+
+        For a moment it does not: the writer tells the register what it is about to commit. Whoever then asks in the
+        writer's own turn sees what both have in common.
+        """
+        record, version = t.vault.secret(ident), t.vault.version(ident, number)
+        register = self._ledger.register
+        if record is None or version is None:  # a number that was never used is nobody's fault
+            return _Found(record, version, bool(number) or not register.holds("secret", ident))
+        return _Found(record, version, register.knows(version_entry(record, version)))
+
+    async def _open(self, found: "_Found", ident: str, kind: str, name: str) -> Opened:
+        record, version = found.record, found.version
+        if not found.known:
+            raise await self.alarm(record.name if record else ident, "the row is not the one that was written")
+        if record is None or version is None:
+            raise VaultError("the secret is missing")
+        if (kind and record.kind != kind) or (name and record.name != name):
+            raise await self.alarm(name or record.name, f"it points at the secret `{record.name}`")
+        value = self._vault.open(record.kind, record.record, version.version, version.sealed)
+        return Opened(record=record, version=version.version, state=version.state, made=version.made, value=value)
+
+    async def alarm(self, name: str, why: str) -> VaultError:
+        """Keep, and tell, that somebody else wrote to the database; the error to raise."""
+        structlog.get_logger().error(ALTERED, secret=name, why=why)
+        await self._ledger.note(Event(event=ALTERED, who="policyd", what=name, why=why), durable=True)
+        return VaultError(
+            f"secret `{name}`: the database was altered: {why}",
+            "find out who wrote to it: bastion audit list --event vault-altered",
+        )
+
+
+async def trim(ledger: Ledger, keep: int) -> None:
+    """Forget retired versions, but for the `keep` newest of each secret. LedgerError."""
+    while gone := await ledger.read(lambda t: t.vault.retired_beyond(keep, TRIMMED)):
+
+        def change(t: Tables, gone: list[SecretVersion] = gone) -> None:
+            for one in gone:
+                t.vault.remove_version(one.secret, one.version)
+
+        detail = {"kept": str(keep), "forgotten": str(len(gone))}
+        await ledger.write(change, Event(event="vault-versions-forgotten", who="policyd", detail=detail), durable=True)
 
 
 def new_secret(

@@ -129,35 +129,49 @@ def check_account_share(subject_kind: str, rights: AbstractSet[SecretRight]) -> 
                              "--rights use")  # fmt: skip
 
 
-def passed_on(gone: Share, shares: Iterable[Share], owners: Mapping[str, str], roles: Mapping[str, frozenset[str]],
-              now: int) -> list[Share]:  # fmt: skip
-    """Shares that were given on because of one that ends, and those given on because of these.
+def passed_on(
+    gone: Share, shares: Iterable[Share], owners: Mapping[str, str], roles: Mapping[str, frozenset[str]], now: int
+) -> list[Share]:
+    """Shares that rest on one which ends: given on because of it, and because of these.
 
-    A share stays if its giver could still give it: as owner, or by another share. `owners` of the secrets by name,
-    `roles` of persons who are there and not disabled: what somebody gave who has left stays until it is taken back.
+    A share rests on its giver's being owner, or on shares that let them give it. `owners` of scopes, as far as somebody
+    owns them; `roles` of persons who are there and not disabled. What stands by itself, of an owner of former times or
+    of somebody who has left, stays until it is taken back.
+
+    Worked out from the ground up. Attack: two who pass it on to each other, so that each seems to have it from one.
     """
-    standing = [one for one in shares if one.id != gone.id and in_force(one, now)]
-    ended: list[Share] = []
-    lost = [gone]
-    while lost:
-        last = lost.pop()
-        for one in list(standing):
-            if one.made_by not in roles or not (
-                scope_of(last.scope).covers(one.scope) and is_lost_by(last, one, roles)
-            ):
-                continue
-            giver = Subject(name=one.made_by, roles=roles[one.made_by])
-            have = held(giver, standing, owners.get(one.scope, ""), one.scope, now)
-            if not {*rights_of(one), SecretRight.SHARE} <= have.keys():
-                standing.remove(one)
-                ended.append(one)
-                lost.append(one)
-    return ended
+    standing = [one for one in shares if in_force(one, now)]
+    givers = _Givers(owners, roles, now)
+    roots = [one for one in standing if givers.stands_alone(one) or not givers.could_give(one, standing)]
+    before = givers.resting(standing, roots)
+    after = givers.resting([one for one in standing if one.id != gone.id], [one for one in roots if one.id != gone.id])
+    return [one for one in before if one.id != gone.id and one not in after]
 
 
-def is_lost_by(gone: Share, one: Share, roles: Mapping[str, frozenset[str]]) -> bool:
-    """Whether the giver of `one` is among those whom `gone` was with."""
-    return is_for(gone, Subject(name=one.made_by, roles=roles[one.made_by]))
+@dataclass(frozen=True, slots=True)
+class _Givers:
+    """Who could give what, by which shares."""
+
+    owners: Mapping[str, str]
+    roles: Mapping[str, frozenset[str]]
+    now: int
+
+    def stands_alone(self, one: Share) -> bool:
+        return one.made_by not in self.roles or self.owners.get(one.scope, "") == one.made_by
+
+    def could_give(self, one: Share, by: Iterable[Share]) -> bool:
+        giver = Subject(name=one.made_by, roles=self.roles.get(one.made_by, frozenset()))
+        have = held(giver, by, self.owners.get(one.scope, ""), one.scope, self.now)
+        return {*rights_of(one), SecretRight.SHARE} <= have.keys()
+
+    def resting(self, standing: Iterable[Share], roots: Iterable[Share]) -> list[Share]:
+        """The roots, and what rests on them."""
+        found = list(roots)
+        others = [one for one in standing if one not in found]
+        while more := [one for one in others if self.could_give(one, found)]:
+            found += more
+            others = [one for one in others if one not in more]
+        return found
 
 
 def parse_subject(text: str) -> tuple[str, str]:

@@ -99,8 +99,10 @@ async def secret_unshare(desk: Authority, talk: Conversation, request: SecretUns
         if found is None or not in_force(found, now) or not _may_end(t, desk, talk, found):
             raise CommandRefused(f"no share `{printable(request.share)}` for you to end", NO_SHARE, code=77)
         standing = t.shares.all()
-        owners = {one.scope: _owner(t, one.scope) for one in standing if scope_of(found.scope).covers(one.scope)}
-        return [found, *passed_on(found, standing, owners, roles, now)]
+        # What lies beside it rests on something else, whoever owns that.
+        about = [one for one in standing if _overlap(one, found)]
+        owners = {one.scope: _owner(t, one.scope) for one in about}
+        return [found, *passed_on(found, about, owners, roles, now)]
 
     gone = await desk.ledger.read(query)
 
@@ -244,6 +246,10 @@ def _held(t: Tables, person: str, text: str) -> Held:
         return {}
     owner = _owner(t, text)
     return held(subject, t.shares.about([text, *folders_of(text)]), owner, text, time.time_ns())
+
+
+def _overlap(one: Share, other: Share) -> bool:
+    return scope_of(one.scope).covers(other.scope) or scope_of(other.scope).covers(one.scope)
 
 
 def _owner(t: Tables, text: str) -> str:

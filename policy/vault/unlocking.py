@@ -66,8 +66,8 @@ class Unlocking(Generic[Opened]):
     _opened: list[Opened] = field(default_factory=list)
     _failed: list[Exception] = field(default_factory=list)
 
-    async def run(self, sockets: Mapping[State, SocketType], locked: Callable[[str], None]) -> Opened:
-        """What `open_state` returns, once it does. `locked` is told once if that takes more than the one try."""
+    async def run(self, sockets: Mapping[State, SocketType], locked: Callable[[str], None]) -> None:
+        """Until there is a `result`. `locked` is told once why, if that takes more than the one try."""
         if not await self._try():
             log.warning("locked", why=self.why.cause)
             locked(self.why.cause)
@@ -80,6 +80,9 @@ class Unlocking(Generic[Opened]):
                 nursery.cancel_scope.cancel()
             for talk in list(self.couriers.peers):
                 self.couriers.leave(talk)
+
+    def result(self) -> Opened:
+        """What `open_state` has returned, or raised."""
         if self._failed:
             raise self._failed[0]
         return self._opened[0]

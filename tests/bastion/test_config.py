@@ -220,3 +220,36 @@ def test_lines_are_found_among_strings_comments_and_arrays() -> None:
         ("r#r", "z", 1, "deep"): 17, ("r#r", "z", 1, "deep", "k"): 18,
         ("last",): 19, ("last", "s"): 20,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("file:nowhere", "cannot be read"),
+        ("passphrase:hunter2", "unknown source"),
+        ("vault:x", "unknown source"),
+        ("pkcs11:token=a;object=b", "no key on a token"),
+        ("pkcs11:token=a;object=b?module-path=/nowhere.so&pin-source=file:master.key", "`/nowhere.so` is not there"),
+        ("pkcs11:token=a;object=b?module-path=/bin/sh&pin-source=1234", "unknown source of a secret"),
+        (
+            "transit:http://h/v1/transit/keys/k?token=file:master.key&share=file:master.key",
+            "no key of a transit server",
+        ),
+        ("transit:https://h/v1/transit/keys/k?token=file:none&share=file:master.key", "cannot be read"),
+    ],
+)
+def test_a_master_key_that_cannot_be_is_said_beforehand(home: Path, where: str, words: str) -> None:
+    (found,) = problems(home, f'[policy]\nmaster_key = "{where}"\n')
+    assert found.startswith("2: policy.master_key: ")
+    assert words in found
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "credential:k", "passphrase:", "pkcs11:token=a;object=b?module-path=/bin/sh&pin-source=file:master.key",
+        "transit:https://h:8200/v1/transit/keys/k?token=file:master.key&share=credential:s&namespace=n",
+    ],
+)  # fmt: skip
+def test_each_source_of_a_master_key_is_fine(home: Path, where: str) -> None:
+    assert problems(home, f'[policy]\nmaster_key = "{where}"\n') == []

@@ -16,7 +16,7 @@ from tests.mutation.runner import End, Result
 
 LISTS: Final = (
     "policy", "access", "grants", "factors", "persons", "directory", "views", "words", "bastion", "gateway", "outside",
-    "broker", "recorder", "replay", "vault",
+    "recorder", "replay", "vault", "masters", "broker",
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ EXPOSURE = {  # what systemd-analyze gives at most: the gateway needs a network,
     "bastion-recorderd.service": 0.5,
     "bastion-courier.service": 1.2,
     "bastion-broker.service": 1.6,
+    "bastion-runner.service": 2.0,
 }
 
 needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
@@ -25,7 +26,7 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
         # the program is installed by the package; here only its place is taken
         (tmp_path / unit.name).write_text(unit.read_text().replace("/usr/lib/bastion/bin/python", "/bin/true"))
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert len(names) == 14
+    assert len(names) == 16
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *(f"./{name}" for name in names)],
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
@@ -78,6 +79,7 @@ def test_each_socket_of_policyd_has_its_own_group() -> None:
         "policyd-audit": "bastion-audit",
         "policyd-courier": "bastion-courier",
         "policyd-broker": "bastion-broker",
+        "policyd-runner": "bastion-runner",
     }
     known = re.findall(r"^[ug] (\S+)", (UNITS / "bastion.sysusers").read_text(), flags=re.MULTILINE)
     assert set(groups.values()) <= set(known)

@@ -231,6 +231,9 @@ class Policyd:
     def courier(self, first: m.Request | None = None) -> Peer:
         return Peer(self.home / "run" / "policyd-courier.sock", first)
 
+    def runner(self, first: m.Request | None = None) -> Peer:
+        return Peer(self.home / "run" / "policyd-runner.sock", first)
+
     def operator(self) -> Peer:
         return Peer(self.home / "run" / "policyd-admin.sock", m.Admin(command="test"))
 

@@ -40,6 +40,19 @@ def test_a_new_person_takes_their_first_key_along(policyd):
     assert join(policyd, token).outcome is Outcome.REFUSED, "an invitation is for once"
 
 
+def test_a_void_invitation_logs_nobody_in(policyd):
+    """Attack, or mistake: a dead `join-...` name, and the key of somebody who is here, who would be told welcome."""
+    _, token = invited(policyd)
+    key = sshkeys.generate_private_key()
+    assert join(policyd, token, key).outcome is Outcome.DONE
+    _, other = invited(policyd)
+    for void in (token, other, "join-" + "a" * 40):
+        with policyd.connection() as peer:
+            assert peer.ask(m.OfferKey(person=void, blob=key.public.blob)) == m.Acceptable(ok=False)
+            assert peer.ask(proof(key, person=void)).outcome is Outcome.REFUSED
+    assert join(policyd, other).outcome is Outcome.DONE, "and it is there for a key that is nobody's"
+
+
 def test_an_offered_key_joins_nobody(policyd):
     name, token = invited(policyd)
     key = sshkeys.generate_private_key()

@@ -52,6 +52,19 @@ REQUESTS: dict[str, m.Request] = {
     "TargetAdd": m.TargetAdd(name="X", address="x"),
     "TargetSet": m.TargetSet(name="nowhere"),
     "Inventory": m.Inventory(kind="x"),
+    "SecretAdd": m.SecretAdd(name="x", value=b"x"),
+    "SecretSet": m.SecretSet(name="no/where"),
+    "SecretView": m.SecretView(name="no/where", reason="x"),
+    "SecretList": m.SecretList(),
+    "SecretShow": m.SecretShow(name="no/where"),
+    "SecretRemove": m.SecretRemove(name="no/where"),
+    "SecretChown": m.SecretChown(name="no/where", owner="nobody"),
+    "SecretShare": m.SecretShare(scope="no/where", subject="nobody", rights=["view"]),
+    "SecretUnshare": m.SecretUnshare(share="x"),
+    "SecretShares": m.SecretShares(),
+    "CheckoutTake": m.CheckoutTake(account="root", target="nowhere"),
+    "CheckoutReturn": m.CheckoutReturn(checkout="x"),
+    "CheckoutList": m.CheckoutList(),
     "TargetRemove": m.TargetRemove(name="nowhere"),
     "TargetList": m.TargetList(),
     "TargetShow": m.TargetShow(name="nowhere"),
@@ -74,6 +87,7 @@ REQUESTS: dict[str, m.Request] = {
     "DirectoryStatus": m.DirectoryStatus(),
     "Reload": m.Reload(),
     "Courier": m.Courier(pid=1),
+    "Runner": m.Runner(pid=1),
     "TryToken": m.TryToken(token="x"),
     "Called": m.Called(task=9),
     "MfaConfirm": m.MfaConfirm(code="1"),
@@ -124,6 +138,10 @@ def peer_in(policyd: Policyd, state: State) -> Peer:
             return policyd.courier()
         case State.COURIER:
             return policyd.courier(m.Courier(pid=1))
+        case State.RUNNER_NEW:
+            return policyd.runner()
+        case State.RUNNER:
+            return policyd.runner(m.Runner(pid=1))
         case State.AUDITOR_NEW:
             return policyd.auditor()
         case State.AUDITOR:
@@ -254,7 +272,7 @@ class Quiet:
         def leave(self, talk):
             """It was none."""
 
-    sessions, workers, couriers = Sessions(), Workers(), Workers()
+    sessions, workers, couriers, runners = Sessions(), Workers(), Workers(), Workers()
 
 
 @pytest.mark.trio
@@ -264,6 +282,7 @@ class Quiet:
         (State.GATEWAY_NEW, FIRST_WORD_SECONDS),
         (State.ADMIN_NEW, FIRST_WORD_SECONDS),
         (State.AUDITOR_NEW, FIRST_WORD_SECONDS),
+        (State.RUNNER_NEW, FIRST_WORD_SECONDS),
         (State.PROVING, PROVING_SECONDS),
     ],
 )
@@ -334,7 +353,18 @@ OWNERS = {
 def test_what_an_engineer_may_not_command(policyd, name):
     answer = policyd.login("alice").ask(REQUESTS[name])
     right = next(entry.right for kind, entry in COMMANDS.items() if kind.__name__ == name)
-    if name in {"Whoami", "Reachable", "CaLines", "RequestList", "GrantList", "Notices", "OwnerList"}:
+    if name in {
+        "Whoami",
+        "Reachable",
+        "CaLines",
+        "RequestList",
+        "GrantList",
+        "Notices",
+        "OwnerList",
+        "SecretList",
+        "SecretShares",
+        "CheckoutList",
+    }:
         assert isinstance(answer, m.Rows)
     else:
         assert isinstance(answer, m.Refused)

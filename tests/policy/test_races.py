@@ -24,6 +24,7 @@ from policy.sessions.live import Sessions
 from policy.setup import open_state
 from policy.trail.ledger import Ledger
 from policy.vault.masters import parse
+from policy.vault.rekeying import Rekeying
 from policy.vault.secrets import Secrets
 from tests.policy.policyd import Policyd, hello, proof
 
@@ -62,7 +63,8 @@ async def desk(filled, tmp_path):
     ledger = Ledger(state.store, state.head_file, state.head, state.register)
     authority = Authority(
         settings=config.policy, config=config, rules=rules, ledger=ledger, roster=everyone, vault=state.vault,
-        secrets=Secrets(ledger, state.vault), authorities=state.authorities, trusted_cas=trusted, revoked_keys=revoked,
+        secrets=Secrets(ledger, state.vault), rekeying=Rekeying(ledger, state.vault, state.master, ""),
+        authorities=state.authorities, trusted_cas=trusted, revoked_keys=revoked,
         sessions=Sessions(ledger), lockouts=Lockouts(config.policy),
     )  # fmt: skip
     made = Desk(authority, filled, [])

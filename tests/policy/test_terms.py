@@ -8,7 +8,7 @@ from policy.rules.decide import Allow, Deny, decide, denial_for_person
 from policy.rules.ruleset import BadRules, parse_rules
 from policy.rules.terms import PLAIN, Contradiction, Terms, combined
 from policy.rules.words import network
-from tests.policy.test_decide import facts
+from tests.policy.test_decide import ALICE
 
 RULE = """
 [[rule]]
@@ -113,7 +113,7 @@ def test_rules_that_contradict_each_other(some: Terms, others: Terms) -> None:
 
 
 def test_a_decision_carries_them() -> None:
-    asked = facts(roles=frozenset({"dba"}))
+    asked = ALICE
     one, two = rule('force-command = "x"', "one"), rule("minutes = 4", "two")
     allowed = decide(parse_rules(one + two), asked)
     assert isinstance(allowed, Allow)

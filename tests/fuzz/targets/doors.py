@@ -4,14 +4,18 @@ from unicodedata import category
 
 import msgspec
 
+from bastion import words as words_of
 from bastion.errors import MisuseError
 from bastion.login import parse
+from bastion.prompts import Line, Outcome
 from bastion.sftp import SftpTap
 from bastion.startups import source_of
 from bastion.streams import ScpTap, StreamTap
 from bastion.text import neutral
 from bastion.transfer import env_allowed, kind_of, scp_side
 from bastion.typed import TypedText
+from bastion.vocabulary import VOCABULARY
+from policy.messages import encode
 from policy.model import ChannelKind
 from recorder.model import MAX_EVENT_DATA, Kind, SftpOp
 from tests.bastion.test_sftp import close, data, handle, init, open_file, packet, read, status, string, u64, write
@@ -58,6 +62,54 @@ def command(raw: bytes) -> None:
     if env_allowed(name, value):
         assert b"\n" not in value
         assert b"\0" not in name + value
+
+
+SAID = (
+    b"request root@web1 --for 2h --reason disk is full",
+    b"mfa enrol --json",
+    b"ca rotate user --now --reason=x",
+    b"owner add alice env=prod",
+    b"help mfa",
+    b"grants --all --help",
+    b"token root@web1 --uses 3 --kinds=shell,exec",
+)
+
+
+@target("words", errors=(MisuseError,), samples=SAID)
+def words(raw: bytes) -> None:
+    """What is said over ssh: taken apart, and made into a question to policyd that can be sent."""
+    said = words_of.parse(VOCABULARY, words_of.split(raw))
+    if said.help:
+        assert words_of.help_of(said.word).isprintable() or "\n" in words_of.help_of(said.word)
+    elif said.word.ask is not None:
+        encode(1, said.word.ask(said.given))
+
+
+KEYS = (
+    b"disk is full\r",
+    b"a\x7f\x15\x17b\n",
+    "\u00e4\u6f22".encode(),
+    b"\x1b[A\x1bOB\x1b[1;5C\x03",
+    b"\x04",
+    b"\x1b[",
+)
+
+
+@target(
+    "prompt", samples=(script(*((turn, key) for turn, key in enumerate(KEYS))), *(script((0, key)) for key in KEYS))
+)
+def prompt(raw: bytes) -> None:
+    """Keys as they come: no more is kept than fits, and nothing is echoed that steers a terminal."""
+    for hidden in (False, True):
+        line = Line(hidden=hidden, most=20)
+        for _, keys in pieces(raw):
+            echo, outcome = line.key(keys)
+            assert len(line.text) <= 20
+            assert not hidden or not echo
+            assert neutral(echo.replace("\b \b", "")) == echo.replace("\b \b", "")
+            if outcome is not Outcome.OPEN:
+                break
+        assert neutral(line.text) == line.text
 
 
 def _fits(ops: list[SftpOp]) -> None:
