@@ -261,6 +261,7 @@ class Runner:
             elif After.USE in entry.after and ends.get((target, account), 0) > when:
                 used.append((target, account))
         self._used |= set(used)
+        self.wake()
         await self._wanted_or_logged(old, "schedule")
         before = now - KEEP_NS
         await self._desk.ledger.write(lambda t: t.rotations.forget(before))

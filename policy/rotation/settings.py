@@ -148,8 +148,8 @@ def _password(table: Table) -> PasswordPolicy:
         symbols=table.text("symbols") or usual.symbols,
         avoid=table.text("avoid") if "avoid" in table.entry else usual.avoid,
     )
-    if not policy.symbols.isascii() or " " in policy.symbols or any(s.isalnum() for s in policy.symbols):
-        table.problem("symbols", "want ASCII characters that are neither letters, digits nor blanks")
+    if not policy.symbols.isascii() or any(one in " :" or one.isalnum() for one in policy.symbols):
+        table.problem("symbols", "want ASCII characters that are neither letters, digits, blanks nor colons")
     elif empty := [word for word in classes if not policy.alphabet(word)]:
         table.problem("avoid", f"leaves nothing of the class `{empty[0]}`")
     elif classes and policy.length * math.log2(max(2, len(set(policy.everything)))) < MIN_BITS:
