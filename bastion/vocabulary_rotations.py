@@ -1,4 +1,4 @@
-"""What can be said about rotations. Pure. Many at once are changed with `bastion vault rotate` on the bastion itself."""
+"""What can be said about rotations. Pure. Many at once: `bastion vault rotate`, on the bastion itself."""
 
 from typing import Final
 
@@ -18,5 +18,5 @@ ROTATIONS: Final = (
     Word(name="vault rotations", arguments="[ACCOUNT@TARGET]", about="secrets that are being changed (owners)",
          ask=lambda given: RotationList(place=given.word(0), all=given.has("--all")), options=(ALL,), here=True),
     Word(name="vault rotating", arguments="[ACCOUNT@TARGET]", about="which secrets change how, and when (owners)",
-         ask=lambda given: RotationPlan(places=given.rest[:1]), here=True),
+         ask=lambda given: RotationPlan(places=list(given.rest[:1])), here=True),
 )  # fmt: skip
