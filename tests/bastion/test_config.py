@@ -163,6 +163,12 @@ def test_a_reserve_that_the_low_water_mark_does_not_guard_is_refused(home: Path)
     assert "must be above reserve_mib" in found
 
 
+def test_where_certificates_count_from_are_networks(home: Path) -> None:
+    assert problems(home, '[policy]\ncertificate_sources = ["192.0.2.7", "10.0.0.0/24", "fd00::/8"]') == []
+    (said,) = problems(home, '[policy]\ncertificate_sources = ["192.0.2.7", "10.0.0.1/24"]')
+    assert "policy.certificate_sources: no network" in said
+
+
 def test_an_auditor_needs_an_x25519_key(home: Path) -> None:
     (home / "a.pem").write_text(
         "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA" + "A" * 43 + "=\n-----END PUBLIC KEY-----\n"
