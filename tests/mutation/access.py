@@ -156,7 +156,7 @@ GUARDS: Final[list[Mutant]] = [
         ("if live.signatures >= MAX_SIGNATURES * live.leases:", "if False:", "signatures without end",
          "test_a_key_signs_its_own_logins"),
         ("if asked.user != live.account or", "if", "a key signs for another account", "test_a_key_signs_nothing_else"),
-        ("or asked.blob != account.public or", "or", "a key signs for another key",
+        ("or asked.blob != public or", "or", "a key signs for another key",
          "test_a_key_does_not_sign_for_another_key"),
         ("or asked.algorithm != request.algorithm:", ":", "another algorithm than is signed for",
          "test_a_key_signs_by_the_algorithm_that_is_signed_for"),
