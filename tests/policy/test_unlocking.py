@@ -48,9 +48,17 @@ def run(daemon: Policyd, passphrase: str, *words: str) -> "subprocess.CompletedP
 
 @pytest.fixture
 def locked(behind_passphrase: Policyd) -> Policyd:
-    """The same, just started."""
-    behind_passphrase.stop()
-    return behind_passphrase.start()
+    """The same, locked, as if it had just been started."""
+    if not is_untouched(behind_passphrase):
+        behind_passphrase.restart()
+    return behind_passphrase
+
+
+def is_untouched(daemon: Policyd) -> bool:
+    if daemon.process is None or daemon.process.poll() is not None:
+        return False
+    told = daemon.command(m.VaultStatus())
+    return isinstance(told, m.Rows) and ["wrong passphrases", "0"] in told.rows
 
 
 def unlock(daemon: Policyd, passphrase: str = PASSPHRASE) -> m.Reply:
