@@ -25,7 +25,7 @@ from policy.applications import serving
 from policy.authorities import commands as authorities
 from policy.authority import Authority
 from policy.checkout import commands as checkouts
-from policy.conversation import Conversation, State, Violation
+from policy.conversation import FIRST_WORDS, Conversation, State, Violation
 from policy.ldap import commands as directory_commands
 from policy.leave import asking, four_eyes, glass, grants, tokens
 from policy.login import authenticate, factors, invitations
@@ -57,9 +57,8 @@ COMMANDS_AT_ONCE: Final = 4
 LOOKUPS_AT_ONCE: Final = 16
 """Sessions asked for at once in one conversation, each of which may wait for a ticket system."""
 
-FIRST_WORDS: Final = frozenset(
-    {State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW, State.RUNNER_NEW, State.APPLICANT}
-)
+HIDDEN: Final = ("the vault does not open this", "tell the people who run this bastion")
+"""What a person hears of a fault of the vault; the operators have the log and the trail."""
 
 Handler = Callable[[Authority, Conversation, Any], Awaitable[m.Reply | None]]
 
@@ -338,13 +337,8 @@ async def answer(desk: Authority, talk: Conversation, request: m.Request, entry:
             talk, "command-refused", error.cause, error.cause, error.hint, code=error.code, what=what, need=error.need
         )
     except VaultError as error:
-        what = type(request).__name__
-        if talk.state is State.OPERATOR:
-            return await desk.refuse(talk, "vault-failed", error.cause, error.cause, error.hint, code=78, what=what)
-        return await desk.refuse(
-            talk, "vault-failed", error.cause, "the vault does not open this", "tell the people who run this bastion",
-            code=78, what=what,
-        )  # fmt: skip
+        told = (error.cause, error.hint) if talk.state is State.OPERATOR else HIDDEN
+        return await desk.refuse(talk, "vault-failed", error.cause, *told, code=78, what=type(request).__name__)
     except LedgerError as error:
         talk.log().error("denied", request=type(request).__name__, error=str(error))
         if not (entry.decides or entry.command):

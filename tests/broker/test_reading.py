@@ -1,5 +1,6 @@
 """Applications read what is shared with them, and nothing else."""
 
+import base64
 import os
 import socket
 import subprocess
@@ -139,6 +140,60 @@ def test_the_uid_binds(place: Place) -> None:
         answer = talk.get(SECRET, "Bastion-Application: others")
         assert answer.status == 401
     assert place.policyd.audit("application-refused")[0]["why"] == "not bound so: another uid"
+
+
+def test_named_secrets_and_folders(place: Place) -> None:
+    """What lies in a shared folder is read, whatever its bytes; what lies beside it is not."""
+    place.application("named")
+    binary = bytes(range(256))
+    for name, value in (("shop/key", binary), ("shop/deep/er", b"deep"), ("shop-2/key", b"beside")):
+        place.policyd.done(m.SecretAdd(name=name, value=value, owner="alice"))
+    place.share("named", "shop/")
+    field = "Bastion-Application: named"
+    with place.local() as talk:
+        told = talk.get("/v1/secrets/shop/key", field).told
+        assert (base64.b64decode(told["value_base64"]), "value" in told) == (binary, False)
+        assert talk.get("/v1/secrets/shop/deep/er", field).told["value"] == "deep"
+        assert [talk.get(f"/v1/secrets/{name}", field).status for name in ("shop-2/key", "shop", "shop/")] == [403] * 3
+        # a newer version is what is read, and the lease of the older one says so
+        place.policyd.done(m.SecretSet(name="shop/deep/er", value=b"changed"))
+        with place.local() as other:
+            assert other.get("/v1/secrets/shop/deep/er", field).told["value"] == "changed"
+        lease = told["lease"]
+        assert talk.get(f"/v1/leases/{lease}/renew", field, method="POST").told["superseded"] is False
+        place.policyd.done(m.SecretSet(name="shop/key", value=b"new"))
+        assert talk.get(f"/v1/leases/{lease}/renew", field, method="POST").told["superseded"] is True
+
+
+def test_what_an_owner_shares_and_takes_back(place: Place) -> None:
+    place.application("lent")
+    with place.policyd.login("alice") as alice, place.local() as talk:
+        assert isinstance(alice.ask(m.SecretAdd(name="own/word", value=b"word")), m.Done)
+        share = alice.ask(m.SecretShare(scope="own/word", subject="application:lent", rights=["use"]))
+        assert isinstance(share, m.Done), share.cause
+        field = "Bastion-Application: lent"
+        assert talk.get("/v1/secrets/own/word", field).told["value"] == "word"
+        ident = place.sql("SELECT id FROM share WHERE subject = 'lent'")[0][0]
+        assert isinstance(alice.ask(m.SecretUnshare(share=ident)), m.Done)
+        assert talk.get("/v1/secrets/own/word", field).status == 403
+
+
+def test_a_row_that_was_put_back_is_not_given_out(place: Place) -> None:
+    """The attack: an older, weaker password restored in the database, to be handed to every application."""
+    place.policyd.done(m.SecretAdd(name="rolled/back", value=b"old", owner="alice"))
+    place.application("reader", "rolled/back")
+    field = "Bastion-Application: reader"
+    ident, sealed = place.sql(
+        "SELECT secret, sealed FROM secret_version WHERE secret = (SELECT id FROM secret WHERE name = 'rolled/back')"
+    )[0]
+    with place.local() as talk:
+        assert talk.get("/v1/secrets/rolled/back", field).status == 200
+        place.sql("UPDATE secret_version SET sealed = ? WHERE secret = ?", (sealed[:-1] + b"x", ident))
+        answer = talk.get("/v1/secrets/rolled/back", field)
+        assert (answer.status, answer.told["error"]) == (500, "the secret cannot be read")
+        assert place.policyd.audit("vault-altered")[0]["what"] == "rolled/back"
+        place.sql("UPDATE secret_version SET sealed = ? WHERE secret = ?", (sealed, ident))
+        assert talk.get("/v1/secrets/rolled/back", field).status == 200
 
 
 CHILD = """\
