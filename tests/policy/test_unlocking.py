@@ -20,6 +20,7 @@ from bastion.courier.reach import Reach
 from policy import messages as m
 from policy import setup
 from policy.configuration import read_configuration
+from policy.keys import sshkeys
 from policy.model import Outcome
 from tests.policy.policyd import Gone, Peer, Policyd, hello, proof
 from tests.support.net import wait_until
@@ -211,6 +212,20 @@ def test_a_short_passphrase_makes_no_vault(tmp_path: Path):
     done = run(daemon, "too short", "init")
     assert done.returncode == 78
     assert "shorter than 12 characters" in done.stderr
+    assert not daemon.database.exists()
+
+
+def test_a_public_key_that_is_piped_in_does_not_become_the_passphrase(tmp_path: Path):
+    """Attack: whoever knows the administrator's public key unlocks the vault."""
+    daemon = Policyd(tmp_path, settings='master_key = "passphrase:"')
+    daemon.write()
+    command = [sys.executable, "-m", "policy", "init", "--config", str(daemon.config), "--admin", "ada"]
+    line = sshkeys.generate_private_key().public.line("ada") + "\n"
+    done = subprocess.run(
+        [*command, "--admin-key", "-"], input=line, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 78
+    assert "--passphrase-stdin" in done.stderr
     assert not daemon.database.exists()
 
 
