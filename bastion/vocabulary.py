@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from bastion.vocabulary_applications import APPLICATIONS
 from bastion.vocabulary_estate import ESTATE
+from bastion.vocabulary_rotations import ROTATIONS
 from bastion.vocabulary_vault import VAULT
 from bastion.words import ALL, Given, Option, Takes, Word
 from policy.messages import (
@@ -209,7 +210,8 @@ _OF_STAFF: Final = (
 )  # fmt: skip
 
 VOCABULARY: Final[dict[str, Word]] = {
-    word.name: word for word in (*_OF_PEOPLE, *_OF_LEAVE, *_OF_FACTORS, *VAULT, *APPLICATIONS, *_OF_STAFF, *ESTATE)
+    word.name: word
+    for word in (*_OF_PEOPLE, *_OF_LEAVE, *_OF_FACTORS, *VAULT, *ROTATIONS, *APPLICATIONS, *_OF_STAFF, *ESTATE)
 }
 """By name, in the order of the help."""
 

@@ -6,6 +6,7 @@ input (`bastion.ssh.secrets`, `bastion.cli.values`).
 
 from typing import Any, Final
 
+from bastion.errors import MisuseError
 from bastion.words import ALL, Given, Option, Takes, Word
 from policy.messages import (
     CheckoutList,
@@ -21,6 +22,10 @@ from policy.messages import (
     SecretShow,
     SecretUnshare,
     SecretView,
+    VaultRekey,
+    VaultRestore,
+    VaultStatus,
+    VaultVersions,
 )
 
 BINARY: Final = "--binary"
@@ -50,6 +55,12 @@ def _share(given: Given) -> SecretShare:
         scope=given.rest[0], subject=given.rest[1], rights=given.names("--rights"), seconds=given.seconds("--for"),
         reason=given.text("--reason"),
     )  # fmt: skip
+
+
+def _restore(given: Given) -> VaultRestore:
+    if not given.rest[1].isascii() or not given.rest[1].isdigit():
+        raise MisuseError(f"`{given.rest[1][:20]}` is no version", f"bastion vault versions {given.rest[0]}")
+    return VaultRestore(name=given.rest[0], version=int(given.rest[1][:9]), reason=given.text("--reason"))
 
 
 def _checkout(given: Given) -> Any:
@@ -101,6 +112,14 @@ VAULT: Final = (
          ask=lambda given: CheckoutReturn(checkout=given.rest[0], force=given.has("--force"),
                                           reason=given.text("--reason")),
          options=(Option("--force", "somebody else's (security)", Takes.NOTHING), _why())),
+    Word(name="vault versions", arguments="NAME", about="versions of a secret, or of ACCOUNT@TARGET's", here=True,
+         ask=lambda given: VaultVersions(name=given.rest[0])),
+    Word(name="vault restore-version", arguments="NAME VERSION", about="an earlier version is in force again",
+         ask=_restore, options=(_why(needed=True),), here=True),
+    Word(name="vault status", about="how the vault stands: keys, counts, what is sealed anew", here=True,
+         ask=lambda _: VaultStatus()),
+    Word(name="vault rekey", about="seal everything anew, while all goes on (administrators)",
+         ask=lambda given: VaultRekey(reason=given.text("--reason")), options=(_why(needed=True),)),
     Word(name="vault checkouts", about="who has which password until when", options=(ALL,), here=True,
          ask=lambda given: CheckoutList(all=given.has("--all"))),
 )  # fmt: skip

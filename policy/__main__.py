@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from policy.configuration import Configuration
     from policy.vault.secret import Secret
 
-_MAX_PASSPHRASE: Final = 4 * 1024  # bytes; policy.vault.masters.passphrase counts characters
+MAX_PASSPHRASE: Final = 4 * 1024  # bytes; policy.vault.masters.passphrase counts characters
 _MAX_KEYS: Final = 64 * 1024  # characters of keys on standard input: 32 of the longest
 EXIT_USAGE: Final = 64
 EXIT_MISCONFIGURED: Final = 78
@@ -185,7 +185,7 @@ def _passphrase(config: "Configuration", arguments: argparse.Namespace, *, new: 
     if config.policy.master_key != "passphrase:":
         return None
     if arguments.passphrase_stdin or not sys.stdin.isatty():
-        return Secret(sys.stdin.buffer.readline(_MAX_PASSPHRASE + 2).rstrip(b"\r\n"))
+        return Secret(sys.stdin.buffer.readline(MAX_PASSPHRASE + 2).rstrip(b"\r\n"))
     typed = getpass.getpass("passphrase of the vault: ")
     if new and getpass.getpass("once more: ") != typed:
         raise VaultError("they differ: nothing was made", "try again")

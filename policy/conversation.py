@@ -39,6 +39,12 @@ class State(StrEnum):
     OVER = "over"  # nothing is accepted; the socket is closed after the reply
 
 
+FIRST_WORDS: Final = frozenset(
+    {State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW, State.RUNNER_NEW, State.APPLICANT}
+)
+"""States in which nothing was said yet: who connects speaks at once."""
+
+
 class Violation(Exception):
     """The peer said what it may not say; the text is for the log."""
 

@@ -148,8 +148,8 @@ async def _run(
         detail = {key: value for key, value in told.items() if value}
         await desk.ledger.note(Event(event="vault-unlock", who=opening.who or "policyd", detail=detail))
     detail = {"rules": str(len(desk.rules.rules)), "digest": desk.rules.digest, "pid": str(os.getpid())}
-    await desk.ledger.note(Event(event="start", who="policyd", detail=detail))
-    notifier = Notifier(desk)
+    began = await desk.ledger.note(Event(event="start", who="policyd", detail=detail))
+    notifier = Notifier(desk, began)
     desk.ledger.heard = notifier.hear
     async with trio.open_nursery() as nursery:
         nursery.start_soon(notifier.run)

@@ -25,7 +25,7 @@ from policy.applications import serving
 from policy.authorities import commands as authorities
 from policy.authority import Authority
 from policy.checkout import commands as checkouts
-from policy.conversation import Conversation, State, Violation
+from policy.conversation import FIRST_WORDS, Conversation, State, Violation
 from policy.ldap import commands as directory_commands
 from policy.leave import asking, four_eyes, glass, grants, tokens
 from policy.login import authenticate, factors, invitations
@@ -43,7 +43,6 @@ from policy.trail import views
 from policy.trail.ledger import LedgerError
 from policy.vault import commands as secrets
 from policy.vault import sharing_commands as sharing
-from policy.vault import unlocking
 from policy.vault import vault_commands as vault
 from policy.vault.secret import VaultError
 
@@ -58,9 +57,8 @@ COMMANDS_AT_ONCE: Final = 4
 LOOKUPS_AT_ONCE: Final = 16
 """Sessions asked for at once in one conversation, each of which may wait for a ticket system."""
 
-FIRST_WORDS: Final = frozenset(
-    {State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW, State.RUNNER_NEW, State.APPLICANT}
-)
+HIDDEN: Final = ("the vault does not open this", "tell the people who run this bastion")
+"""What a person hears of a fault of the vault; the operators have the log and the trail."""
 
 Handler = Callable[[Authority, Conversation, Any], Awaitable[m.Reply | None]]
 
@@ -131,7 +129,8 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.SecretUnshare: _command(sharing.secret_unshare, None),
         m.SecretShares: _command(sharing.secret_shares, None),
         m.Inventory: _command(stocktaking.inventory),
-        m.VaultUnlock: _command(unlocking.open_already),
+        m.VaultUnlock: _command(vault.vault_unlock),
+        m.BackupBegin: _command(trail.backup_begin),
         m.TargetAdd: _command(estate.target_add),
         m.TargetSet: _command(estate.target_set),
         m.TargetRemove: _command(estate.target_remove),
@@ -224,7 +223,7 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
         State.COURIER: {m.Called: Entry(handler=authenticate.called)},
         State.OPERATOR: COMMANDS,
         State.RUNNER: {m.Worked: Entry(handler=authenticate.ran)},
-        State.OPERATOR: {**COMMANDS, m.VaultUnlock: _command(unlocking.open_already)},
+        State.OPERATOR: COMMANDS,
         State.AUDITOR_NEW: {m.Viewing: Entry(handler=views.viewing, decides=True)},
         State.AUDITOR: {
             m.Viewing: Entry(handler=views.viewing, decides=True),
@@ -338,13 +337,8 @@ async def answer(desk: Authority, talk: Conversation, request: m.Request, entry:
             talk, "command-refused", error.cause, error.cause, error.hint, code=error.code, what=what, need=error.need
         )
     except VaultError as error:
-        what = type(request).__name__
-        if talk.state is State.OPERATOR:
-            return await desk.refuse(talk, "vault-failed", error.cause, error.cause, error.hint, code=78, what=what)
-        return await desk.refuse(
-            talk, "vault-failed", error.cause, "the vault does not open this", "tell the people who run this bastion",
-            code=78, what=what,
-        )  # fmt: skip
+        told = (error.cause, error.hint) if talk.state is State.OPERATOR else HIDDEN
+        return await desk.refuse(talk, "vault-failed", error.cause, *told, code=78, what=type(request).__name__)
     except LedgerError as error:
         talk.log().error("denied", request=type(request).__name__, error=str(error))
         if not (entry.decides or entry.command):

@@ -182,6 +182,11 @@ async def _unwrapped(tables: Tables, master: Master) -> dict[int, Secret]:
 def _master(config: Configuration, passphrase: Secret | None, http: Http | None = None) -> Master:
     """For a command of an operator's, who has the passphrase at hand. No courier is there, unless `http` is one."""
     master = parse(config.policy.master_key, config.state, os.environ, http)
+    return supplied(master, passphrase)
+
+
+def supplied(master: Master, passphrase: Secret | None) -> Master:
+    """The master, once it has been told the passphrase, if it wants one."""
     if isinstance(master, PassphraseMaster) and passphrase is not None:
         master.supply(passphrase)
     return master

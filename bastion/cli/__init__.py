@@ -38,6 +38,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "vault": ("bastion.cli.vault", "Secrets: kept, lent to others, checked out; and the key that opens them."),
     "application": ("bastion.cli.words", "Programs that read secrets by the broker."),
     "broker": ("bastion.cli.broker", "Secrets for applications, on standard output."),
+    "backup": ("bastion.cli.backup", "A whole bastion in one encrypted file."),
+    "restore": ("bastion.cli.backup", "A bastion out of such a file, or a rehearsal of it."),
     "policy": ("bastion.cli.policy", "Who may do what, and why."),
     "sessions": ("bastion.cli.sessions", "Live and past sessions."),
     "audit": ("bastion.cli.audit", "The audit trail."),

@@ -104,7 +104,6 @@ class PersonConnection(ServerConnection):
         self.client = ""
         self.login = Login()
         self.leads_to: tuple[str, str] | None = None  # with a token: the only account and target there are
-        self._said_void = False
         self.misuse: MisuseError | None = None  # what is wrong with the user name, told after login alone
         self.policy: PolicyLink | None = None
 
@@ -256,14 +255,7 @@ class PersonConnection(ServerConnection):
             # An offered key is not a proven key: this says nothing but "sign, please".
             self.send_packet(MSG_USERAUTH_PK_OK, String(algorithm), String(offer.blob))
         else:
-            self._say_void()
             self._fail()
-
-    def _say_void(self) -> None:
-        """Once, to who came with an invitation: the key of a person who is here would be refused without a word."""
-        if self.login.secret is not None and self.login.secret.joins and not self._said_void:
-            self._said_void = True
-            self.send_auth_banner("".join(f"{line}\n" for line in VOID_INVITATION.lines()))
 
     def _leads_to(self) -> str:
         """Where this login leads, as far as its name says so."""
@@ -301,7 +293,6 @@ class PersonConnection(ServerConnection):
                 self._methods = reply.next
                 self._send_methods(partial=True)
             case Outcome.REFUSED:
-                self._say_void()
                 self._methods = reply.next
                 self._fail()
             case _:
@@ -320,6 +311,9 @@ class PersonConnection(ServerConnection):
         self.logged_in()
 
     def _fail(self) -> None:
+        if self.login.secret is not None and self.login.secret.joins and not self._failures:
+            # Else the key of a person who is here would be refused without a word.
+            self.send_auth_banner("".join(f"{line}\n" for line in VOID_INVITATION.lines()))
         self._failures += 1
         if self._failures >= self._ssh.tries:
             self._cut()

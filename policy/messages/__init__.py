@@ -19,6 +19,7 @@ import msgspec
 
 from policy.messages.access import *
 from policy.messages.authorities import *
+from policy.messages.backup import *
 from policy.messages.base import MAX_MESSAGE as MAX_MESSAGE
 from policy.messages.broker import *
 from policy.messages.checkout import *
@@ -43,7 +44,7 @@ Command = (
     | Invite | OwnerAdd | OwnerRemove | OwnerList | WhoCan | WhatCan
     | DirectorySync | DirectoryStatus
     | Explain | SessionsList | SessionKill | AuditList | AuditShow | AuditExport | AuditVerify | Reload
-    | Inventory | VaultUnlock | ApplicationAdd | ApplicationSet | ApplicationList | ApplicationShow
+    | Inventory | VaultUnlock | BackupBegin | ApplicationAdd | ApplicationSet | ApplicationList | ApplicationShow
     | ApplicationRemove | ApplicationToken | ApplicationRevoke | LeaseList | SecretAdd | SecretSet | SecretView
     | SecretList | SecretShow | SecretRemove | SecretChown | SecretShare | SecretUnshare | SecretShares
     | VaultStatus | VaultRekey | VaultVersions | VaultRestore

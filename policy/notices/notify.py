@@ -77,6 +77,7 @@ TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
         "vault-altered": Topic.VAULT,
         "vault-rekey-stopped": Topic.VAULT,
         "rotation-in-doubt": Topic.VAULT,
+        "secret-taken": Topic.VAULT,
     }
 )
 """Events of the audit trail that people are told of: nothing is told that is not kept, and nothing is told twice."""
@@ -214,6 +215,9 @@ def _words(topic: Topic, event: Event, to: Destination) -> tuple[str, list[str]]
                     f"found: {_plain(event.why)}",
                     "nothing was opened with it; see: bastion audit list --event vault-altered",
                 ]
+            if event.event == "secret-taken":
+                before, after = _plain(detail.get("owner before", "")), _plain(detail.get("owner after", ""))
+                return f"secret {what} was taken from {before} and given to {after} by {who}", [reason]
             if event.event == "vault-rekey-stopped":
                 return f"the vault is not sealed anew: {_plain(event.why)}", ["see: bastion vault status"]
             return f"what opens {what} is in doubt: neither its new nor its last secret is proven", [

@@ -32,20 +32,7 @@ def missing(rules: RuleSet, base: Path) -> Iterator[str]:
 
     Credentials exist in policyd's unit alone, and what the one who checks may not read is policyd's to find wrong.
     """
-    named = []
-    for system in rules.tickets.values():
-        where = f"tickets.{system.name}"
-        named += [(f"{where}.token", system.token), (f"{where}.ca", f"file:{system.ca}" if system.ca else "")]
-        if system.kind is Kind.FILE:
-            named.append((f"{where}.file", f"file:{system.url}"))
-    for to in rules.notify:
-        where = f"notify `{to.name}`"
-        named += [(f"{where}: webhook", to.webhook), (f"{where}: key", to.key), (f"{where}: password", to.password)]
-        named.append((f"{where}: ca", f"file:{to.ca}" if to.ca else ""))
-    if (directory := rules.directory) is not None:
-        named.append(("directory.password", directory.password))
-        named.append(("directory.ca", f"file:{directory.ca}" if directory.ca else ""))
-    for key, place in named:
+    for key, place in named(rules):
         kind, _, name = place.partition(":")
         try:
             if kind == "file" and key.endswith(("ca", "file")):
@@ -56,6 +43,24 @@ def missing(rules: RuleSet, base: Path) -> Iterator[str]:
             pass
         except OutsideError as error:
             yield f"{key}: {error}"
+
+
+def named(rules: RuleSet) -> list[tuple[str, str]]:
+    """What in the rules names each place, and the place: `file:PATH`, `credential:NAME`, or ""."""
+    found = []
+    for system in rules.tickets.values():
+        where = f"tickets.{system.name}"
+        found += [(f"{where}.token", system.token), (f"{where}.ca", f"file:{system.ca}" if system.ca else "")]
+        if system.kind is Kind.FILE:
+            found.append((f"{where}.file", f"file:{system.url}"))
+    for to in rules.notify:
+        where = f"notify `{to.name}`"
+        found += [(f"{where}: webhook", to.webhook), (f"{where}: key", to.key), (f"{where}: password", to.password)]
+        found.append((f"{where}: ca", f"file:{to.ca}" if to.ca else ""))
+    if (directory := rules.directory) is not None:
+        found.append(("directory.password", directory.password))
+        found.append(("directory.ca", f"file:{directory.ca}" if directory.ca else ""))
+    return found
 
 
 def read_secret(where: str, base: Path, environ: Mapping[str, str]) -> str:

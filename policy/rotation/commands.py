@@ -50,6 +50,8 @@ async def rotation_plan(desk: Authority, talk: Conversation, request: RotationPl
                 when = made.get(place.key)
                 due = due_at(entry, place, when) if entry is not None and when is not None else None
                 problem = _problem(place) if entry is None else unfit(entry, place, accounts)
+                if (taken := desk.checkouts.at(account.name, target.name)) is not None:
+                    problem = problem or f"checked out by {taken.person}"
                 row = [
                     account.name, target.name, entry.name if entry else "", entry.driver if entry else "",
                     (entry.via or account.name) if entry else "", shown_time(when), shown_time(due), problem,
@@ -75,6 +77,11 @@ async def rotate(desk: Authority, talk: Conversation, request: Rotate) -> Rows:
         place = Place(account=one, target=there)
         entry = entry_for(desk.rules.rotation, place)
         problem = _problem(place) if entry is None else unfit(entry, place, desk.roster.accounts(target))
+        if (taken := desk.checkouts.at(account, target)) is not None:
+            raise CommandRefused(
+                f"`{account}@{target}` is checked out by {taken.person}, and is changed when it comes back",
+                f"have it brought back: bastion vault checkin {account}@{target} --force", code=75,
+            )  # fmt: skip
         if problem:
             raise CommandRefused(
                 f"`{account}@{target}` cannot be changed: {problem}",
@@ -82,8 +89,8 @@ async def rotate(desk: Authority, talk: Conversation, request: Rotate) -> Rows:
             )  # fmt: skip
     rows = await _runner(desk).want(wanted, why or "asked for", talk.who, source=talk.source)
     return Rows(
-        columns=["rotation", "account", "target", "state"],
-        rows=[[row.id, row.account, row.target, row.state] for row in rows],
+        columns=["rotation", "account", "target", "state", "tries"],
+        rows=[[row.id, row.account, row.target, row.state, str(row.attempts)] for row in rows],
     )
 
 

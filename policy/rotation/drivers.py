@@ -17,8 +17,8 @@ from policy.model import ChannelKind
 from policy.rotation.generate import password
 from policy.rotation.plan import Outcome
 from policy.rotation.settings import SSH, Entry
-from policy.sessions.access import session_id
 from policy.sessions.dial import secret_of
+from policy.sessions.granted import session_id
 from policy.sessions.live import Live
 from policy.store.records import Account, Session, Target
 from policy.store.rotation_tables import MACHINE

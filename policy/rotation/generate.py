@@ -8,10 +8,9 @@ CLASSES: Final = {
     "lower": "abcdefghijklmnopqrstuvwxyz",
     "upper": "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
     "digit": "0123456789",
-    "symbol": "!#%+,-./:=?@^_~",
+    "symbol": "!#%+,-./=?@^_~",
 }
-"""Symbols that neither a shell, nor chpasswd (which splits at the first colon of `user:password`, and so takes one in
-the password), nor a form of a web page takes for something else."""
+"""Symbols that neither a shell, nor chpasswd (`user:password`: no colon), nor a web page takes for something else."""
 MIN_LENGTH: Final = 12
 MAX_LENGTH: Final = 128
 """Characters; crypt(3) takes 511, but a terminal line and a dialog of PAM may not."""

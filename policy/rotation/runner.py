@@ -12,6 +12,7 @@ import trio
 from policy.authority import Authority
 from policy.rotation import journal, plan
 from policy.rotation.drivers import BASTION, DRIVERS, Driver, Job, Told
+from policy.rotation.elsewhere import ELSEWHERE
 from policy.rotation.journal import Noted
 from policy.rotation.plan import Effect, Outcome, State
 from policy.rotation.schedule import Place, due_at, entry_for, runnable, unfit, wake_at
@@ -38,7 +39,7 @@ class Runner:
 
     def __init__(self, desk: Authority, drivers: dict[str, Driver] | None = None) -> None:
         self._desk = desk
-        self._drivers = DRIVERS if drivers is None else drivers
+        self._drivers = {**DRIVERS, **ELSEWHERE} if drivers is None else drivers
         self._rows: dict[tuple[str, str], RotationRow] = {}  # not ended, by target and account
         self._running: dict[tuple[str, str], tuple[str, trio.Event]] = {}  # entry, and its end
         self._pressed: set[str] = set()
@@ -260,6 +261,7 @@ class Runner:
             elif After.USE in entry.after and ends.get((target, account), 0) > when:
                 used.append((target, account))
         self._used |= set(used)
+        self.wake()
         await self._wanted_or_logged(old, "schedule")
         before = now - KEEP_NS
         await self._desk.ledger.write(lambda t: t.rotations.forget(before))

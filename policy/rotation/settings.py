@@ -10,7 +10,7 @@ every    = "30d"                           # at most this old
 after    = ["use", "checkout"]             # when its last session ends; when it comes back
 at_once  = 8                               # targets of this entry at a time
 password = { length = 24, classes = ["lower", "upper", "digit", "symbol"], symbols = "!#%", avoid = "0O" }
-options  = { ... }                         # of the driver: texts
+options  = { ... }                         # of the driver: policy.rotation.options
 
 The first entry that fits an account is the one that counts.
 """
@@ -22,13 +22,14 @@ from enum import StrEnum
 from typing import Any, Final
 
 from policy.rotation.generate import CLASSES, MAX_LENGTH, MIN_BITS, MIN_LENGTH, PasswordPolicy
+from policy.rotation.options import LDAP, SCRIPT, problems
 from policy.rules.windows import parse_duration
 from policy.rules.words import account, glob, label
 from policy.toml_lines import line_of
 from policy.toml_tables import Reading, Table, show
 
 SSH: Final = "ssh"
-DRIVERS: Final = (SSH, "ldap", "script")
+DRIVERS: Final = (SSH, LDAP, SCRIPT)
 AT_ONCE: Final = 8
 MAX_AT_ONCE: Final = 64
 MIN_EVERY: Final = 3600.0
@@ -108,6 +109,9 @@ def _entry(table: Table, name: str) -> Entry:
     via = table.parsed("via", account) or ""
     if via and (driver != SSH or "*" in via or "$" in via):
         table.problem("via", "want the name of one account on the same target; other drivers than ssh have none")
+    chosen = _options(table.table("options"))
+    for key, text in problems(driver, dict(chosen)):
+        table.problem(f"options.{key}", text)
     after = table.words("after", str, one=True) if "after" in table.entry else []
     return Entry(
         name=name,
@@ -120,7 +124,7 @@ def _entry(table: Table, name: str) -> Entry:
         after=frozenset(found for word in after if (found := table.choice("after", word, list(After)))),
         at_once=_number(table, "at_once", AT_ONCE, 1, MAX_AT_ONCE),
         password=_password(table.table("password")),
-        options=_options(table.table("options")),
+        options=chosen,
     )
 
 
@@ -144,8 +148,8 @@ def _password(table: Table) -> PasswordPolicy:
         symbols=table.text("symbols") or usual.symbols,
         avoid=table.text("avoid") if "avoid" in table.entry else usual.avoid,
     )
-    if not policy.symbols.isascii() or " " in policy.symbols or any(s.isalnum() for s in policy.symbols):
-        table.problem("symbols", "want ASCII characters that are neither letters, digits nor blanks")
+    if not policy.symbols.isascii() or any(one in " :" or one.isalnum() for one in policy.symbols):
+        table.problem("symbols", "want ASCII characters that are neither letters, digits, blanks nor colons")
     elif empty := [word for word in classes if not policy.alphabet(word)]:
         table.problem("avoid", f"leaves nothing of the class `{empty[0]}`")
     elif classes and policy.length * math.log2(max(2, len(set(policy.everything)))) < MIN_BITS:

@@ -4,7 +4,6 @@ The decision itself is `policy.rules.decide`; here are the facts it rests on, an
 """
 
 import math
-import os
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -40,10 +39,10 @@ from policy.rules.decide import (
     need_of,
 )
 from policy.rules.rights import Right
+from policy.sessions.granted import granted, row, session_id
 from policy.sessions.live import Live
 from policy.sessions.words import has_it
 from policy.store import Tables
-from policy.store.records import Session
 from policy.trail.audit import Event
 
 VIA: Final = frozenset({"direct", "jump", "menu"})
@@ -108,12 +107,12 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
         # Attack: a token for one session, shown by two workers at once. The one that comes first has it.
         if live.grant and not t.access.use_grant(live.grant, time.time_ns()):
             raise _Spent
-        t.add_session(_row(live, decision))
+        t.add_session(row(live, decision))
 
     # Known before it is kept: whoever disables this person while we write finds the session and ends it.
     desk.sessions.add(live)
     try:
-        await desk.ledger.write(keep, _granted(live, decision))
+        await desk.ledger.write(keep, granted(live, decision))
     except _Spent:
         desk.sessions.drop(live.id)
         return await _used_up(desk, talk, live.grant, what)
@@ -347,49 +346,9 @@ def _unpinned(target: str) -> tuple[str, str]:
     return f"the host key of `{target}` is not pinned", "ask an administrator: bastion target hostkey"
 
 
-def _granted(live: Live, allow: Allow) -> Event:
-    return Event(
-        event="access-granted",
-        who=live.person,
-        what=f"{live.account}@{live.target}",
-        why=allow.rule,
-        source=live.source,
-        session=live.id,
-        detail={
-            "kinds": " ".join(sorted(allow.kinds)),
-            "rules": "; ".join(allow.rules),
-            "via": live.via,
-            "address": f"{live.address}:{live.port}",
-            **({"seconds": f"{allow.expires_in.total_seconds():.0f}"} if allow.expires_in else {}),
-            **({"reason": live.reason} if live.reason else {}),
-            **({"ticket": live.ticket} if live.ticket else {}),
-            **({"grant": live.grant} if live.grant else {}),
-            **({"break-glass": "yes"} if allow.break_glass else {}),
-            **({"watched": "yes"} if allow.watched else {}),
-            **({"certificate": terms} if (terms := str(allow.certificate)) else {}),
-        },
-    )
-
-
-def _row(live: Live, allow: Allow) -> Session:
-    now = time.time_ns()
-    expires = now + int(allow.expires_in.total_seconds() * 1e9) if allow.expires_in else None
-    return Session(
-        id=live.id, person=live.person, account=live.account, target=live.target, source=live.source, via=live.via,
-        rule=live.rule, granted=now, expires=expires, access_grant=live.grant,
-    )  # fmt: skip
-
-
 def _deadline(allow: Allow) -> float:
     return trio.current_time() + allow.expires_in.total_seconds() if allow.expires_in else math.inf
 
 
 def _seconds(limit: timedelta | None) -> float | None:
     return limit.total_seconds() if limit is not None else None
-
-
-def session_id() -> str:
-    """A UUIDv7 (RFC 9562 section 5.7) as 32 hexadecimal digits: sorts by time, and cannot be guessed."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) | 0x7 << 76  # version
-    return f"{value & ~(0x3 << 62) | 0x2 << 62:032x}"  # variant

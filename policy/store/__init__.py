@@ -20,7 +20,7 @@ from sqlalchemy.pool import QueuePool
 from policy.store import migrate
 from policy.store.tables import Conflict, Tables, in_batches
 
-__all__ = ["Conflict", "Store", "StoreError", "Tables", "create", "in_batches", "open_store", "status"]
+__all__ = ["Conflict", "Store", "StoreError", "Tables", "create", "in_batches", "open_store", "path_of", "status"]
 
 BUSY_SECONDS = 5.0
 """How long a statement waits for another process's lock; a decision that takes longer is denied anyway."""
@@ -138,6 +138,11 @@ def open_store(url: str, base: Path) -> Store:
         f"database `{url}` has schema {found}, which a newer program made (this one needs {wanted})",
         "start the newer version, or restore the backup made before it",
     )
+
+
+def path_of(url: str, base: Path) -> Path:
+    """The file of a database; StoreError if it is none."""
+    return base / _file(url)
 
 
 def status(url: str, base: Path) -> tuple[str | None, str]:

@@ -345,6 +345,12 @@ class Tables:
             query = query.where(s.audit.c.event == event)
         return self._audit_rows(query)
 
+    def audit_of(self, kinds: Sequence[str], *, after: int, before: int, since: int, limit: int) -> list[AuditRow]:
+        """Rows of these kinds of events between two others, from a time on, oldest first."""
+        c = s.audit.c
+        query = select(s.audit).where(c.event.in_(kinds), c.seq > after, c.seq < before, c.at >= since)
+        return self._audit_rows(query.order_by(c.seq).limit(limit))
+
     def audit_ref(self, ref: str) -> AuditRow | None:
         """The newest row with this ref, of eight hexadecimal digits."""
         query = select(s.audit).where(func.instr(s.audit.c.body, f'"ref":"{ref}"') > 0)

@@ -6,7 +6,7 @@ from typing import Final
 
 from policy.authority import Authority
 from policy.conversation import Conversation
-from policy.messages import AuditExport, AuditList, AuditShow, AuditVerify, Done, Rows
+from policy.messages import AuditExport, AuditList, AuditShow, AuditVerify, BackupBegin, Done, Rows
 from policy.naming import CommandRefused, counted, instant
 from policy.paging import counted_out
 from policy.store import Tables, in_batches
@@ -19,6 +19,7 @@ MAX_ROWS: Final = 1000
 PAGE: Final = 500
 """Rows read from the database at once while looking for those that fit."""
 _MOST: Final = 1 << 62  # SQLite counts to 2^63
+MAX_RECIPIENTS: Final = 20  # of a backup, as policy.backup.sealing
 EXPORT_BYTES: Final = 30 * 1024
 """Bytes of rows in one answer: with one more row, which is at most audit.MAX_BODY long, it is less than a message."""
 
@@ -96,6 +97,15 @@ async def audit_verify(desk: Authority, talk: Conversation, _: AuditVerify) -> D
         text=f"the audit trail is whole: {counted(finding.rows, 'row')}, head {head}",
         data={"rows": str(finding.rows), "head": head},
     )
+
+
+async def backup_begin(desk: Authority, talk: Conversation, request: BackupBegin) -> Done:
+    """On disk before the backup reads the trail, so each backup holds the event of itself."""
+    if not 0 < len(request.recipients) <= MAX_RECIPIENTS:
+        raise CommandRefused(f"{len(request.recipients)} recipients, want 1 to {MAX_RECIPIENTS}", code=64)
+    detail = {f"recipient-{at:02}": word for at, word in enumerate(request.recipients, 1)}
+    await desk.ledger.note(talk.event("backup", request.to, detail, why=request.reason), durable=True)
+    return Done(text="noted")
 
 
 def _wanted(request: AuditList | AuditExport) -> Wanted:

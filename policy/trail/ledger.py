@@ -61,7 +61,8 @@ class Ledger:
         self._synced = head
         self._written = trio.Event()
         self._syncing = trio.Lock()
-        self.heard: Callable[[Event], None] = lambda _: None  # told of each event once it is kept; returns at once
+        # Told of each event and its row in the trail, once it is kept; returns at once.
+        self.heard: Callable[[Event, int], None] = lambda *_: None
         self._send, self._receive = trio.open_memory_channel[_Job](QUEUE)
         self._readers = trio.CapacityLimiter(2)
         self._walkers = trio.CapacityLimiter(1)
@@ -141,8 +142,8 @@ class Ledger:
                         await self._sync()
                 for job in jobs:
                     job.done.set()
-                    for event in job.events if job.error is None else ():
-                        self.heard(event)
+                    for row, event in enumerate(job.events if job.error is None else (), job.seq):
+                        self.heard(event, row)
 
     async def _sync_often(self) -> None:
         while True:

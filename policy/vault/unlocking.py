@@ -22,6 +22,7 @@ from trio.socket import SocketType
 
 from policy import messages as m
 from policy.conversation import Conversation, State
+from policy.memory import memory_protection
 from policy.outside.couriers import Couriers
 from policy.peers import Oversized, group_of, peer_of, receive, welcome
 from policy.vault.masters import Master
@@ -166,11 +167,19 @@ class Unlocking(Generic[Opened]):
             case State.COURIER, m.Called():
                 self.couriers.called(talk, request)
                 return None
+            case State.OPERATOR, m.VaultStatus():
+                return self._status()
             case State.OPERATOR, _:
                 return m.Refused(code=MISCONFIGURED, cause=self.why.cause, hint=self.why.hint or UNLOCK)
             case _:
                 talk.state = State.OVER
                 return m.Refused(code=MISCONFIGURED, cause="the vault of this bastion is locked", hint=ASK_THEM)
+
+    def _status(self) -> m.Rows:
+        rows = [["state", f"locked: {self.why.cause}"], ["master", self.master.kind]]
+        rows += [["wrong passphrases", str(self.opening.wrong)], ["calls for the key", str(self.opening.tries)]]
+        rows += [[f"memory: {what}", how] for what, how in memory_protection().items()]
+        return m.Rows(columns=["what", "value"], rows=rows, note=self.why.hint)
 
     async def _unlock(self, talk: Conversation, request: m.VaultUnlock) -> m.Reply:
         if not isinstance(self.master, PassphraseMaster):
@@ -189,6 +198,7 @@ class Unlocking(Generic[Opened]):
                 return m.Refused(code=MISCONFIGURED, cause=cause, hint=hint)
             if self._opened:
                 self.opening.who = talk.operator
+                self.master.forget_passphrase()
                 log.info("unlocked", who=talk.operator, wrong=self.opening.wrong)
                 return m.Done(text="the vault is open", data={"wrong": str(self.opening.wrong)})
             # Attack: whoever came to be in the operators' group tries a list. Each try waits for the one before.
@@ -197,8 +207,3 @@ class Unlocking(Generic[Opened]):
             log.warning("unlock-failed", who=talk.operator, wrong=self.opening.wrong, pause=pause)
             await trio.sleep(pause)
             return m.Refused(code=77, cause=self.why.cause, hint=self.why.hint)
-
-
-async def open_already(_: object, talk: Conversation, request: m.VaultUnlock) -> m.Done:
-    """The same command, said to a policyd that is not locked."""
-    return m.Done(text="the vault is open: nothing was changed")

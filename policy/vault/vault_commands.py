@@ -13,7 +13,7 @@ from policy.conversation import Conversation, State
 from policy.keys import sshkeys
 from policy.leave.requests import text
 from policy.memory import memory_protection
-from policy.messages import Done, Rows, VaultRekey, VaultRestore, VaultStatus, VaultVersions
+from policy.messages import Done, Rows, VaultRekey, VaultRestore, VaultStatus, VaultUnlock, VaultVersions
 from policy.naming import CommandRefused, counted, shown_time
 from policy.persons.ownership import tends
 from policy.rules.rights import Right
@@ -50,6 +50,11 @@ async def vault_status(desk: Authority, talk: Conversation, _: VaultStatus) -> R
     rows.append(["register", counted(len(desk.ledger.register), "row")])
     rows += [[f"memory: {what}", how] for what, how in memory_protection().items()]
     return Rows(columns=["what", "value"], rows=rows)
+
+
+async def vault_unlock(_: Authority, __: Conversation, ___: VaultUnlock) -> Done:
+    """The command that opens a locked vault (`policy.vault.unlocking`), said to a policyd that is not."""
+    return Done(text="the vault is open: nothing was changed")
 
 
 async def vault_rekey(desk: Authority, talk: Conversation, request: VaultRekey) -> Done:

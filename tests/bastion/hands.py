@@ -106,7 +106,7 @@ class Worker:
 
     async def do(self, order: ChangeSecret | VerifyLogin) -> Worked:
         self.hands.take(self, order)  # type: ignore[arg-type]
-        await until("it is done", lambda: not self.hands.jobs, 60)
+        await until("it is done", lambda: not self.hands.jobs, order.seconds + 20)
         answers = [one for one in self.told if isinstance(one, Worked) and one.task == order.task]
         ends = [one for one in self.told if isinstance(one, SessionEnded) and one.session == order.grant.session]
         assert len(answers) == 1, "each order is answered once"

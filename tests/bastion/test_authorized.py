@@ -201,9 +201,12 @@ def test_a_link_is_not_followed(home: Path, tmp_path_factory: pytest.TempPathFac
 
 def test_a_file_of_any_length_is_not_read(home: Path) -> None:
     file = home / ".ssh/authorized_keys"
-    with file.open("wb") as huge:
-        huge.truncate(1 << 34)
-    assert run(keys(b"", C), home) == "refused"
+    for size in (MAX_FILE + 1, 1 << 34):
+        with file.open("wb") as huge:
+            huge.truncate(size)
+        deed = keys(b"", C)
+        assert run(deed, home) == "refused"
+        assert f"longer than {MAX_FILE}" in deed.ended(65).detail
     file.write_bytes(b"#" * (MAX_FILE - 10))
     assert run(keys(b"", C), home) == "refused", "nor made so long that it could not be read again"
     assert file.stat().st_size == MAX_FILE - 10
@@ -269,6 +272,19 @@ async def test_a_key_after_another(by: str, account: str, target: AccountsTarget
         assert answer.outcome == "done", answer.detail
         assert not target.opens(account, key=fresh)
         assert file.read_bytes() == before
+
+
+@asynchronous
+async def test_by_a_sudo_that_allows_no_more(target: AccountsTarget, tmp_path: Path) -> None:
+    """As the guide has it: a shell as these accounts, and nothing as any other."""
+    target.sudoers(f"ALL = ({ANN}) NOPASSWD: /bin/sh")
+    try:
+        async with worker(tmp_path, target) as one:
+            assert (await one.change("authorized-keys", ANN, by=OPS, new=C)).outcome == "done"
+            assert (await one.change("authorized-keys", ANN, by=OPS, old=blob_of(C))).outcome == "done"
+            assert (await one.change("authorized-keys", KIOSK, by=OPS, new=C)).outcome == "refused"
+    finally:
+        target.sudoers("ALL = (ALL:ALL) NOPASSWD: ALL")
 
 
 @asynchronous

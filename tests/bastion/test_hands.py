@@ -210,6 +210,22 @@ async def test_a_target_with_a_fault(
         assert one.tape.end is not None
 
 
+@asynchronous
+async def test_a_flood_is_left_at_once(target: AccountsTarget, tmp_path: Path) -> None:
+    target.fault("floods")
+    async with worker(tmp_path, target) as one:
+        answer = await one.change("passwd", ANN, old=PASSWORD, new=NEW, seconds=8.0)
+        assert answer.detail == "it said more than 65536 bytes"
+
+
+@asynchronous
+async def test_a_target_that_hangs_is_left_in_time(target: AccountsTarget, tmp_path: Path) -> None:
+    target.fault("hangs")
+    async with worker(tmp_path, target) as one:
+        answer = await one.change("passwd", ANN, old=PASSWORD, new=NEW, seconds=2.0)
+        assert answer.detail == "it was not done within 2 seconds"
+
+
 @WAYS
 @asynchronous
 async def test_a_target_that_says_the_secret_back(how: str, by: str, target: AccountsTarget, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_rules_add_up_and_the_tightest_limit_holds"),
         ("any(whys <= CURABLE for whys in missing.values())", "True", "`ls` and -J show what is out of reach",
          "test_what_is_missing_can_be_brought_along"),
-        ("case _ if facts.channel is not None and facts.known:", "case _ if facts.known:",
+        ("case _ if facts.channel is not None and facts.known and not out:", "case _ if facts.known:",
          "a refusal tells that the target exists", "test_who_is_not_entitled_learns_nothing"),
         ("found.append((causes[0].why is Why.SOURCE, glass, len(causes), causes))",
          "found.append((False, glass, len(causes), [cause for cause in causes if cause.why is not Why.SOURCE] or "
@@ -144,7 +144,8 @@ GUARDS: Final[list[Mutant]] = [
         ("if who is None or facts.person in who.persons or not facts.roles.isdisjoint(who.roles):", "if True:",
          "a rule for others", "test_each_condition_has_to_hold"),
         ("return facts.account in accounts and", "return", "another account", "test_each_condition_has_to_hold"),
-        ("return facts.channel in rule.kinds if facts.channel is not None else bool(rule.kinds)", "return True",
+        ("return facts.channel in rule.kinds if facts.channel is not None else not rule.kinds.isdisjoint(CHANNELS)",
+         "return True",
          "another kind of channel", "test_each_condition_has_to_hold"),
         ("if where.targets and not any(fnmatchcase(facts.target, pattern) for pattern in where.targets):", "if False:",
          "a target of another name", "test_label_values_and_target_patterns"),

@@ -258,7 +258,6 @@ who = { roles = ["engineer"] }
 where = { labels = { env = "test" } }
 as = ["*"]
 allow = ["shell", "exec"]
-certificate = {force-command="/usr/bin/backup", source-address=["192.0.2.0/24"], minutes=2, principals=["$account","p"]}
 
 [rule.certificate]
 force-command = "/usr/bin/backup"

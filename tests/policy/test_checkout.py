@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -15,6 +15,8 @@ from policy.checkout.lease import SECOND, Checkouts, how_long
 from policy.checkout.settings import LONGEST, CheckoutRules
 from policy.model import CHANNELS, ChannelKind, Outcome
 from policy.naming import CommandRefused
+from policy.rules.conditions import Facts, concerns
+from policy.rules.decide import Allow, Deny, decide
 from policy.rules.ruleset import BadRules, parse_rules
 from policy.store.records import Checkout
 from tests.policy.policyd import Policyd
@@ -95,6 +97,17 @@ def test_everything_holds_no_password() -> None:
     forbids = '[[rule]]\nname = "x"\neffect = "forbid"\nwho = { roles = ["x"] }\n'
     for text in (forbids, forbids + 'allow = ["*"]\n'):
         assert ChannelKind.CHECKOUT in parse_rules(text).rules[0].kinds, "and forbidding everything forbids it"
+
+
+def test_a_rule_of_passwords_is_none_of_sessions() -> None:
+    rules = parse_rules(ALLOW.replace('["*"]\n', '["*"]\n', 1).replace('allow = ["*"]', 'allow = ["checkout"]'))
+    facts = Facts(person="alice", roles=frozenset({"x"}), account="root", target="web1", labels={},
+                  now=datetime(2026, 11, 25, tzinfo=UTC), source="192.0.2.1")  # fmt: skip
+    assert not concerns(rules.rules[0], facts), "nothing is told of it, either"
+    assert isinstance(decide(rules, facts), Deny)
+    allowed = decide(rules, replace(facts, channel=ChannelKind.CHECKOUT))
+    assert isinstance(allowed, Allow)
+    assert allowed.kinds == {ChannelKind.CHECKOUT}
 
 
 # --- in a real policyd --------------------------------------------------------------------------------------------

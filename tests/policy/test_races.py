@@ -2,7 +2,7 @@
 
 import shutil
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyotp
 import pytest
@@ -22,10 +22,15 @@ from policy.peers import peer_of
 from policy.sessions import access
 from policy.sessions.live import Sessions
 from policy.setup import open_state
+from policy.store import Conflict
+from policy.store.vault_tables import version_entry
+from policy.trail.audit import Event
 from policy.trail.ledger import Ledger
 from policy.vault.masters import parse
+from policy.vault.register import Change
 from policy.vault.rekeying import Rekeying
-from policy.vault.secrets import Secrets
+from policy.vault.secret import Secret, VaultError
+from policy.vault.secrets import Secrets, new_secret
 from tests.policy.policyd import Policyd, hello, proof
 
 
@@ -204,3 +209,91 @@ async def test_a_code_that_expires_between_look_and_leap(desk, nursery):
     await authority.ledger.write(lambda t: t.proofs.use_code(person.codes[0].id, person.codes[0].created))
     checked = await codes.check_code(authority, desk.talk(), "alice", done.data["code"])
     assert not checked.ok
+
+
+# --- the vault -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.trio
+async def test_a_row_that_is_just_being_written(desk, nursery):
+    """The writer tells the register before it commits: who reads between the two must not cry out."""
+    authority = desk.authority
+    secret, version = await authority.ledger.read(
+        lambda t: (found := t.vault.named("root@web1"), t.vault.version(found.id))
+    )
+    anew = authority.vault.seal(secret.kind, secret.record, version.version, Secret(b"anew"))
+    after = version_entry(secret, replace(version, sealed=anew))
+    authority.ledger.register.apply([Change(version_entry(secret, version), after)])
+    opened = []
+
+    async def use() -> None:
+        opened.append(await authority.secrets.open(secret.id))
+
+    nursery.start_soon(use)
+    with trio.fail_after(10):
+        while not authority.ledger._send.statistics().current_buffer_used:  # noqa: ASYNC110 - it asks again
+            await trio.sleep(0.01)
+    with authority.ledger.store.write() as t:
+        t.vault.reseal(version, anew)
+    nursery.start_soon(authority.ledger.run)
+    with trio.fail_after(10):
+        while not opened:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    assert opened[0].value == Secret(b"anew")
+
+
+@pytest.mark.trio
+async def test_something_is_sealed_with_the_old_key_meanwhile(desk, nursery):
+    """What was sealed before the new key came, and is written after all else was sealed anew, keeps the old key."""
+    authority = desk.authority
+    nursery.start_soon(authority.ledger.run)
+    rows = new_secret(authority.vault, "generic", "late/one", Secret(b"late"), "test")
+    await authority.rekeying.begin(Event(event="vault-rekey"))
+    while await authority.rekeying._batch():
+        pass
+    await authority.ledger.write(lambda t: t.vault.add_secret(*rows), Event(event="secret-add"))
+    await authority.rekeying._finish()
+    assert authority.vault.generations == (1, 2)
+    assert (await authority.secrets.open(rows[0].id)).value == Secret(b"late")
+    assert await authority.rekeying._batch() == 1
+    await authority.rekeying._finish()
+    assert authority.vault.generations == (2,)
+    assert (await authority.secrets.open(rows[0].id)).value == Secret(b"late")
+
+
+@pytest.mark.trio
+async def test_something_is_sealed_with_a_key_that_is_gone(desk, nursery):
+    authority = desk.authority
+    nursery.start_soon(authority.ledger.run)
+    rows = new_secret(authority.vault, "generic", "late/one", Secret(b"late"), "test")
+    await authority.rekeying.begin(Event(event="vault-rekey"))
+    while await authority.rekeying._batch():
+        pass
+    await authority.rekeying._finish()
+    with pytest.raises(Conflict, match="key that is gone"):
+        await authority.ledger.write(lambda t: t.vault.add_secret(*rows), Event(event="secret-add"))
+
+
+class Forgetful:
+    """A master that says it has wrapped."""
+
+    kind = "file"
+
+    async def make(self) -> list[str]:
+        return []
+
+    async def wrap(self, root: Secret, bound: bytes) -> bytes:
+        return b"nothing"
+
+    async def unwrap(self, wrapped: bytes, bound: bytes) -> Secret:
+        return Secret(bytes(32))
+
+
+@pytest.mark.trio
+async def test_a_master_that_gives_nothing_back(desk, nursery):
+    authority = desk.authority
+    nursery.start_soon(authority.ledger.run)
+    before = await authority.ledger.read(lambda t: t.vault.keys())
+    with pytest.raises(VaultError, match="does not give back"):
+        await authority.rekeying.rewrap(Forgetful(), "file:x", Event(event="vault-rewrapped"))
+    assert await authority.ledger.read(lambda t: t.vault.keys()) == before

@@ -223,7 +223,7 @@ def run(policyd: Policyd, kind: str) -> None:
 
 @pytest.mark.fault
 @pytest.mark.skipif(not shutil.which("strace") or os.geteuid() != 0, reason="needs strace, and to be root")
-@pytest.mark.parametrize("part", [0.0, 0.12, 0.25, 0.37, 0.5, 0.62, 0.75, 0.87, 0.95])
+@pytest.mark.parametrize("part", [0.0, 0.2, 0.4, 0.6, 0.8, 0.95])
 def test_killed_in_the_middle_of_a_rekey(make_policyd: Make, steps: dict[str, int], part: float) -> None:
     policyd = make_policyd()
     killed(policyd, "rekey", 1 + int(part * steps["rekey"]))
@@ -242,7 +242,7 @@ def test_killed_in_the_middle_of_a_rekey(make_policyd: Make, steps: dict[str, in
 
 @pytest.mark.fault
 @pytest.mark.skipif(not shutil.which("strace") or os.geteuid() != 0, reason="needs strace, and to be root")
-@pytest.mark.parametrize("part", [0.0, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
 def test_killed_in_the_middle_of_a_change_of_master(make_policyd: Make, steps: dict[str, int], part: float) -> None:
     """One of the two keys opens it, and the start that is refused says which."""
     policyd = make_policyd()
@@ -250,8 +250,7 @@ def test_killed_in_the_middle_of_a_change_of_master(make_policyd: Make, steps: d
     said = policyd.run("db", "accept-trail")
     assert "Traceback" not in said.stderr
     if said.returncode:
-        assert "not the key this database was sealed with" in said.stderr
-        assert "`file:master.key`" in said.stderr
+        assert "it was `file:master.key` that wrapped the root keys" in said.stderr
         rename_master(policyd, "file:master.key")
     policyd.start()
     assert password(policyd) == b"password of root"

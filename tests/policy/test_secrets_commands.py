@@ -273,6 +273,26 @@ def test_nobody_lends_to_themselves_or_to_nobody(people, name):
         no(lend(alice, name, subject, "view"), 64)
 
 
+def test_nobody_lends_to_who_is_disabled(policyd, people, name):
+    policyd.person("dora")
+    policyd.done(m.PersonSet(name="dora", disabled=True))
+    add(people["alice"], name)
+    assert "no person `dora`" in no(lend(people["alice"], name, "dora", "view"), 64).cause
+
+
+def test_no_application_of_ones_own_reads_what_one_may_not_view(policyd, people, name):
+    for owner in ("alice", "bob"):
+        policyd.done(m.ApplicationAdd(name=f"of-{owner}", owner=owner, uid="0"))
+    alice, bob = people["alice"], people["bob"]
+    add(alice, name)
+    done(lend(alice, name, "application:of-alice", "use"))
+    done(lend(alice, name, "bob", "use", "share"))
+    assert "may not view" in no(lend(bob, name, "application:of-bob", "use")).cause
+    done(lend(bob, name, "application:of-alice", "use"))
+    done(lend(alice, name, "bob", "view"))
+    done(lend(bob, name, "application:of-bob", "use"))
+
+
 def test_taken_back_with_what_came_of_it(policyd, people, name):
     alice, bob, gina = people["alice"], people["bob"], people["gina"]
     add(alice, name)

@@ -60,29 +60,29 @@ def stopped(make: Make) -> Policyd:
 
 OF_ROOT = "FROM secret_version WHERE secret = '{root}'"
 ATTACKS = {
-    "a byte more": "UPDATE secret_version SET sealed = CAST(sealed || x'00' AS BLOB) WHERE secret = '{root}'",
-    "a text for bytes": "UPDATE secret_version SET sealed = 'text' WHERE secret = '{root}'",
-    "a blob cut short": "UPDATE secret_version SET sealed = substr(sealed, 1, 90) WHERE secret = '{root}'",
-    "a blob emptied": "UPDATE secret_version SET sealed = x'' WHERE secret = '{root}'",
-    "a row deleted": f"DELETE {OF_ROOT}",
-    "a state changed": "UPDATE secret_version SET state = 'retired' WHERE secret = '{root}'",
-    "a state that is none": "UPDATE secret_version SET state = x'00ff' WHERE secret = '{root}'",
-    "a version numbered anew": "UPDATE secret_version SET version = 2 WHERE secret = '{root}'",
-    "a version that is none": "UPDATE secret_version SET version = 'one' WHERE secret = '{root}'",
-    "another's blob": "UPDATE secret_version SET sealed = (SELECT sealed FROM secret_version AS other "
+    "a-byte-more": "UPDATE secret_version SET sealed = CAST(sealed || x'00' AS BLOB) WHERE secret = '{root}'",
+    "a-text-for-bytes": "UPDATE secret_version SET sealed = 'text' WHERE secret = '{root}'",
+    "a-blob-cut-short": "UPDATE secret_version SET sealed = substr(sealed, 1, 90) WHERE secret = '{root}'",
+    "a-blob-emptied": "UPDATE secret_version SET sealed = x'' WHERE secret = '{root}'",
+    "a-row-deleted": f"DELETE {OF_ROOT}",
+    "a-state-changed": "UPDATE secret_version SET state = 'retired' WHERE secret = '{root}'",
+    "a-state-that-is-none": "UPDATE secret_version SET state = x'00ff' WHERE secret = '{root}'",
+    "a-version-numbered-anew": "UPDATE secret_version SET version = 2 WHERE secret = '{root}'",
+    "a-version-that-is-none": "UPDATE secret_version SET version = 'one' WHERE secret = '{root}'",
+    "another's-blob": "UPDATE secret_version SET sealed = (SELECT sealed FROM secret_version AS other "
                       "WHERE other.secret = '{deploy}') WHERE secret = '{root}'",
-    "a secret given another name": "UPDATE secret SET name = 'x@y' WHERE id = '{root}'",
-    "a secret given another kind": "UPDATE secret SET kind = 'generic' WHERE id = '{root}'",
-    "a secret deleted under its versions": "DELETE FROM secret WHERE id = '{root}'",
+    "a-secret-given-another-name": "UPDATE secret SET name = 'x@y' WHERE id = '{root}'",
+    "a-secret-given-another-kind": "UPDATE secret SET kind = 'generic' WHERE id = '{root}'",
+    "a-secret-deleted-under-its-versions": "DELETE FROM secret WHERE id = '{root}'",
 }  # fmt: skip
 AT_REST = ATTACKS | {
-    "a row added": "INSERT INTO secret_version (secret, version, state, sealed, made) "
+    "a-row-added": "INSERT INTO secret_version (secret, version, state, sealed, made) "
                    f"SELECT secret, 2, 'retired', sealed, made {OF_ROOT}",
-    "a root key said to be the next": "UPDATE vault_key SET generation = 2",
-    "a root key added": "INSERT INTO vault_key SELECT 2, wrapped, made FROM vault_key",
-    "a root key that is none": "UPDATE vault_key SET wrapped = 7",
+    "a-root-key-said-to-be-the-next": "UPDATE vault_key SET generation = 2",
+    "a-root-key-added": "INSERT INTO vault_key SELECT 2, wrapped, made FROM vault_key",
+    "a-root-key-that-is-none": "UPDATE vault_key SET wrapped = 7",
 }  # fmt: skip
-UNNOTICED = {"a secret given another kind"}
+UNNOTICED = {"a-secret-given-another-kind"}
 """By the register: the kind is in what a secret is sealed for, so it does not open, or points elsewhere."""
 
 
@@ -103,7 +103,7 @@ async def test_what_was_altered_while_policyd_was_stopped(filled: Policyd, tmp_p
 
 def test_a_start_says_so_and_ends(make_policyd: Make) -> None:
     policyd = stopped(make_policyd)
-    alter(policyd, ATTACKS["another's blob"].format(**named(policyd)))
+    alter(policyd, ATTACKS["another's-blob"].format(**named(policyd)))
     said = refused(policyd)
     assert "vault is not as policyd left it" in said
     assert "accept-trail" in said
@@ -230,7 +230,7 @@ def test_a_phone_that_is_given_to_somebody_else(make_policyd: Make) -> None:
 def test_what_was_altered_is_not_removed_either(make_policyd: Make) -> None:
     """Whoever removes it would make the register fit again, and nobody would hear of it."""
     policyd = make_policyd()
-    alter(policyd, ATTACKS["a byte more"].format(root=ident(policyd, "root@web1")))
+    alter(policyd, ATTACKS["a-byte-more"].format(root=ident(policyd, "root@web1")))
     answer = policyd.command(m.AccountRemove(account="root", target="web1"))
     assert isinstance(answer, m.Refused)
 
@@ -243,7 +243,7 @@ def test_people_are_told(make_policyd: Make) -> None:
     policyd.restart()
     with courier_of(policyd) as courier:
         courier.reply = lambda call: m.Called(task=call.task, status=200)
-        alter(policyd, ATTACKS["a byte more"].format(root=ident(policyd, "root@web1")))
+        alter(policyd, ATTACKS["a-byte-more"].format(root=ident(policyd, "root@web1")))
         credential(policyd)
         wait_until("the call", lambda: courier.calls)
         assert b"VAULT ALTERED: root@web1" in courier.calls[0].body

@@ -5,6 +5,7 @@ import os
 import pwd
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import trio
 from bastion.runner import execution, scripts
 from bastion.runner.execution import Whom
 from policy.messages import RunScript, Worked
+from tests.support.folders import public_folder
 from tests.support.net import wait_until
 
 NOBODY = pwd.getpwnam("nobody")
@@ -21,13 +23,9 @@ OLD, NEW = "first-Password-0815", "Second-Password-4711"
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the script's user may come to; those above it belong to root, or to us."""
-    folder = tmp_path_factory.mktemp("scripts")
-    for path in (folder, *folder.parents):
-        if path.stat().st_uid == os.getuid() and path != Path("/") and path != Path("/tmp"):
-            path.chmod(0o755)
-    return folder
+def folder() -> Iterator[Path]:
+    with public_folder() as folder:
+        yield folder
 
 
 def script(folder: Path, text: str, mode: int = 0o755) -> Path:
@@ -60,10 +58,15 @@ def test_it_is_told_everything_on_standard_input_and_nothing_else(folder: Path) 
         f" sorted(os.listdir('/proc/self/fd'))], open({str(told / 'it')!r}, 'w'))\n",
     )
     os.environ["SECRET_OF_OURS"] = "x"
+    groups = os.getgroups()
+    if WHOM.uid is not None:
+        os.setgroups([4711])
     try:
         assert run(path) == Worked(task=7, outcome="done")
     finally:
         del os.environ["SECRET_OF_OURS"]
+        if WHOM.uid is not None:
+            os.setgroups(groups)
     argv, said, environment, cwd, uid, groups, handles = json.loads((told / "it").read_text())
     assert argv == ["change"]
     assert said == {

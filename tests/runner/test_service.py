@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from policy import messages as m
 from policy.conversation import Conversation, State
 from policy.outside.runners import NO_RUNNER, Runners
 from policy.peers import Peer
+from tests.support.folders import public_folder
 from tests.support.net import wait_until
 
 ORDER = m.RunScript(task=1, script="ok", action="verify", account="a", target="t", address="192.0.2.1", port=1)
@@ -65,19 +67,16 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:  # type: ignore[misc]
-    folder = tmp_path_factory.mktemp("runner")
-    for path in (folder, *folder.parents):
-        if path.stat().st_uid == os.getuid() and path not in (Path("/"), Path("/tmp")):
-            path.chmod(0o755)
-    scripts = {"ok": "exit 0", "slow": "sleep 60", "no": "echo no >&2; exit 1"}
-    for name, text in scripts.items():
-        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
-        (folder / name).chmod(0o755)
-    place = Place(folder / "bastion", {name: str(folder / name) for name in scripts})
-    yield place
-    if place.process.poll() is None:
-        place.stop()
+def place() -> Iterator[Place]:
+    with public_folder() as folder:
+        scripts = {"ok": "exit 0", "slow": "sleep 60", "no": "echo no >&2; exit 1"}
+        for name, text in scripts.items():
+            (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+            (folder / name).chmod(0o755)
+        place = Place(folder / "bastion", {name: str(folder / name) for name in scripts})
+        yield place
+        if place.process.poll() is None:
+            place.stop()
 
 
 def test_it_runs_what_is_named_to_it_and_nothing_else(place: Place) -> None:

@@ -182,8 +182,9 @@ class AccountsTarget:
         """As `chage -d 0`: the password must be changed at the next login."""
         self._shadow(account, self.shadow(account), changed="0")
 
-    def no_sudo(self) -> None:
-        (self.home / "etc/sudoers").write_text("root ALL=(ALL:ALL) ALL\n")
+    def sudoers(self, *rules: str) -> None:
+        """What OPS may from now on, like `ALL = (root) NOPASSWD: /usr/sbin/chpasswd`."""
+        (self.home / "etc/sudoers").write_text("".join(f"{OPS} {rule}\n" for rule in rules))
 
     # --- what a test looks at -----------------------------------------------------------------------
 
@@ -226,7 +227,7 @@ class AccountsTarget:
         (self.home / "etc/nologin").unlink(missing_ok=True)
         sudoers = self.home / "etc/sudoers"
         sudoers.unlink(missing_ok=True)
-        sudoers.write_text(f"root ALL=(ALL:ALL) ALL\n{OPS} ALL=(ALL:ALL) NOPASSWD: ALL\n")
+        self.sudoers("ALL = (ALL:ALL) NOPASSWD: ALL")
         sudoers.chmod(0o440)
         self._accounts()
         self._tools()

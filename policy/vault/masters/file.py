@@ -74,6 +74,9 @@ def make_master_key(path: Path) -> Secret:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         raise VaultError(f"master key `{path}` exists already") from None
+    except OSError as error:
+        why = (error.strerror or "cannot be made").lower()
+        raise VaultError(f"master key `{path}`: {why}", f"look at it: ls -ld {path.parent}") from None
     with os.fdopen(handle, "wb") as file:
         file.write(key.reveal())
         file.flush()

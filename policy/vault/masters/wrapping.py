@@ -30,7 +30,7 @@ def wrap(kind: int, key: Secret, root: Secret, bound: bytes, parameters: bytes =
         raise VaultError(f"master key: {len(parameters)} bytes of parameters, want at most {MAX_PARAMETERS}")
     head = bytes([kind]) + len(parameters).to_bytes(2, "big") + parameters
     nonce = os.urandom(_NONCE)
-    return head + nonce + _cipher(kind, key).encrypt(nonce, root.reveal(), head + bound)
+    return head + nonce + _cipher(kind, key).encrypt(nonce, root.reveal(), _authenticated(head, bound))
 
 
 def unwrap(kind: int, key: Secret, wrapped: bytes, bound: bytes) -> Secret | None:
@@ -38,7 +38,9 @@ def unwrap(kind: int, key: Secret, wrapped: bytes, bound: bytes) -> Secret | Non
     parameters = read_parameters(kind, wrapped)
     at = 3 + len(parameters)
     try:
-        root = _cipher(kind, key).decrypt(wrapped[at : at + _NONCE], wrapped[at + _NONCE :], wrapped[:at] + bound)
+        root = _cipher(kind, key).decrypt(
+            wrapped[at : at + _NONCE], wrapped[at + _NONCE :], _authenticated(wrapped[:at], bound)
+        )
     except (InvalidTag, ValueError):
         return None
     return Secret(root) if len(root) == KEY_BYTES else None
@@ -57,6 +59,10 @@ def read_parameters(kind: int, wrapped: bytes) -> bytes:
     if size > MAX_PARAMETERS or len(wrapped) < 3 + size + _NONCE + 16:
         raise VaultError("wrapped root key: it is damaged", "restore the database from a backup")
     return wrapped[3 : 3 + size]
+
+
+def _authenticated(head: bytes, bound: bytes) -> bytes:
+    return head + bound  # `head` says its own length
 
 
 def _cipher(kind: int, key: Secret) -> AESGCM:
