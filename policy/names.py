@@ -21,7 +21,7 @@ _APPLICATION: Final = re.compile(r"[a-z0-9][a-z0-9._-]*", re.ASCII)
 _ACCOUNT: Final = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.$\\+-]*", re.ASCII)
 
 _COMMON: Final = (
-    "admin administrator almalinux ansible apache azureuser backup bastion bin centos cloud-user core daemon "
+    "admin administrator almalinux ansible apache azureuser backup bastion policyd bin centos cloud-user core daemon "
     "debian deploy ec2-user elasticsearch fedora git guest jenkins mariadb mongodb mysql nginx nobody opc "
     "oracle pi postgres redis rocky root service sshd sys test toor ubuntu user vagrant www-data "
 )
