@@ -114,10 +114,9 @@ def mint_user_certificate(
         extensions.append("permit-agent-forwarding")
     if ChannelKind.X11 in kinds:
         extensions.append("permit-X11-forwarding")
+    # In the order of their names, as PROTOCOL.certkeys wants.
     critical = [("force-command", force_command)] if force_command else []
-    critical += (
-        [("source-address", source)] if source else []
-    )  # in the order of their names, as PROTOCOL.certkeys wants
+    critical += [("source-address", source)] if source else []
     return _mint(
         ca,
         key,
