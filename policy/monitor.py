@@ -219,7 +219,6 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.Report: Entry(handler=access.report),
         },
         State.COURIER: {m.Called: Entry(handler=authenticate.called)},
-        State.OPERATOR: COMMANDS,
         State.RUNNER: {m.Worked: Entry(handler=authenticate.ran)},
         State.OPERATOR: COMMANDS,
         State.AUDITOR_NEW: {m.Viewing: Entry(handler=views.viewing, decides=True)},

@@ -9,6 +9,8 @@ from enum import Enum
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+import msgspec
+
 from policy.messages import EndLease, Lease, Leased, ReadSecret, Recognised, Refused, RenewLease, Reply
 
 MAX_TARGET: Final = 1024
@@ -42,9 +44,10 @@ class Answer:
     """`close`: nothing more is read from this connection."""
 
     status: int
-    body: bytes
+    body: bytes | bytearray
     headers: tuple[tuple[str, str], ...] = ()
     close: bool = False
+    spent: tuple[object, ...] = field(default=(), repr=False)  # what holds the secret, to be overwritten once sent
 
 
 class Wrong(Exception):
@@ -83,7 +86,7 @@ def answer(reply: Reply | None) -> Answer:
     """What an application is told of policyd's reply; None: it gave none."""
     match reply:
         case Leased():
-            return _json(200, _leased(reply))
+            return _leased(reply)
         case Lease():
             return _json(200, {
                 "lease": reply.lease, "name": reply.name, "version": reply.version, "expires_in": reply.seconds,
@@ -105,14 +108,23 @@ def problem(
     return _json(status, {key: text for key, text in told.items() if text or key == "error"}, headers, close=close)
 
 
-def _leased(reply: Leased) -> dict[str, object]:
+def _leased(reply: Leased) -> Answer:
     told: dict[str, object] = {"name": reply.name, "kind": reply.kind}
+    data, name = reply.value, "value"
     try:
-        told["value"] = reply.value.decode()
+        value = data.decode()
     except UnicodeDecodeError:
-        told["value_base64"] = b64encode(reply.value).decode()
-    return told | {"version": reply.version, "lease": reply.lease, "expires_in": reply.seconds,
-                   "renewable_for": reply.longest}  # fmt: skip
+        data, name = b64encode(data), "value_base64"
+        value = data.decode()
+    told[name] = value
+    told |= {"version": reply.version, "lease": reply.lease, "expires_in": reply.seconds,
+             "renewable_for": reply.longest}  # fmt: skip
+    body = bytearray(2 * len(value) + 300)  # large enough not to be moved while it grows, nor when it is cut
+    _encoder.encode_into(told, body)
+    return Answer(status=200, body=body, spent=(reply.value, data, value, body))
+
+
+_encoder: Final = msgspec.json.Encoder()
 
 
 def _refused(reply: Refused) -> Answer:

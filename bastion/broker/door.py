@@ -6,7 +6,7 @@ Nothing of what passes is logged or kept: a request holds a token, an answer a s
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import h11
 import structlog
@@ -16,6 +16,7 @@ from bastion.broker import api
 from bastion.broker.api import Answer, Asked, Self, Wrong
 from bastion.broker.link import Link
 from bastion.errors import PeerError
+from bastion.ssh.wipe import wipe
 from policy.messages import Applicant, Refused, Reply
 
 MAX_HEAD: Final = 8 * 1024
@@ -136,9 +137,16 @@ class Visit:
             self._http.next_event()  # the end of a request without a body; one with a body was refused, and ends here
         events: list[h11.Event] = [h11.Response(status_code=answer.status, headers=headers), h11.EndOfMessage()]
         if not bare:
-            events.insert(1, h11.Data(data=answer.body))
-        with trio.fail_after(WRITE_SECONDS):
-            await self.stream.send_all(b"".join(self._http.send(event) or b"" for event in events))
+            events.insert(1, h11.Data(data=cast("bytes", answer.body)))
+        data = b"".join(self._http.send(event) or b"" for event in events)
+        try:
+            with trio.fail_after(WRITE_SECONDS):
+                await self.stream.send_all(data)
+        finally:
+            if answer.spent:
+                wipe(data, *answer.spent)
+                if isinstance(answer.body, bytearray):
+                    answer.body[:] = bytes(len(answer.body))
 
     async def _misunderstood(self) -> None:
         """What is no HTTP is told so, once, and nothing more is read."""

@@ -1,5 +1,6 @@
 """The broker's end of policyd's socket: one conversation for each connection of an application."""
 
+import os
 import socket
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,10 @@ from policy.messages import MAX_MESSAGE, Applicant, Recognised, Refused, Reply, 
 BROKER_SOCKET: Final = "policyd-broker.sock"
 PATIENCE: Final = 10.0
 """Seconds for policyd's answer; it takes milliseconds, and a disk that stands still is not waited for."""
+
+
+_buffer: Final = bytearray(MAX_MESSAGE + 1)
+"""Filled, read and cleared without a step of another task between."""
 
 
 class Link:
@@ -47,15 +52,25 @@ class Link:
         try:
             with trio.fail_after(PATIENCE):
                 await self._socket.send(encode(self._number, body))
-                data = await self._socket.recv(MAX_MESSAGE + 1)
-            if data and len(data) <= MAX_MESSAGE:
-                number, reply = decode_reply(data)
-                if number == self._number:
-                    return reply
+                await trio.lowlevel.wait_readable(self._socket)
+            number, reply = self._read()
+            if number == self._number:
+                return reply
         except (OSError, trio.ClosedResourceError, trio.TooSlowError, msgspec.MsgspecError):
             pass
         self.close()  # what comes late must not answer the next question
         raise PeerError("policyd closed the connection")
+
+    def _read(self) -> tuple[int, Reply]:
+        """One message, by a buffer that all share: what `recv` allocates and cuts would stay behind where it was."""
+        assert self._socket is not None
+        size = os.readv(self._socket.fileno(), [_buffer])
+        try:
+            if not 0 < size <= MAX_MESSAGE:
+                raise OSError
+            return decode_reply(memoryview(_buffer)[:size])
+        finally:
+            _buffer[:size] = bytes(size)
 
     def close(self) -> None:
         self.known = None

@@ -13,7 +13,7 @@ def unit_of(cgroup: str) -> str:
     their own manager, /user.slice/.../user@1000.service/app.slice/shop.service: that is user@1000.service.
     """
     path = _path(cgroup)
-    if path.startswith("/..") or path.endswith(" (deleted)"):  # outside of what we see; or it is over
+    if path.endswith(" (deleted)"):
         return ""
     for name in path.strip("/").split("/"):
         if not name.endswith(".slice"):

@@ -10,7 +10,7 @@ nobody on the local socket.
 import hashlib
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from policy.messages import Applicant
@@ -52,6 +52,13 @@ class Registry:
     def remove(self, name: str) -> None:
         self._applications.pop(name, None)
         self._tokens = {digest: one for digest, one in self._tokens.items() if one.application != name}
+
+    def pass_on(self, owner: str, heir: str, now: int) -> None:
+        """As `ApplicationTables.pass_on`."""
+        for one in [one for one in self._applications.values() if one.owner == owner]:
+            self.put(replace(one, owner=heir))
+        for token in [one for one in self._tokens.values() if one.made_by == owner and one.revoked is None]:
+            self._tokens[token.digest] = replace(token, revoked=now)
 
     def tokens(self, name: str, now: int) -> list[BrokerToken]:
         """Those in force, oldest first."""

@@ -35,7 +35,7 @@ NOBODY: Final = "the bastion knows no application like you"
 NOBODY_HINT: Final = "whoever runs the bastion sees why: bastion audit show REF"
 NO_SECRET: Final = "no access to this secret"
 """The same words for one that does not exist, one that is not shared, and one that is never given."""
-NO_SECRET_HINT: Final = "its owner may share it: bastion vault share NAME application:APPLICATION --rights use"
+NO_SECRET_HINT: Final = "its owner may share it: ssh BASTION vault share NAME application:APPLICATION --rights use"
 NO_LEASE: Final = "no such lease, or it is over"
 
 

@@ -114,9 +114,8 @@ def mint_user_certificate(
         extensions.append("permit-agent-forwarding")
     if ChannelKind.X11 in kinds:
         extensions.append("permit-X11-forwarding")
-    # In the order of their names, as PROTOCOL.certkeys wants.
     critical = [("force-command", force_command)] if force_command else []
-    critical += [("source-address", source)] if source else []
+    critical += [("source-address", source)] if source else []  # by name: PROTOCOL.certkeys wants them in order
     return _mint(
         ca,
         key,

@@ -82,7 +82,7 @@ def decode_request(data: bytes) -> tuple[int, Request]:
         raise msgspec.DecodeError(str(exc)) from None
 
 
-def decode_reply(data: bytes) -> tuple[int, Reply]:
+def decode_reply(data: bytes | memoryview) -> tuple[int, Reply]:
     """Id and body of a reply or push; msgspec.MsgspecError if it is none."""
     try:
         return _replies.decode(data)

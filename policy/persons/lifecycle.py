@@ -44,6 +44,7 @@ async def person_offboard(desk: Authority, talk: Conversation, request: PersonOf
                 if heir is None:  # another one than were there before: added while we looked
                     raise CommandRefused(_nobodys(person.name, [record.name]), _name_an_heir(person.name))
                 t.vault.set_secret(record.id, owner=heir.name, note=record.note, now=now)
+            t.applications.pass_on(person.name, heir.name if heir else "", now)
             for share in t.shares.with_subject("person", person.name):
                 t.shares.end(share.id, talk.who, now)
             for scope in inherited:
@@ -60,6 +61,7 @@ async def person_offboard(desk: Authority, talk: Conversation, request: PersonOf
             "keys before": " ".join(key.fingerprint for key in person.keys),
             "owned before": " ".join(person.owns),
             "secrets before": " ".join(kept),
+            "applications before": " ".join(one.name for one in desk.applications.all() if one.owner == person.name),
             "heir": heir.name if heir else "",
         }
         events = [talk.event("person-offboard", person.name, detail, why=why)]
@@ -82,6 +84,7 @@ async def person_offboard(desk: Authority, talk: Conversation, request: PersonOf
             closed(desk, one.id)
         for event in events:
             desk.alarm(event)
+    desk.applications.pass_on(person.name, heir.name if heir else "", now)
     desk.proofs.forget(person.name)
     for kind in (PERSON, CODE):
         desk.lockouts.clear(kind, person.name)

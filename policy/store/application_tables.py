@@ -50,6 +50,17 @@ class ApplicationTables:
         self._db.execute(update(s.share).where(*theirs).values(ended=now))
         self._db.execute(delete(s.application).where(s.application.c.name == name))
 
+    def pass_on(self, owner: str, heir: str, now: int) -> int:
+        """Applications of somebody who leaves are another's, or nobody's; tokens that they made end. How many it were.
+
+        Attack: a token made on the last day, used from home.
+        """
+        mine, made = s.application.c.owner == owner, s.application_token.c
+        self._db.execute(
+            update(s.application_token).where(made.made_by == owner, made.revoked.is_(None)).values(revoked=now)
+        )
+        return self._db.execute(update(s.application).where(mine).values(owner=heir)).rowcount
+
     # --- tokens -------------------------------------------------------------------------------------
 
     def tokens(self, now: int) -> list[BrokerToken]:

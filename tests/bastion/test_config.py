@@ -259,3 +259,18 @@ def test_a_master_key_that_cannot_be_is_said_beforehand(home: Path, where: str, 
 )  # fmt: skip
 def test_each_source_of_a_master_key_is_fine(home: Path, where: str) -> None:
     assert problems(home, f'[policy]\nmaster_key = "{where}"\n') == []
+
+
+def test_scripts_of_the_runner(home: Path) -> None:
+    script = home / "script"
+    script.write_text("#!/bin/sh\n")
+    good = f'[runner]\nscripts = {{ oracle = "{script}" }}\n'
+    assert problems(home, good) == []
+    for wrong, words in (
+        ('{ oracle = "relative" }', "runner.scripts.oracle: path is not absolute"),
+        ('{ oracle = "/nowhere/at/all" }', "is not there or is no file"),
+        ('{ "../x" = "/bin/true" }', "no name of a script"),
+        ('["/bin/true"]', "wrong value"),
+    ):
+        (problem,) = problems(home, f"[runner]\nscripts = {wrong}\n")
+        assert words in problem

@@ -212,6 +212,27 @@ def test_owners_and_administrators(place: Place) -> None:
         assert isinstance(ada.ask(m.ApplicationRemove(name="alices")), m.Done)
 
 
+def test_applications_of_who_leaves(place: Place) -> None:
+    """They go to the heir, or to nobody; the tokens that the one who left has made end."""
+    place.policyd.person("lea", "engineer")
+    place.policyd.person("ivo", "engineer")
+    place.application("leas", "deploy@web1", addresses=[LOOPBACK], owner="lea")
+    with place.policyd.login("lea") as lea:
+        token = lea.ask(m.ApplicationToken(name="leas")).data["token"]
+    kept = place.token("leas")
+    place.policyd.done(m.PersonOffboard(name="lea", heir="ivo"))
+    for _ in range(2):  # and after a start, too
+        with place.remote() as talk:
+            assert talk.get("/v1/secrets/deploy@web1", f"Authorization: Bearer {kept}").status == 200
+            assert talk.get("/v1/secrets/deploy@web1", f"Authorization: Bearer {token}").status in (401, 429)
+        shown = {row[0]: row[1] for row in place.policyd.done(m.ApplicationShow(name="leas")).rows}
+        assert shown["owner"] == "ivo"
+        place.policyd.restart()
+    place.policyd.done(m.PersonOffboard(name="ivo"))
+    shown = {row[0]: row[1] for row in place.policyd.done(m.ApplicationShow(name="leas")).rows}
+    assert "owner" not in shown
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
 def test_curl(place: Place) -> None:
     place.application("curls", "deploy@web1", certificate=place.fingerprint("shop"))

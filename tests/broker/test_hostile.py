@@ -1,5 +1,6 @@
 """Whoever is at the door: floods, slow ones, what is no HTTP, and authorities that are away."""
 
+import base64
 import os
 import signal
 import socket
@@ -287,6 +288,43 @@ def test_no_secret_in_logs_or_in_the_trail(place: Place) -> None:
     process = Path(f"/proc/{place.process.pid}")
     environment = b"".join((process / name).read_bytes() for name in ("environ", "cmdline"))
     assert token.encode() not in environment
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to look into another process")
+def test_a_broker_at_rest_holds_no_secret(place: Place) -> None:
+    """What passed through its memory is overwritten, over TLS as well; what is left of ten reads is looked for."""
+    seeded = "s3eded-" + "for-the-broker-" * 4
+    place.policyd.done(m.SecretAdd(name="memory/word", value=seeded.encode(), owner="alice"))
+    place.policyd.done(m.SecretAdd(name="memory/bytes", value=seeded.encode() + b"\xff", owner="alice"))
+    place.application("remembers", "memory/")
+    place.application("remembers-tls", "memory/", addresses=[LOOPBACK])
+    token = place.token("remembers-tls")
+    with place.local() as here, place.remote() as there:
+        for _ in range(10):
+            for name in ("word", "bytes"):
+                assert here.get(f"/v1/secrets/memory/{name}", "Bastion-Application: remembers").status == 200
+                assert there.get(f"/v1/secrets/memory/{name}", f"Authorization: Bearer {token}").status == 200
+        assert place.process is not None
+        assert memory_of(place.process.pid, b"for-the-broker-" * 3) == 0
+        assert memory_of(place.process.pid, base64.b64encode(seeded.encode())[8:40]) == 0
+        assert memory_of(place.process.pid, b"memory/word") > 0  # the names are found, so the looking works
+
+
+def memory_of(pid: int, needle: bytes) -> int:
+    """How often something stands in the writable memory of a process."""
+    found = 0
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span, rights, *_ = line.split()
+            start, end = (int(edge, 16) for edge in span.split("-"))
+            if not rights.startswith("rw"):
+                continue
+            try:
+                memory.seek(start)
+                found += memory.read(end - start).count(needle)
+            except OSError:  # the kernel's own pages
+                continue
+    return found
 
 
 def test_the_broker_cannot_be_dumped(place: Place) -> None:

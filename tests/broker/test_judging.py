@@ -178,6 +178,7 @@ def test_an_address_counts_for_its_host() -> None:
         ("0::/evil.service/system.slice/shop.service\n", "evil.service"),
         ("0::/../shop.service\n", ""),
         ("0::/system.slice/shop.service (deleted)\n", ""),
+        ("0::/system.slice/shop.service/payload (deleted)\n", ""),
         ("0::/docker/abc/system.slice/shop.service\n", ""),
         ("0::/\n", ""),
         ("4:memory:/system.slice/shop.service\n", ""),
@@ -258,4 +259,4 @@ def test_what_a_refusal_is_in_http(refused: Refused | None, status: int) -> None
 
 def test_a_secret_that_is_no_text() -> None:
     reply = Leased(name="n", kind="generic", value=b"\xff", version=1, lease="l", seconds=1, longest=2)
-    assert b'"value_base64": "/w=="' in api.answer(reply).body
+    assert b'"value_base64":"/w=="' in api.answer(reply).body

@@ -129,7 +129,7 @@ GUARDS: Final[list[Mutant]] = [
         ("if forced and (kind is not ChannelKind.EXEC or request.detail != forced):",
          "if forced and request.detail not in ('', forced):", "a shell where a command is forced",
          "test_a_user_certificate"),
-        ("if isinstance(decision, Deny) or not _goes_on(live, decision):", "if isinstance(decision, Deny):",
+        ("return live.opened <= now.kinds and live.", "return live.",
          "an open shell where shells are forbidden now", "test_what_is_no_longer_allowed_ends"),
         ("if isinstance(decision, Deny) or not _goes_on(live, decision):", "if False:",
          "a session goes on without its rule", "test_what_is_no_longer_allowed_ends"),
@@ -168,7 +168,7 @@ GUARDS: Final[list[Mutant]] = [
          "blob=account.public)", "a key signs a git commit or a certificate", "test_a_key_signs_nothing_else"),
         ("if target is None or not may:", "if target is None:", "the host CA vouches for what is out of reach",
          "test_a_host_certificate_is_for_targets_within_reach"),
-        ("terms.principals_of(live.account, live.person)", "terms.principals_of('root', live.person)",
+        ("principals=principals,\n        key_id", "principals=('root',),\n        key_id",
          "a certificate for another account", "test_a_certificate_for_one_handshake"),
     ),
     *guards(

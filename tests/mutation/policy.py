@@ -256,7 +256,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_ssh_keygen_reads_what_we_mint"),
         ("if _FORWARDS & set(kinds):", "if True:", "a minted certificate permits forwards",
          "test_a_minted_certificate_permits_what_was_granted"),
-        ('critical += [("source-address", source)] if source else []', "",
+        ('critical += [("source-address", source)] if source else []', "critical += []",
          "a minted certificate from anywhere", "test_ssh_keygen_reads_what_we_mint"),
         ("SSHCertificateType.USER if kind == USER else SSHCertificateType.HOST", "SSHCertificateType.USER",
          "a host certificate logs in as a user", "test_a_minted_host_certificate_is_none_for_a_user"),
