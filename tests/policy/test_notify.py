@@ -257,6 +257,7 @@ def test_what_waits_when_policyd_stops_is_told_by_the_next_and_once(policyd: Pol
         courier.reply = lambda _: None  # nothing is ever answered
         mismatch(policyd)
         wait_until("both calls", lambda: len(courier.calls) == 2)
+        wait_until("the mark", lambda: marked(policyd) >= newest(policyd) - 1)
     policyd.kill()
     policyd.start()
     with courier_of(policyd) as courier:
