@@ -50,6 +50,7 @@ def surroundings(settings: Settings) -> Iterator[Trouble]:
     yield from _numbers(settings)
     yield from _policy(settings)
     yield from _radius(settings)
+    yield from _sources(settings)
     yield from _auditors(settings)
     yield from _courier(settings)
     yield from _broker(settings)
@@ -186,6 +187,16 @@ def _radius(settings: Settings) -> Iterator[Trouble]:
             yield trouble
     elif (radius.secret or radius.servers) and (scheme != "credential" or not name):
         yield Trouble("policy.radius.secret", "unknown source", f"`{scheme[:20]}`", "`file:PATH` or `credential:NAME`")
+
+
+def _sources(settings: Settings) -> Iterator[Trouble]:
+    """A target refuses a certificate whose list of addresses it cannot read: nobody would get in anywhere."""
+    for word in settings.policy.certificate_sources:
+        try:
+            ipaddress.ip_network(word)
+        except ValueError:
+            want = "addresses or networks, like `192.0.2.7` or `10.0.0.0/24`"
+            yield Trouble("policy.certificate_sources", "no network", f"`{word[:60]}`", want)
 
 
 def _auditors(settings: Settings) -> Iterator[Trouble]:

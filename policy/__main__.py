@@ -184,7 +184,9 @@ def _passphrase(config: "Configuration", arguments: argparse.Namespace, *, new: 
 
     if config.policy.master_key != "passphrase:":
         return None
-    if arguments.passphrase_stdin or not sys.stdin.isatty():
+    if not arguments.passphrase_stdin and not sys.stdin.isatty():
+        return None  # what is piped in may be keys, and a key that is public must not become the passphrase
+    if arguments.passphrase_stdin:
         return Secret(sys.stdin.buffer.readline(MAX_PASSPHRASE + 2).rstrip(b"\r\n"))
     typed = getpass.getpass("passphrase of the vault: ")
     if new and getpass.getpass("once more: ") != typed:

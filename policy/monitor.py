@@ -69,9 +69,7 @@ class Entry:
     once: bool = False  # a second time in a conversation is a violation
     decides: bool = False  # it says yes or no to a person: if it fails, the answer is no
     command: bool = False  # by role; may take long, so others are read meanwhile
-    beside: bool = (
-        False  # may wait for others (a ticket system, a RADIUS server), while the requests after it are answered
-    )
+    beside: bool = False  # may wait for others (a ticket system, RADIUS), while the requests after it are answered
     right: Right | None = None  # which a person needs; None: everybody, or the handler looks closer
 
 

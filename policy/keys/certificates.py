@@ -115,9 +115,7 @@ def mint_user_certificate(
     if ChannelKind.X11 in kinds:
         extensions.append("permit-X11-forwarding")
     critical = [("force-command", force_command)] if force_command else []
-    critical += (
-        [("source-address", source)] if source else []
-    )  # in the order of their names, as PROTOCOL.certkeys wants
+    critical += [("source-address", source)] if source else []  # by name: PROTOCOL.certkeys wants them in order
     return _mint(
         ca,
         key,

@@ -140,13 +140,16 @@ def _every(table: Table) -> float | None:
 def _password(table: Table) -> PasswordPolicy:
     table.known("length", "classes", "symbols", "avoid")
     usual = PasswordPolicy()
+    avoid = usual.avoid
+    if "avoid" in table.entry:
+        avoid = table.text("avoid") if table.entry["avoid"] != "" else ""
     classes = tuple(dict.fromkeys(table.words("classes", str))) if "classes" in table.entry else usual.classes
     classes = tuple(word for word in classes if table.choice("classes", word, list(CLASSES)) is not None)
     policy = PasswordPolicy(
         length=_number(table, "length", usual.length, MIN_LENGTH, MAX_LENGTH),
         classes=classes,
         symbols=table.text("symbols") or usual.symbols,
-        avoid=table.text("avoid") if "avoid" in table.entry else usual.avoid,
+        avoid=avoid,
     )
     if not policy.symbols.isascii() or any(one in " :" or one.isalnum() for one in policy.symbols):
         table.problem("symbols", "want ASCII characters that are neither letters, digits, blanks nor colons")

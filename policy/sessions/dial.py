@@ -122,7 +122,7 @@ async def host_certificate(desk: Authority, talk: Conversation, request: HostCer
         return await desk.refuse_access(talk, f"host certificate for `{request.target[:128]}`", why)
     try:
         key = sshkeys.parse_public_key(request.public)
-        signing, serial = desk.authorities.signing(Use.HOST), randomrandom_serial()
+        signing, serial = desk.authorities.signing(Use.HOST), random_serial()
         blob, seconds = certificates.mint_host_certificate(
             signing.key, key, target=target.name, serial=serial, now=time.time(),
             hours=desk.settings.host_certificate_hours,
@@ -138,7 +138,7 @@ async def host_certificate(desk: Authority, talk: Conversation, request: HostCer
 
 def _certificate(desk: Authority, live: Live, session_key: bytes) -> tuple[bytes, dict[str, str]]:
     """As the rules that allowed the session want it, and what the trail has to know of it."""
-    terms, signing, serial = live.certificate, desk.authorities.signing(Use.USER), randomrandom_serial()
+    terms, signing, serial = live.certificate, desk.authorities.signing(Use.USER), random_serial()
     minutes = terms.minutes or desk.settings.certificate_minutes
     principals = terms.principals_of(live.account, live.person)
     sources = [str(one) for one in terms.sources] or desk.settings.certificate_sources
@@ -189,6 +189,6 @@ def _event(live: Live, event: str, why: str, detail: dict[str, str]) -> Event:
     )  # fmt: skip
 
 
-def randomrandom_serial() -> int:
+def random_serial() -> int:
     """Unique without a counter: a restored database must not give one out twice."""
     return int.from_bytes(os.urandom(8)) >> 1

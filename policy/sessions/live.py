@@ -273,7 +273,7 @@ class Sessions:
         known = request.event in KNOWN_REPORTS
         if live is not None and request.event == "target-unreachable":
             live.redials = 1
-        if live is not None and request.event in UNREACHED and not live.opened:
+        if live is not None and request.event in UNREACHED:
             live.unreached = request.event
         await self._ledger.note(
             Event(

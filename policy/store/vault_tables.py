@@ -6,7 +6,7 @@ The only writer of sealed rows: what it does to one is told in `changes`, for th
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from policy.store import schema as s
@@ -22,6 +22,14 @@ CURRENT: Final = "current"
 PENDING: Final = "pending"
 PREVIOUS: Final = "previous"
 RETIRED: Final = "retired"
+
+
+# What every login waits for: made once, since building a statement takes as long as asking it.
+_OPENING: Final = select(s.secret, s.secret_version).join(s.secret_version, s.secret_version.c.secret == s.secret.c.id)
+_MINE: Final = _OPENING.where(s.secret.c.id == bindparam("ident"))
+# Of two that say so one is somebody else's: the register tells, and not an exception.
+_IN_FORCE: Final = _MINE.where(s.secret_version.c.state == CURRENT).order_by(s.secret_version.c.version.desc()).limit(1)
+_NUMBERED: Final = _MINE.where(s.secret_version.c.version == bindparam("number"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +78,18 @@ class VaultTables:
                 self.changes.append(Change(key_entry(key), None))
 
     # --- secrets ------------------------------------------------------------------------------------
+
+    def opening(self, ident: str, number: int = 0) -> tuple[SecretRecord | None, SecretVersion | None]:
+        """A secret and that version of it, or the one in force; each None if it is not there."""
+        parameters: dict[str, object] = {"ident": ident} | ({"number": number} if number else {})
+        row = self._db.execute(_NUMBERED if number else _IN_FORCE, parameters).first()
+        if row is None:
+            return self.secret(ident), None
+        record = SecretRecord(
+            id=str(row.id), kind=str(row.kind), name=str(row.name), owner=str(row.owner), note=str(row.note),
+            created=_number(row.created), changed=_number(row.changed),
+        )  # fmt: skip
+        return record, _version(row)
 
     def secret(self, ident: str) -> SecretRecord | None:
         found = self._secrets(select(s.secret).where(s.secret.c.id == ident))
@@ -120,7 +140,9 @@ class VaultTables:
         """That one, or the one in force."""
         mine = [s.secret_version.c.secret == ident]
         mine.append(s.secret_version.c.version == number if number else s.secret_version.c.state == CURRENT)
-        row = self._db.execute(select(s.secret_version).where(*mine)).one_or_none()
+        row = self._db.execute(
+            select(s.secret_version).where(*mine).order_by(s.secret_version.c.version.desc())
+        ).first()
         return _version(row) if row is not None else None
 
     def add_version(self, version: SecretVersion) -> None:

@@ -73,7 +73,7 @@ class Secrets:
         For a moment it does not: the writer tells the register what it is about to commit. Whoever then asks in the
         writer's own turn sees what both have in common.
         """
-        record, version = t.vault.secret(ident), t.vault.version(ident, number)
+        record, version = t.vault.opening(ident, number)
         register = self._ledger.register
         if record is None or version is None:  # a number that was never used is nobody's fault
             return _Found(record, version, bool(number) or not register.holds("secret", ident))

@@ -25,6 +25,8 @@ from policy.vault.masters import parse
 from policy.vault.masters.passphrase import PassphraseMaster
 from policy.vault.secret import Secret
 
+SHOWN: Final = 20
+"""Accounts whose change goes on and has trouble; all of them: bastion vault rotations."""
 RESTORED: Final = frozenset({"password", "key", "generic"})
 """Kinds of which an earlier version may come into force again."""
 
@@ -47,6 +49,10 @@ async def vault_status(desk: Authority, talk: Conversation, _: VaultStatus) -> R
     rows += [[f"sealed with generation {one}", str(number)] for one, number in sorted(counts.by_generation.items())]
     if counts.oldest:
         rows.append(["oldest in force", f"{counts.oldest_name}, since {shown_time(counts.oldest)}"])
+    changing = await desk.ledger.read(lambda t: t.rotations.open())
+    rows.append(["changed on targets now", str(len(changing))])
+    rows += [["not changed", f"{one.account}@{one.target}: {one.problem}"] for one in changing[:SHOWN] if one.problem]
+    rows.append(["checked out", str(len(await desk.ledger.read(lambda t: t.checkouts.out())))])
     rows.append(["register", counted(len(desk.ledger.register), "row")])
     rows += [[f"memory: {what}", how] for what, how in memory_protection().items()]
     return Rows(columns=["what", "value"], rows=rows)

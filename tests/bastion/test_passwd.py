@@ -165,3 +165,12 @@ def test_a_detail_is_harmless_and_short() -> None:
     assert detail.endswith("\\x1b]52;c;aGk=\\x07evil \N{REPLACEMENT CHARACTER} [secret]; last")
     assert len(detail) <= 300
     assert Hearing(()).detail("nothing") == "nothing"
+
+
+def test_the_end_of_a_secret_is_no_detail() -> None:
+    """The attack: so much behind it that the secret is cut, and nothing of it that would be shown."""
+    for size in range(4080, 4100):
+        hearing = Hearing((NEW,))
+        hearing.add(b"x the-new-one")
+        hearing.add(b"\n" * size)
+        assert "new-one" not in hearing.detail("nothing")

@@ -91,14 +91,17 @@ class World:
 
     def rotate(self, place: str) -> dict[str, str]:
         """One rotation, from the word to its end; its row."""
-        asked = self.rows(self.site.ask(Rotate(places=[place], reason="test")))
-        ident = asked[0]["rotation"]
+        return self.ended(self.begin(place))
 
+    def begin(self, place: str) -> str:
+        return self.rows(self.site.ask(Rotate(places=[place], reason="test")))[0]["rotation"]
+
+    def ended(self, ident: str) -> dict[str, str]:
         def row() -> dict[str, str]:
             return self.rows(self.site.ask(RotationList(ids=[ident], all=True)))[0]
 
-        wait_until(f"rotation of {place}: {row()}", lambda: row()["state"] in ("committed", "rolled-back", "both-kept"),
-                   60)  # fmt: skip
+        over = ("committed", "rolled-back", "both-kept")
+        wait_until(f"the end of {row()}", lambda: row()["state"] in over, 60)
         return row()
 
     @staticmethod
@@ -141,6 +144,23 @@ def test_a_target_that_lies_changes_nothing_here(world: World) -> None:
     assert row["state"] == "rolled-back", row
     assert world.target.shadow(ANN) == before
     assert world.site.ssh("direct", "id", "-un", options=("-l", f"{ANN}@box")).stdout == b"ann\n"
+
+
+def test_an_operator_ends_the_session_of_one(world: World) -> None:
+    before = world.target.shadow(ANN)
+    world.target.fault("hangs")
+    try:
+        ident = world.begin(f"{ANN}@box")
+        wait_until("its session", lambda: [one for one in world.site.sessions() if one["person"] == "bastion"])
+        (session,) = [one["session"] for one in world.site.sessions() if one["person"] == "bastion"]
+        world.site.bastion("sessions", "kill", session, "--reason", "not now")
+        row = world.ended(ident)
+    finally:
+        world.target.fault()
+    assert row["state"] == "rolled-back", row
+    assert world.target.shadow(ANN) == before
+    ended = [event for event in world.site.audit() if event["session"] == session and "not now" in event["why"]]
+    assert ended, "the trail says who ended it, and why"
 
 
 @pytest.mark.parametrize("account", ["svc-self", "svc-reset"])

@@ -24,6 +24,7 @@ from policy.configuration import read_configuration
 from policy.keys import sshkeys
 from policy.vault.masters import parse
 from policy.vault.masters.file import read_master_key
+from tests.support.accounts_target import ANN, PASSWORD, AccountsTarget, missing
 from tests.support.canary import canary, found_in_files, found_in_processes
 from tests.support.net import wait_until
 from tests.support.site import EVERYTHING, Site
@@ -46,7 +47,7 @@ allow = {[*EVERYTHING, "checkout"]!r}
 
 [[rotation]]
 name     = "passwords"
-where    = {{ targets = ["bypass"] }}
+where    = {{ targets = ["real"] }}
 as       = ["*"]
 after    = ["checkout"]
 password = {{ length = 20, classes = ["lower", "digit"] }}
@@ -82,10 +83,16 @@ def test_every_secret_is_nowhere_but_in_the_vault(site: Site, tmp_path: Path) ->
         site.ask(m.AccountAdd(account=target.account, target="bypass", password=target.password))
         _use_sessions(site, target, seeded)
         _use_secrets(site, seeded, said)
-        _use_checkout(site, target.account)
+    if not missing():
+        accounts = AccountsTarget(tmp_path / "real").start()
+        try:
+            _use_rotation(site, accounts)
+        finally:
+            accounts.stop()
     _use_persons(site, seeded)
     _use_broker(site, seeded, said)
     _use_the_vault(site)
+    _use_backup(site, said)
     _fail(site, seeded)
     for name in ("vault status", "vault ls", "vault shares", "vault checkouts", "audit list", "audit export"):
         words = name.split()
@@ -160,10 +167,25 @@ def _use_secrets(site: Site, seeded: Seeded, said: Path) -> None:
     assert shown.stdout.strip() == value.encode(), "who may see it does"
 
 
-def _use_checkout(site: Site, account: str) -> None:
-    taken = site.ssh("bastion", "vault", "checkout", f"{account}@bypass", "--reason", "by hand")
-    assert taken.returncode == 0, taken.stderr
-    site.ssh("bastion", "vault", "checkin", f"{account}@bypass")
+def _use_rotation(site: Site, target: AccountsTarget) -> None:
+    """On a machine with real accounts: lent and changed, changed on demand."""
+    pins = [target.host_key.read_text().strip()]
+    site.ask(m.TargetAdd(name="real", address=target.address, labels={"env": "test"}, host_keys=pins))
+    site.ask(m.AccountAdd(account=ANN, target="real", password=PASSWORD))
+    taken = site.ssh("bastion", "vault", "checkout", f"{ANN}@real", "--reason", "by hand")
+    assert PASSWORD.encode() in taken.stdout, taken.stderr
+    site.ssh("bastion", "vault", "checkin", f"{ANN}@real")
+    wait_until("the change after it", lambda: len(_versions(site)) > 1 and "pending" not in _versions(site), 60)
+    changed = site.bastion("account", "rotate", f"{ANN}@real", "--reason", "every feature")
+    assert changed.returncode == 0, changed.stderr
+    assert len(_versions(site)) == 3, "and each of them is looked for"
+    assert site.ssh("direct", "true", options=("-l", f"{ANN}@real")).returncode == 0
+
+
+def _versions(site: Site) -> list[str]:
+    answer = site.ask(m.VaultVersions(name=f"{ANN}@real"))
+    assert isinstance(answer, m.Rows)
+    return [row[1] for row in answer.rows]
 
 
 def _use_persons(site: Site, seeded: Seeded) -> None:
@@ -203,6 +225,15 @@ def _use_the_vault(site: Site) -> None:
     site.bastion("vault", "rekey", "--master", "--reason", "and back")
     site.ask(m.Reload())
     assert site.ssh("direct", "true").returncode == 0
+
+
+def _use_backup(site: Site, said: Path) -> None:
+    pyrage = pytest.importorskip("pyrage")
+    recipient = str(pyrage.x25519.Identity.generate().to_public())
+    done = site.bastion(
+        "backup", "--to", str(said / "backup.age"), "--recipient", recipient, "--reason", "every feature"
+    )
+    (said / "backup.txt").write_text(done.stdout + done.stderr)
 
 
 def _fail(site: Site, seeded: Seeded) -> None:

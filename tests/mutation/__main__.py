@@ -16,7 +16,7 @@ from tests.mutation.runner import End, Result
 
 LISTS: Final = (
     "policy", "access", "grants", "factors", "persons", "directory", "views", "words", "bastion", "gateway", "outside",
-    "hands", "recorder", "replay", "vault", "masters", "sharing", "broker",
+    "hands", "recorder", "replay", "rotation", "vault", "masters", "sharing", "broker", "authorities",
 )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_who_has_none_though_one_is_demanded_may_enrol_and_nothing_else"),
         ("if not own:  # whoever reads them", "if False:  # whoever reads them", "recovery codes of somebody else",
          "test_factors_of_others"),
-        ("if await use_totp(desk, one, request.code.replace(\" \", \"\")) is None:", "if False:",
+        ("if await use_totp(desk, person.name, one, request.code.replace(\" \", \"\")) is None:", "if False:",
          "enrolled without a phone", "test_what_one_enrols_counts_after_its_first_code"),
     ),
     *guards(

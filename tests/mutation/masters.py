@@ -47,6 +47,12 @@ GUARDS: Final[list[Mutant]] = [
         ("async with self._turn:", "if True:", "many tries at once", "test_hanging_up_does_not_spare_the_wait"),
     ),
     *guards(
+        "policy/__main__.py", "tests/policy/test_unlocking.py",
+        ("    if not arguments.passphrase_stdin and not sys.stdin.isatty():\n        return None",
+         "    if not sys.stdin.isatty():\n        return Secret(sys.stdin.buffer.readline().strip())",
+         "a public key as passphrase", "test_a_public_key_that_is_piped_in_does_not_become_the_passphrase"),
+    ),
+    *guards(
         "policy/backup/manifest.py", "tests/policy/test_backup.py",
         ('if not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")):', "if not _NAME.fullmatch(name):",
          "a stranger's backup writes outside of its folder", "test_a_name_that_leads_elsewhere"),

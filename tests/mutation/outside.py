@@ -167,7 +167,7 @@ GUARDS: Final[list[Mutant]] = [
     ),
     *guards(
         "policy/notices/notifying.py", "tests/policy/test_notify.py",
-        ("if not health.failing:", "if True:", "a trail full of failures",
+        ("if problem and not known:", "if problem:", "a trail full of failures",
          "test_what_does_not_arrive_is_tried_again_and_then_audited_once"),
         ("if health.sent >= EACH_MINUTE or", "if", "a flood of notices", "test_a_flood_is_cut_and_said_so"),
     ),

@@ -301,6 +301,28 @@ def test_leave_for_a_password_is_none_for_sessions(lending):
         no(bob.ask(m.TokenAdd(account="root", target="l2", kinds=["checkout"])), 64)
 
 
+def test_a_use_of_leave_is_counted_for_good(make_lending):
+    policyd = make_lending()
+    policyd.target("l1", "root", env="leave")
+    policyd.person("lena", "lead")
+    policyd.done(m.GrantAdd(person="alice", account="root", target="l1", kinds=["checkout"], uses=1, reason="x"))
+    with policyd.login("alice") as alice:
+        revealed(take(alice, "root@l1"))
+        done(bring(alice, "root@l1"))
+    policyd.restart()
+    with policyd.login("alice") as alice:
+        no(take(alice, "root@l1"), 75)
+
+
+def test_a_gateway_opens_no_password(make_lending):
+    policyd = make_lending(ALLOW.replace('"x"', '"engineer"').replace('allow = ["*"]', 'allow = ["*", "checkout"]'))
+    with policyd.login("alice") as alice:
+        grant = alice.ask(m.Authorize(account="root", target="web1"))
+        assert set(grant.kinds) == set(CHANNELS)
+        refused = no(alice.ask(m.OpenChannel(session=grant.session, kind="checkout")))
+        assert "does not exist" in refused.cause
+
+
 def test_no_longer_than_the_rule(lending, place):
     with lending.login("alice") as alice:
         assert "at most 2h" in no(take(alice, place, seconds=7201), 64).cause

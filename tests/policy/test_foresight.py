@@ -209,6 +209,24 @@ def test_pages_are_whole(policyd):
     assert {name for name, _ in found if name.startswith("p")} == {f"p{number:03}" for number in range(450)}
 
 
+def test_a_list_is_one_view_however_many_pages(policyd):
+    operator = policyd.operator()
+
+    def views() -> int:
+        return sum(" can come to" in event["what"] for event in policyd.audit("view"))
+
+    before = views()
+    everything(operator, m.WhoCan, target="web1")
+    assert views() == before + 1
+    everything(operator, m.WhatCan, person="bob")
+    assert views() == before + 2
+    everything(operator, m.WhoCan, target="web1")
+    assert views() == before + 3, "to look again is to look"
+    with policyd.operator() as sly:
+        sly.ask(m.WhoCan(target="web1", after="a "))  # attack: later pages alone
+    assert views() == before + 4
+
+
 @pytest.mark.parametrize(
     "question",
     [m.WhoCan(target="nowhere"), m.WhoCan(target="web1", account="nobody"), m.WhatCan(person="nobody"),

@@ -65,6 +65,27 @@ REQUESTS: dict[str, m.Request] = {
     "CheckoutTake": m.CheckoutTake(account="root", target="nowhere"),
     "CheckoutReturn": m.CheckoutReturn(checkout="x"),
     "CheckoutList": m.CheckoutList(),
+    "Applicant": m.Applicant(uid=1),
+    "ReadSecret": m.ReadSecret(name="no/where"),
+    "RenewLease": m.RenewLease(lease="x"),
+    "EndLease": m.EndLease(lease="x"),
+    "ApplicationAdd": m.ApplicationAdd(name="X"),
+    "ApplicationSet": m.ApplicationSet(name="nobody"),
+    "ApplicationList": m.ApplicationList(),
+    "ApplicationShow": m.ApplicationShow(name="nobody"),
+    "ApplicationRemove": m.ApplicationRemove(name="nobody"),
+    "ApplicationToken": m.ApplicationToken(name="nobody"),
+    "ApplicationRevoke": m.ApplicationRevoke(name="nobody"),
+    "LeaseList": m.LeaseList(),
+    "VaultUnlock": m.VaultUnlock(passphrase=b"x"),
+    "VaultStatus": m.VaultStatus(),
+    "VaultRekey": m.VaultRekey(reason=""),
+    "VaultVersions": m.VaultVersions(name="no/where"),
+    "VaultRestore": m.VaultRestore(name="no/where", version=1, reason="x"),
+    "BackupBegin": m.BackupBegin(to="x", recipients=[]),
+    "RotationPlan": m.RotationPlan(),
+    "Rotate": m.Rotate(places=["root@nowhere"]),
+    "RotationList": m.RotationList(),
     "TargetRemove": m.TargetRemove(name="nowhere"),
     "TargetList": m.TargetList(),
     "TargetShow": m.TargetShow(name="nowhere"),
@@ -142,6 +163,12 @@ def peer_in(policyd: Policyd, state: State) -> Peer:
             return policyd.runner()
         case State.RUNNER:
             return policyd.runner(m.Runner(pid=1))
+        case State.APPLICANT | State.APPLICATION:
+            peer = Peer(policyd.home / "run" / "policyd-broker.sock")
+            if state is State.APPLICATION:
+                policyd.command(m.ApplicationAdd(name="billing", owner="alice", uid=4711))  # the first time
+                assert isinstance(peer.ask(m.Applicant(uid=4711)), m.Recognised)
+            return peer
         case State.AUDITOR_NEW:
             return policyd.auditor()
         case State.AUDITOR:
@@ -345,6 +372,8 @@ def test_a_person_who_lost_the_role_has_lost_the_command(policyd):
 
 OWNERS = {
     "TargetList", "TargetShow", "TargetHostkey", "AccountAdd", "AccountRemove", "AccountList", "AccountShow",
+    "RotationPlan", "Rotate", "RotationList", "ApplicationSet", "ApplicationShow", "ApplicationRemove",
+    "ApplicationToken", "ApplicationRevoke", "VaultStatus",
 }  # fmt: skip
 """What owners may as well as administrators; alice owns nothing."""
 
@@ -364,6 +393,7 @@ def test_what_an_engineer_may_not_command(policyd, name):
         "SecretList",
         "SecretShares",
         "CheckoutList",
+        "ApplicationList",
     }:
         assert isinstance(answer, m.Rows)
     else:

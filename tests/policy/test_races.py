@@ -19,6 +19,7 @@ from policy.login import authenticate, codes, factors, invitations
 from policy.login.lockouts import CODE, Lockouts
 from policy.model import Outcome
 from policy.peers import peer_of
+from policy.rules.ruleset import parse_rules
 from policy.sessions import access
 from policy.sessions.live import Sessions
 from policy.setup import open_state
@@ -109,6 +110,32 @@ async def person(desk: Desk) -> Conversation:
                                    desk.authority.ledger._head, desk.authority.ledger.register)  # fmt: skip
     desk.authority.sessions = Sessions(desk.authority.ledger)
     return talk
+
+
+FORCED = """
+[[rule]]
+name = "forced"
+who = { roles = ["engineer"] }
+where = { labels = { env = "test" } }
+as = ["*"]
+allow = ["exec"]
+certificate = { force-command = "x" }
+"""
+
+
+@pytest.mark.trio
+async def test_a_channel_between_new_rules_and_the_end_of_what_they_end(desk):
+    """Attack: a command that runs free, in a session of before the rule that forces another one."""
+    talk = await person(desk)
+    async with trio.open_nursery() as writing:
+        writing.start_soon(desk.authority.ledger.run)
+        grant = await access.authorize(desk.authority, talk, m.Authorize(account="root", target="web1"))
+        opening = m.OpenChannel(session=grant.session, kind="exec", detail="id")
+        assert await access.open_channel(desk.authority, talk, opening) == m.Allowed()
+        desk.authority.rules = parse_rules(FORCED)
+        assert isinstance(await access.open_channel(desk.authority, talk, opening), m.Refused)
+        assert await access.recheck(desk.authority) == 1
+        writing.cancel_scope.cancel()
 
 
 @pytest.mark.trio

@@ -33,6 +33,7 @@ class Targets:
     says: str = "done"
     logins: str = ""  # what is said instead of the truth
     hold: threading.Event | None = None  # nothing is answered before it is set
+    dies: tuple[str, Policyd] | None = None  # policyd is killed at this moment
     at_once: Counter[str] = field(default_factory=Counter)
     most: int = 0
 
@@ -65,11 +66,20 @@ class Worker:
             self.peer.pushes += [body] if ident == 0 else []
         return self.peer.pushes.pop(0)
 
+    def _at(self, order: m.ChangeSecret | m.VerifyLogin, moment: str) -> None:
+        if self.targets.dies is not None and self.targets.dies[0] == f"{type(order).__name__} {moment}":
+            process = self.targets.dies[1].process
+            assert process is not None
+            process.kill()
+            process.wait(20)
+
     def _work(self, order: m.ChangeSecret | m.VerifyLogin) -> None:
+        self._at(order, "comes")
         grant = order.grant
         place = f"{grant.account}@{grant.target}"
         self.peer.ask(m.SessionStarted(session=grant.session, recording="r.brec"))
         shown = self._login(grant)
+        self._at(order, "has the credential")
         opens = shown in self.targets.opens[place]
         if isinstance(order, m.VerifyLogin):
             said = self.targets.logins or ("done" if opens else "refused")
@@ -77,6 +87,7 @@ class Worker:
             said = "refused"
         else:
             said = self._change(order)
+        self._at(order, "is done")
         if self.targets.hold is not None and isinstance(order, m.ChangeSecret):
             self.targets.hold.wait(20)
         self._say(m.SessionEnded(session=grant.session, reason="closed"))
@@ -285,6 +296,26 @@ def test_killed_while_the_target_is_told(policyd, targets, does) -> None:
     peer, grant = policyd.session("alice")
     assert peer.ask(m.Credential(session=grant.session, session_key=b"")).password == opens
     assert (opens == b"password of root") is not does or versions(policyd)["current"] == 1
+    again.close()
+
+
+@pytest.mark.parametrize("moment", ["comes", "has the credential", "is done"])
+@pytest.mark.parametrize("order", ["ChangeSecret", "VerifyLogin"])
+def test_killed_between_any_two_steps(policyd, targets, order, moment) -> None:
+    """Whatever is on disk then: the next policyd finds what opens, and so do the people."""
+    targets.dies = f"{order} {moment}", policyd
+    worker = Worker(policyd, targets)
+    policyd.done(m.Rotate(places=["root@web1"]))
+    wait_until("its death", lambda: policyd.process is not None and policyd.process.poll() is not None)
+    assert versions(policyd) == {"current": 1, "pending": 1}, "the new one was on disk before anybody heard of it"
+    worker.close()
+    policyd.process = None
+    policyd.start()
+    again = Worker(policyd, Targets(opens=targets.opens))
+    wait_until("what opens", lambda: not versions(policyd)["pending"])
+    (opens,) = targets.opens["root@web1"]
+    peer, grant = policyd.session("alice")
+    assert peer.ask(m.Credential(session=grant.session, session_key=b"")).password == opens
     again.close()
 
 

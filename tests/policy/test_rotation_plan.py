@@ -70,16 +70,17 @@ def run(world: World, script: list[object], *, die_at: int) -> int:
         one, effect = world.begin()
     else:
         one, effect = plan.resume(world.journal)
-    lines = iter(script)
+    deeds = iter([line for line in script if isinstance(line, tuple)])
+    logins = iter([line for line in script if not isinstance(line, tuple)])
     while effect is not Effect.STOP:
         if dies():
             return die_at
         event: plan.Event
         if effect is Effect.TRY:
             truth = Outcome.DONE if one.trying in world.opens else Outcome.REFUSED
-            event = Tried(next(lines, None) or truth)  # type: ignore[arg-type]
+            event = Tried(next(logins, None) or truth)  # type: ignore[arg-type]
         else:
-            does, said = next(lines, (True, Outcome.DONE))  # type: ignore[misc]
+            does, said = next(deeds, (True, Outcome.DONE))  # type: ignore[misc]
             if does and effect is Effect.CHANGE:
                 world.opens = world.opens | {NEW} if world.additive else {NEW}
             if does and effect is Effect.REMOVE:
@@ -99,7 +100,12 @@ def scripts(additive: bool) -> list[list[object]]:
     first = [[deed, *logins] for deed in DEEDS for logins in itertools.product(LOGINS, repeat=2)]
     if not additive:
         return first
-    return [[deed, login, removal, last] for deed in DEEDS for login in LOGINS for removal in DEEDS for last in LOGINS]
+    return [
+        [deed, removal, *logins]
+        for deed in DEEDS
+        for removal in DEEDS
+        for logins in itertools.product(LOGINS, repeat=3)
+    ]
 
 
 @pytest.mark.parametrize("additive", [False, True])

@@ -154,7 +154,8 @@ def test_rights_are_separate(people, name):
     no(lend(bob, name, "gina", "view"))
     no(bob.ask(m.SecretSet(name=name, value=b"x")))
     no(bob.ask(m.SecretRemove(name=name)))
-    no(bob.ask(m.SecretChown(name=name, owner="bob")))
+    no(bob.ask(m.SecretChown(name=name, owner="bob", reason="x")))
+    no(bob.ask(m.SecretChown(name=name, owner="gina", reason="x")))
 
 
 def test_a_role_has_it_while_one_has_the_role(policyd, people, name):
@@ -282,7 +283,7 @@ def test_nobody_lends_to_who_is_disabled(policyd, people, name):
 
 def test_no_application_of_ones_own_reads_what_one_may_not_view(policyd, people, name):
     for owner in ("alice", "bob"):
-        policyd.done(m.ApplicationAdd(name=f"of-{owner}", owner=owner, uid="0"))
+        policyd.done(m.ApplicationAdd(name=f"of-{owner}", owner=owner, uid=4711))
     alice, bob = people["alice"], people["bob"]
     add(alice, name)
     done(lend(alice, name, "application:of-alice", "use"))
@@ -373,11 +374,12 @@ def test_who_leaves_hands_secrets_on_and_has_none(make_policyd):
     policyd = make_policyd()
     with policyd.login("alice") as alice, policyd.login("bob") as bob:
         add(alice, "left/one")
+        add(alice, "left/three")
         add(bob, "left/two")
         done(lend(bob, "left/two", "alice", "view"))
         done(lend(alice, "left/one", "gina", "view"))
     refused = policyd.command(m.PersonOffboard(name="alice"))
-    assert "`left/one`" in refused.cause
+    assert "`left/one`, `left/three`" in refused.cause
     assert "--heir" in refused.hint
     policyd.done(m.PersonOffboard(name="alice", heir="bob"))
     with policyd.login("bob") as bob, policyd.login("gina") as gina:

@@ -112,6 +112,15 @@ def test_rules_that_contradict_each_other(some: Terms, others: Terms) -> None:
         combined([("one", some), ("two", others)])
 
 
+def test_what_a_session_began_on_holds_or_not() -> None:
+    forced = terms(force_command="x")
+    assert forced.holds(forced)
+    assert forced.holds(PLAIN), "what it is held to may be more than is wanted by now"
+    assert not PLAIN.holds(forced)
+    assert not forced.holds(terms(force_command="y"))
+    assert PLAIN.holds(terms(minutes=1, sources=["192.0.2.0/24"])), "these are over with the handshake"
+
+
 def test_a_decision_carries_them() -> None:
     asked = ALICE
     one, two = rule('force-command = "x"', "one"), rule("minutes = 4", "two")

@@ -20,6 +20,7 @@ from bastion.courier.reach import Reach
 from policy import messages as m
 from policy import setup
 from policy.configuration import read_configuration
+from policy.keys import sshkeys
 from policy.model import Outcome
 from tests.policy.policyd import Gone, Peer, Policyd, hello, proof
 from tests.support.net import wait_until
@@ -48,13 +49,25 @@ def run(daemon: Policyd, passphrase: str, *words: str) -> "subprocess.CompletedP
 
 @pytest.fixture
 def locked(behind_passphrase: Policyd) -> Policyd:
-    """The same, just started."""
-    behind_passphrase.stop()
-    return behind_passphrase.start()
+    """The same, locked, as if it had just been started."""
+    if not is_untouched(behind_passphrase):
+        behind_passphrase.restart()
+    return behind_passphrase
+
+
+def is_untouched(daemon: Policyd) -> bool:
+    if daemon.process is None or daemon.process.poll() is not None:
+        return False
+    told = daemon.command(m.VaultStatus())
+    return isinstance(told, m.Rows) and ["wrong passphrases", "0"] in told.rows
 
 
 def unlock(daemon: Policyd, passphrase: str = PASSPHRASE) -> m.Reply:
-    return daemon.command(m.VaultUnlock(passphrase=passphrase.encode()))  # type: ignore[no-any-return]
+    with daemon.operator() as operator:
+        operator.sock.settimeout(
+            90
+        )  # its turn comes after those of others, each with its wait and a second of argon2id
+        return operator.ask(m.VaultUnlock(passphrase=passphrase.encode()))  # type: ignore[no-any-return]
 
 
 def test_a_locked_policyd_answers_nothing_but_the_passphrase(locked: Policyd):
@@ -203,6 +216,20 @@ def test_a_short_passphrase_makes_no_vault(tmp_path: Path):
     done = run(daemon, "too short", "init")
     assert done.returncode == 78
     assert "shorter than 12 characters" in done.stderr
+    assert not daemon.database.exists()
+
+
+def test_a_public_key_that_is_piped_in_does_not_become_the_passphrase(tmp_path: Path):
+    """Attack: whoever knows the administrator's public key unlocks the vault."""
+    daemon = Policyd(tmp_path, settings='master_key = "passphrase:"')
+    daemon.write()
+    command = [sys.executable, "-m", "policy", "init", "--config", str(daemon.config), "--admin", "ada"]
+    line = sshkeys.generate_private_key().public.line("ada") + "\n"
+    done = subprocess.run(
+        [*command, "--admin-key", "-"], input=line, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 78
+    assert "--passphrase-stdin" in done.stderr
     assert not daemon.database.exists()
 
 

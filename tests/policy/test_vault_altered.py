@@ -73,6 +73,8 @@ ATTACKS = {
                       "WHERE other.secret = '{deploy}') WHERE secret = '{root}'",
     "a-secret-given-another-name": "UPDATE secret SET name = 'x@y' WHERE id = '{root}'",
     "a-secret-given-another-kind": "UPDATE secret SET kind = 'generic' WHERE id = '{root}'",
+    "a-second-row-in-force": "INSERT INTO secret_version (secret, version, state, sealed, made) "
+                             f"SELECT secret, 2, 'current', sealed, made {OF_ROOT}",
     "a-secret-deleted-under-its-versions": "DELETE FROM secret WHERE id = '{root}'",
 }  # fmt: skip
 AT_REST = ATTACKS | {

@@ -102,11 +102,12 @@ class Hearing:
     """The end of what a command said, for a detail that is safe to show."""
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
-        self._secrets = secrets
+        self._scrub = Scrubber(secrets)
         self._said = b""
 
     def add(self, data: bytes) -> None:
-        self._said = (self._said + data)[-_KEPT:]
+        # Before it is cut: the end of a secret that was cut in two is no secret that `hide` knows.
+        self._said = (self._said + self._scrub.feed(data))[-_KEPT:]
 
     def drop_line(self) -> None:
         """The line that is being written was a prompt, and says nothing about how it went."""
@@ -114,7 +115,7 @@ class Hearing:
 
     def detail(self, otherwise: str) -> str:
         """Its last lines, or `otherwise` if it said nothing."""
-        text = hide(self._said, self._secrets).decode("utf-8", "replace")
+        text = (self._said + self._scrub.rest()).decode("utf-8", "replace")
         lines = [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
         return neutral("; ".join(lines[-_LINES:]))[-MAX_DETAIL:] or otherwise
 

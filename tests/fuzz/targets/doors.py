@@ -1,5 +1,6 @@
 """Parsers of the gateway: what people and targets send."""
 
+import base64
 from unicodedata import category
 
 import msgspec
@@ -9,6 +10,9 @@ from bastion.errors import MisuseError
 from bastion.login import parse
 from bastion.prompts import Line, Outcome
 from bastion.sftp import SftpTap
+from bastion.ssh.hands.authorized import edited
+from bastion.ssh.hands.deeds import Type
+from bastion.ssh.hands.passwd import Passwd
 from bastion.startups import source_of
 from bastion.streams import ScpTap, StreamTap
 from bastion.text import neutral
@@ -201,3 +205,32 @@ def typed(raw: bytes) -> None:
                 recorded += length
                 hidden += length if kind == Kind.SEALED_INPUT else 0
             assert recorded == len(piece)
+
+
+_HELD = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f old\n"
+_BLOB = b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(range(32))
+
+
+@target("authorized-keys-file", samples=(_HELD, b'from="a b",no-pty ' + _HELD, b"#" + _HELD + b"\xff\0", b'"' * 300))
+def authorized_keys_file(raw: bytes) -> None:
+    """Whatever a target has there: a line comes and goes, every other byte stays."""
+    new = b"ssh-ed25519 " + base64.b64encode(_BLOB[:-1] + b"x")
+    longer = edited(raw, old=b"", new=new, keep=False)
+    assert longer.startswith(raw)
+    shorter = edited(raw, old=_BLOB, new=b"", keep=False)
+    assert len(shorter) <= len(raw)
+    assert edited(shorter, old=_BLOB, new=b"", keep=False) == shorter
+
+
+@target(
+    "passwd-talk", samples=(b"Current password: ", b"New password: Retype new password: ", b"BAD PASSWORD: x\nNew:")
+)
+def passwd_talk(raw: bytes) -> None:
+    """Whatever a target says, in pieces: each secret is said once at most, and never shown."""
+    deed = Passwd(b"the-old-one", b"the-new-one")
+    said = [effect.data for at in range(0, len(raw), 7) for effect in deed.heard(raw[at : at + 7], error=False)
+            if isinstance(effect, Type) and effect.secret]  # fmt: skip
+    assert len(said) <= 3
+    assert said.count(b"the-old-one") <= 1
+    result = deed.ended(0)
+    assert not isinstance(result, Passwd)
