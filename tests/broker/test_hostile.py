@@ -283,9 +283,12 @@ def test_a_socket_that_systemd_passes(place: Place, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as passed:
         passed.bind(str(tmp_path / "passed.sock"))
         passed.listen()
-        variables = "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=broker"
-        line = f'export {variables}; exec "$0" -m bastion.broker --config "$1" 3<&{passed.fileno()}'
-        words = ["sh", "-c", line, sys.executable, str(place.policyd.config)]
+        code = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3);"
+            "os.environ |= {'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': '1', 'LISTEN_FDNAMES': 'broker'};"
+            "os.execv(sys.executable, [sys.executable, '-m', 'bastion.broker', '--config', sys.argv[2]])"
+        )
+        words = [sys.executable, "-c", code, str(passed.fileno()), str(place.policyd.config)]
         process = subprocess.Popen(words, pass_fds=[passed.fileno()], stderr=subprocess.DEVNULL)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
