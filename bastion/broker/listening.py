@@ -17,13 +17,13 @@ PASSED: Final = ("broker", "broker-https")
 
 
 def listeners(settings: Settings) -> list[socket.socket]:
-    """Sockets that systemd passed, or those of the settings. BastionError if one cannot be had."""
-    if passed := _passed():
-        return passed
-    broker, found = settings.broker, []
-    if broker.socket:
+    """Those that systemd passed take the place of their sort in the settings. BastionError if one cannot be had."""
+    broker, found = settings.broker, _passed()
+    sorts = {sock.family for sock in found}
+    if broker.socket and socket.AF_UNIX not in sorts:
         found.append(_local(settings.run / broker.socket, int(broker.mode, 8)))
-    found += [_tcp(text) for text in broker.listen]
+    if not sorts & {socket.AF_INET, socket.AF_INET6}:
+        found += [_tcp(text) for text in broker.listen]
     if not found:
         raise BastionError("the broker has nowhere to listen", 'set `socket = "broker.sock"` in [broker]')
     return found

@@ -4,6 +4,8 @@ import base64
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -273,6 +275,54 @@ def test_the_broker_killed_leaves_nothing_behind(place: Place) -> None:
     assert place.socket.exists()
     place.start()
     assert alive(place)
+
+
+def test_a_socket_that_systemd_passes(place: Place, tmp_path: Path) -> None:
+    """It takes the place of `socket`; HTTPS stays as the settings say."""
+    place.stop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as passed:
+        passed.bind(str(tmp_path / "passed.sock"))
+        passed.listen()
+        code = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3);"
+            "os.environ |= {'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': '1', 'LISTEN_FDNAMES': 'broker'};"
+            "os.execv(sys.executable, [sys.executable, '-m', 'bastion.broker', '--config', sys.argv[2]])"
+        )
+        words = [sys.executable, "-c", code, str(passed.fileno()), str(place.policyd.config)]
+        process = subprocess.Popen(words, pass_fds=[passed.fileno()], stderr=subprocess.DEVNULL)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+                sock.connect(str(tmp_path / "passed.sock"))
+                assert Talk(sock).get(SECRET, "Bastion-Application: shop").status == 200
+            with place.remote() as talk:
+                assert talk.get("/nothing").status == 404
+        finally:
+            process.terminate()
+            process.wait(20)
+            place.start()
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ('listen = ["127.0.0.1:1"]', "broker.listen: HTTPS needs a certificate"),
+        ('mode = "rw"', "broker.mode: no mode of a socket"),
+        ('mode = "0777"', "broker.mode: no mode of a socket"),
+        ('listen = ["here"]', "broker.listen: not an address with a port"),
+        ('certificate = "none.crt"', "broker.certificate: `"),
+        ('key = "open.key"', "broker.key: others may read"),
+        ('sockett = "x"', "broker.sockett: unknown key (did you mean `socket`)"),
+        (f'socket = "{"x" * 200}"', "broker.socket: path too long for a socket"),
+    ],
+)
+def test_what_is_wrong_with_its_table_is_said(place: Place, tmp_path: Path, lines: str, problem: str) -> None:
+    (tmp_path / "open.key").write_text("x")
+    (tmp_path / "bastion.toml").write_text(f"[broker]\n{lines}\n")
+    words = [sys.executable, "-m", "bastion", "check-config", str(tmp_path / "bastion.toml")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 78
+    assert problem in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_no_secret_in_logs_or_in_the_trail(place: Place) -> None:
