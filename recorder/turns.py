@@ -22,7 +22,7 @@ WAITERS: Final = 2
 """Tasks of trio that wait for descriptors when nothing is under way: its own alarm, and the listener's. Any other is a
 connection whose first message, last word or room to reply is waited for."""
 
-LONGEST: Final = 1.0
+LONGEST: Final = 5.0
 """Seconds of one wait, whatever the next deadline is."""
 
 

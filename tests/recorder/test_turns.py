@@ -12,8 +12,8 @@ import trio
 
 from recorder.turns import Turns
 
-LATE = 5.0  # seconds until the only deadline: what comes before it was not waited for
-SOON = 0.6  # less than the longest wait of the turns; what is waited for comes after 0.1
+LATE = 8.0  # seconds until the only deadline: what comes before it was not waited for
+SOON = 2.5  # less than the longest wait of the turns; what is waited for comes after 0.1
 
 
 class Desk:
