@@ -2,7 +2,8 @@
 
 One table per process; an unknown table or key is an error, because a misspelt limit is a limit that is not there.
 Paths: `[bastion] state` and `run` count from the folder of bastion.toml, and so do `[policy] rules`,
-`trusted_user_cas` and `revoked_keys` and `[recorder] auditors`; everything else that names a file counts from `state`.
+`trusted_user_cas` and `revoked_keys`, `[recorder] auditors` and the files of `[broker]`; everything else that names a
+file counts from `state`.
 """
 
 import difflib
@@ -16,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from bastion.errors import BastionError
-from bastion.settings import CourierSettings, SshSettings
+from bastion.settings import BrokerSettings, CourierSettings, RunnerSettings, SshSettings
 from bastion.toml_lines import KeyPath, key_lines, line_of
 from policy.model import PolicySettings
 from recorder.model import RecorderSettings
@@ -43,6 +44,8 @@ class Settings:
     policy: PolicySettings
     recorder: RecorderSettings
     courier: CourierSettings = field(default_factory=CourierSettings)
+    runner: RunnerSettings = field(default_factory=RunnerSettings)
+    broker: BrokerSettings = field(default_factory=BrokerSettings)
 
     @property
     def state(self) -> Path:
@@ -99,6 +102,8 @@ TABLES: Final[dict[str, type[msgspec.Struct]]] = {
     "policy": PolicySettings,
     "recorder": RecorderSettings,
     "courier": CourierSettings,
+    "runner": RunnerSettings,
+    "broker": BrokerSettings,
 }
 _SECRET_KEYS: Final = {"database"}  # its URL may carry a password: the value never appears in a message
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_private_key
 
+from bastion import master_checks
 from bastion.config import Settings
 
 MAX_SOCKET_PATH: Final = 107
@@ -49,8 +50,11 @@ def surroundings(settings: Settings) -> Iterator[Trouble]:
     yield from _numbers(settings)
     yield from _policy(settings)
     yield from _radius(settings)
+    yield from _sources(settings)
     yield from _auditors(settings)
     yield from _courier(settings)
+    yield from _broker(settings)
+    yield from _runner(settings)
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -131,6 +135,7 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "ssh.stall": (5, 300),
     "ssh.channels": (1, 1000),
     "ssh.keepalive": (1, 3600),
+    "policy.secret_versions": (0, 1000),
     "policy.certificate_minutes": (1, 24 * 60),
     "policy.host_certificate_hours": (1, 24 * 30),
     "policy.lock_after": (1, 100),
@@ -165,13 +170,8 @@ def _policy(settings: Settings) -> Iterator[Trouble]:
         yield Trouble("policy.rules", f"`{settings.rules}` is not TOML: {_first_words(error)}")
     if not re.match(r"(sqlite|postgresql)(\+[a-z0-9]+)?://", settings.policy.database):
         yield Trouble("policy.database", "unknown kind of database", want="sqlite:///FILE or postgresql+psycopg://...")
-    scheme, _, name = settings.policy.master_key.partition(":")
-    if scheme == "file" and name:
-        if (trouble := _private_file("policy.master_key", settings.state / name)) is not None:
-            yield trouble
-    elif scheme != "credential" or not name:
-        yield Trouble("policy.master_key", "unknown source", f"`{scheme}:`", "`file:PATH` or `credential:NAME`")
-    # `credential:` exists only inside the unit that was given it, so nothing can be said about it here
+    for text, got, want in master_checks.problems(settings.policy.master_key, settings.state, _private):
+        yield Trouble("policy.master_key", text, got, want)
 
 
 def _radius(settings: Settings) -> Iterator[Trouble]:
@@ -187,6 +187,16 @@ def _radius(settings: Settings) -> Iterator[Trouble]:
             yield trouble
     elif (radius.secret or radius.servers) and (scheme != "credential" or not name):
         yield Trouble("policy.radius.secret", "unknown source", f"`{scheme[:20]}`", "`file:PATH` or `credential:NAME`")
+
+
+def _sources(settings: Settings) -> Iterator[Trouble]:
+    """A target refuses a certificate whose list of addresses it cannot read: nobody would get in anywhere."""
+    for word in settings.policy.certificate_sources:
+        try:
+            ipaddress.ip_network(word)
+        except ValueError:
+            want = "addresses or networks, like `192.0.2.7` or `10.0.0.0/24`"
+            yield Trouble("policy.certificate_sources", "no network", f"`{word[:60]}`", want)
 
 
 def _auditors(settings: Settings) -> Iterator[Trouble]:
@@ -214,6 +224,44 @@ def _courier(settings: Settings) -> Iterator[Trouble]:
             yield Trouble("courier.reach", "no network", f"`{word[:60]}`", "one like `169.254.1.0/24`")
 
 
+def _broker(settings: Settings) -> Iterator[Trouble]:
+    broker, place = settings.broker, settings.path.parent
+    length = len(os.fsencode(settings.run / broker.socket))
+    if broker.socket and length > MAX_SOCKET_PATH:
+        yield Trouble("broker.socket", "path too long for a socket", f"{length} bytes", f"at most {MAX_SOCKET_PATH}")
+    if not re.fullmatch(r"0?[0-7]{3}", broker.mode) or int(broker.mode, 8) & 0o111:
+        yield Trouble("broker.mode", "no mode of a socket", f"`{broker.mode[:20]}`", "`0666`, or `0660` for a group")
+    for text in broker.listen:
+        try:
+            split_address(text)
+        except ValueError as error:
+            yield Trouble("broker.listen", str(error).split(" does not appear")[0], f"`{text[:80]}`", "`ADDRESS:PORT`")
+    if broker.listen and not (broker.certificate and broker.key):
+        yield Trouble("broker.listen", "HTTPS needs a certificate", want="`certificate` and `key`")
+    for key, name in (("certificate", broker.certificate), ("key", broker.key), ("client_cas", broker.client_cas)):
+        if not name:
+            continue
+        try:
+            _read(place / name)
+        except OSError as error:
+            yield Trouble(f"broker.{key}", f"`{place / name}` cannot be read: {(error.strerror or '').lower()}")
+        else:
+            if key == "key" and (place / name).stat().st_mode & 0o007:
+                yield Trouble("broker.key", f"others may read `{place / name}`", f"mode {_mode(place / name)}",
+                              f"chmod o= {place / name}")  # fmt: skip
+
+
+def _runner(settings: Settings) -> Iterator[Trouble]:
+    for name, path in settings.runner.scripts.items():
+        key = f"runner.scripts.{name[:32]}"
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name):
+            yield Trouble(key, "no name of a script", f"`{name[:60]}`", "lower-case letters, digits, - and _")
+        if not path.startswith("/"):
+            yield Trouble(key, "path is not absolute", f"`{path[:60]}`", "one like `/usr/local/lib/bastion/oracle`")
+        elif not Path(path).is_file():
+            yield Trouble(key, f"`{path[:200]}` is not there or is no file")
+
+
 def _private_file(key: str, path: Path) -> Trouble | None:
     """A secret that others can read is no secret; sshd refuses it as well."""
     try:
@@ -228,6 +276,11 @@ def _private_file(key: str, path: Path) -> Trouble | None:
             key, f"`{path}` cannot be read: {(error.strerror or '').lower()}", want="`bastion init` makes it"
         )
     return None
+
+
+def _private(path: Path) -> tuple[str, str, str] | None:
+    trouble = _private_file("", path)
+    return (trouble.text, trouble.got, trouble.want) if trouble else None
 
 
 def _read(path: Path, limit: int = MAX_KEY_FILE) -> bytes:

@@ -11,7 +11,18 @@ from typing import Final
 import msgspec
 
 from bastion.errors import Denied, ExitCode, PeerError
-from policy.messages import MAX_MESSAGE, Admin, Command, Done, EndSession, Refused, Rows, decode_reply, encode
+from policy.messages import (
+    MAX_MESSAGE,
+    Admin,
+    Command,
+    Done,
+    EndSession,
+    Refused,
+    Revealed,
+    Rows,
+    decode_reply,
+    encode,
+)
 
 ADMIN_SOCKET: Final = "policyd-admin.sock"
 
@@ -23,7 +34,7 @@ _ADMIN_ID: Final = 1  # of the greeting; commands count on from there
 
 def ask(
     run: Path, command: Command, said: str, *, start: str = "bastion run", patience: float = PATIENCE
-) -> Rows | Done:
+) -> Rows | Done | Revealed:
     """The answer to one command; see `talk`."""
     _message(_ADMIN_ID + 1, command)  # too large a one is refused whether policyd runs or not
     with talk(run, said, start=start, patience=patience) as operator:
@@ -52,7 +63,7 @@ class Operator:
     _patience: float
     _newest: int = _ADMIN_ID
 
-    def ask(self, command: Command) -> Rows | Done:
+    def ask(self, command: Command) -> Rows | Done | Revealed:
         """The answer to one command."""
         ident = self._newest + 1
         message = _message(ident, command)
@@ -111,7 +122,7 @@ def _message(ident: int, command: Command) -> bytes:
     return message
 
 
-def _answer(sock: socket.socket, wanted: int) -> Rows | Done:
+def _answer(sock: socket.socket, wanted: int) -> Rows | Done | Revealed:
     while True:
         data = sock.recv(MAX_MESSAGE + 1)
         if not data:
@@ -127,7 +138,7 @@ def _answer(sock: socket.socket, wanted: int) -> Rows | Done:
         match reply:
             case Refused():
                 raise Denied(reply.cause, reply.hint, ref=reply.ref, code=_exit_code(reply.code))
-            case Rows() | Done() if ident == wanted:
+            case Rows() | Done() | Revealed() if ident == wanted:
                 return reply
             case _ if ident != wanted:
                 continue  # the greeting's own answer, or a push

@@ -12,7 +12,8 @@ from typing import Final
 from rich.cells import cell_len, chop_cells
 
 from bastion.text import neutral
-from policy.messages import Done, Rows
+from bastion.values import fields, for_terminal
+from policy.messages import Done, Revealed, Rows
 
 GAP: Final = 2
 NARROWEST: Final = 6
@@ -20,15 +21,22 @@ NARROWEST: Final = 6
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 
 
-def as_json(answer: Rows | Done) -> str:
+def as_json(answer: Rows | Done | Revealed) -> str:
     """One JSON value on one line."""
+    if isinstance(answer, Revealed):
+        return json.dumps(fields(answer))
     if isinstance(answer, Rows):
         return json.dumps([dict(zip(answer.columns, row, strict=False)) for row in answer.rows])
     return json.dumps({"text": answer.text, **answer.data})
 
 
-def as_text(answer: Rows | Done, width: int | None) -> str:
-    """A table, or a sentence and what it leaves out. `width` in columns; None: a pipe, which gets whole lines."""
+def as_text(answer: Rows | Done | Revealed, width: int | None) -> str:
+    """A table, or a sentence and what it leaves out. `width` in columns; None: a pipe, which gets whole lines.
+
+    A secret is text for a terminal here; a pipe gets its bytes, and from elsewhere.
+    """
+    if isinstance(answer, Revealed):
+        return for_terminal(answer)
     if isinstance(answer, Rows):
         return table(answer.columns, answer.rows, width) if answer.rows else ""
     lines = [neutral(answer.text, keep_lines=True)]

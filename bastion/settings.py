@@ -1,4 +1,4 @@
-"""The `[ssh]` and `[courier]` tables of bastion.toml. No I/O."""
+"""The `[ssh]`, `[courier]`, `[runner]` and `[broker]` tables of bastion.toml. No I/O."""
 
 from typing import Literal
 
@@ -41,3 +41,21 @@ class CourierSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     # networks that may be called although they are link-local or hold a cloud's metadata
     reach: list[str] = msgspec.field(default_factory=list)
+
+
+class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Scripts that change secrets in their own way. Read by the runner alone: policyd knows their names."""
+
+    scripts: dict[str, str] = {}  # absolute path by name
+    user: str = ""  # whom they run as, where the runner itself is root
+
+
+class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The door for applications. With neither `socket` nor `listen` it stays shut, and `bastion run` starts none."""
+
+    socket: str = ""  # relative to [bastion] run
+    mode: str = "0666"  # of that socket: who may connect; what they get is decided by who they are
+    listen: list[str] = msgspec.field(default_factory=list)  # ADDRESS:PORT, HTTPS
+    certificate: str = ""  # PEM, with its chain; relative to bastion.toml
+    key: str = ""  # PEM, mode 0600; relative to bastion.toml
+    client_cas: str = ""  # PEM: CAs of client certificates; relative to bastion.toml; empty: none is asked for

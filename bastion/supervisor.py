@@ -1,9 +1,9 @@
 """`bastion run`: every process of one machine under one parent.
 
-Order of start: recorderd, policyd, courier, ssh workers; each must be ready before the next. Order of stop: the
-reverse, so that nothing loses its authority while it still carries traffic. A child that ends is started again, with
-growing pauses; a child that cannot start at all ends the whole with one line that says so. Children die with the
-parent.
+Order of start: recorderd, policyd, courier, runner, broker, ssh workers; each must be ready before the next. Order of
+stop: the reverse, so that nothing loses its authority while it still carries traffic. A child that ends is started
+again, with growing pauses; a child that cannot start at all ends the whole with one line that says so. Children die
+with the parent.
 
 Not trio's own `open_process`: it forks in a worker thread, and PR_SET_PDEATHSIG fires when that *thread* ends
 (prctl(2)), which is ten idle seconds later.
@@ -71,6 +71,17 @@ def roles(settings: Settings) -> list[Role]:
         Role(name="policyd", words=[*python, "policy", "serve", "--config", file],
              socket=settings.run / ADMIN_SOCKET),
         Role(name="courier", words=[*python, "bastion.courier", "--config", file]),
+        # a process of its own only for who has scripts; they belong to root, or to whoever starts us
+        *(
+            [Role(name="runner", words=[*python, "bastion.runner", "--config", file, "--owner", str(os.getuid())])]
+            if settings.runner.scripts
+            else []
+        ),
+        *(
+            [Role(name="broker", words=[*python, "bastion.broker", "--config", file])]
+            if settings.broker.socket or settings.broker.listen
+            else []
+        ),
         *(
             Role(name=f"ssh-{number}", words=[*python, "bastion.ssh", "--config", file, "--worker", str(number)])
             for number in range(settings.ssh.workers)

@@ -64,6 +64,12 @@ class _Chunk:
         self.ends = False
 
 
+def sealed(key: bytes, number: int, text: bytes) -> tuple[Kind, bytes]:
+    """Commitment: HMAC-SHA256(key, u64 number of the commitment in its channel | text), then u32 length."""
+    digest = hmac.digest(key, number.to_bytes(8, "big") + text, hashlib.sha256)
+    return Kind.SEALED_INPUT, digest + len(text).to_bytes(4, "big")
+
+
 class TypedText:
     """One channel. `key` makes commitments that only its holder can check; `terminal`: a pty was allocated."""
 
@@ -167,12 +173,8 @@ class TypedText:
             self._waiting[-1].ends = True
 
     def _seal(self, text: bytes) -> Events:
-        """Commitment: HMAC-SHA256(key, u64 number of the commitment | text), then u32 length."""
-        number = self._sealed.to_bytes(8, "big")
         self._sealed += 1
-        return [
-            (Kind.SEALED_INPUT, hmac.digest(self._key, number + text, hashlib.sha256) + len(text).to_bytes(4, "big"))
-        ]
+        return [sealed(self._key, self._sealed - 1, text)]
 
     def _wait(self, chunk: _Chunk) -> None:
         self._waiting.append(chunk)

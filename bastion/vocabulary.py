@@ -2,13 +2,20 @@
 
 from typing import Any, Final
 
+from bastion.vocabulary_applications import APPLICATIONS
 from bastion.vocabulary_estate import ESTATE
+from bastion.vocabulary_rotations import ROTATIONS
+from bastion.vocabulary_vault import VAULT
 from bastion.words import ALL, Given, Option, Takes, Word
 from policy.messages import (
     AuditList,
     AuditShow,
     AuditVerify,
     CaLines,
+    CaRetire,
+    CaRevoke,
+    CaRotate,
+    CaShow,
     Decide,
     GrantAdd,
     GrantList,
@@ -87,6 +94,13 @@ _OF_PEOPLE: Final = (
     Word(name="whoami", about="who you are here, and how that was proven", ask=lambda _: Whoami()),
     Word(name="config", about="lines for your ~/.ssh/config and known_hosts", ask=lambda _: CaLines()),
     Word(name="ca", about="public keys of this bastion's CAs", ask=lambda _: CaLines()),
+    Word(
+        name="ca lines",
+        arguments="[user|host]",
+        about="the lines that targets, or clients, have to have",
+        here=True,
+        ask=lambda given: CaLines(use=given.word(0)),
+    ),
     Word(name="notices", about="what waits for you", ask=lambda _: Notices(), here=True),
 )
 
@@ -129,7 +143,8 @@ _OF_FACTORS: Final = (
     Word(name="mfa list", arguments="[PERSON]", about="second factors, yours when nobody is named", here=True,
          ask=lambda given: MfaList(person=given.word(0))),
     Word(name="mfa enrol", arguments="[PERSON]", about="a one-time password, as a QR code and as text; shown once",
-         ask=lambda given: MfaEnrol(person=given.word(0)), here=True),
+         ask=lambda given: MfaEnrol(person=given.word(0), reason=given.text("--reason")), here=True,
+         options=(_why("the audit trail keeps it", needed=False),)),
     Word(name="mfa confirm", arguments="CODE", about="the first code of what you enrolled: from then on it counts",
          ask=lambda given: MfaConfirm(code=given.rest[0])),
     Word(name="mfa remove", arguments="ID", about="one of yours", ask=lambda given: MfaRemove(ident=given.rest[0])),
@@ -139,8 +154,10 @@ _OF_FACTORS: Final = (
          ask=lambda given: MfaReset(person=given.rest[0], reason=given.text("--reason")),
          options=(_why("the audit trail keeps it", needed=False),)),
     Word(name="mfa issue", arguments="PERSON", about="a code for one login, for who lost the phone; shown once",
-         ask=lambda given: MfaIssue(person=given.rest[0], seconds=given.seconds("--for", 3600)), here=True,
-         options=(Option("--for", "how long it may be used; 1h when left out", value="2h"),)),
+         ask=lambda given: MfaIssue(person=given.rest[0], seconds=given.seconds("--for", 3600),
+                                    reason=given.text("--reason")), here=True,
+         options=(Option("--for", "how long it may be used; 1h when left out", value="2h"),
+                  _why("the audit trail keeps it", needed=False))),
 )  # fmt: skip
 
 _OF_STAFF: Final = (
@@ -158,6 +175,24 @@ _OF_STAFF: Final = (
     Word(name="audit show", arguments="ID", about="one event, or what a person was shown as [ref] (security)",
          ask=lambda given: AuditShow(ident=given.rest[0])),
     Word(name="audit verify", about="is the trail whole (security)", ask=lambda _: AuditVerify()),
+    Word(name="ca show", about="certificate authorities, and which of them is trusted (security)", here=True,
+         ask=lambda _: CaShow()),
+    Word(name="ca rotate", arguments="user|host", about="the next authority, or put it in force (administrators)",
+         ask=lambda given: CaRotate(use=given.rest[0], promote=given.has("--promote"), now=given.has("--now"),
+                                    reason=given.text("--reason")),
+         options=(Option("--promote", "the one that waits signs from now on", Takes.NOTHING),
+                  Option("--now", "make one and promote it at once", Takes.NOTHING),
+                  _why("the audit trail keeps it", needed=False)), here=True),
+    Word(name="ca retire", arguments="CA", about="trust one no more that signs no more (administrators)", here=True,
+         ask=lambda given: CaRetire(ca=given.rest[0], reason=given.text("--reason")),
+         options=(_why("the audit trail keeps it"),)),
+    Word(name="ca revoke", about="a certificate or key counts no more (administrators)", here=True,
+         ask=lambda given: CaRevoke(session=given.text("--session"), serial=given.text("--serial"),
+                                    key=given.text("--key"), reason=given.text("--reason")),
+         options=(Option("--session", "what was certified for this session", value="ID"),
+                  Option("--serial", "of a certificate, or the first and last", value="N[-N]"),
+                  Option("--key", "SHA256:... or a public key", Takes.TEXT, "KEY"),
+                  _why("the audit trail keeps it"))),
     Word(name="invite", arguments="NAME", about="a link with which a new person brings their own key; shown once",
          ask=lambda given: Invite(name=given.rest[0], roles=given.names("--role"),
                                   seconds=given.seconds("--for", 72 * 3600), reason=given.text("--reason")),
@@ -175,7 +210,8 @@ _OF_STAFF: Final = (
 )  # fmt: skip
 
 VOCABULARY: Final[dict[str, Word]] = {
-    word.name: word for word in (*_OF_PEOPLE, *_OF_LEAVE, *_OF_FACTORS, *_OF_STAFF, *ESTATE)
+    word.name: word
+    for word in (*_OF_PEOPLE, *_OF_LEAVE, *_OF_FACTORS, *VAULT, *ROTATIONS, *APPLICATIONS, *_OF_STAFF, *ESTATE)
 }
 """By name, in the order of the help."""
 

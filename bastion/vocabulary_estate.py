@@ -13,6 +13,8 @@ from policy.messages import (
     AccountList,
     AccountRemove,
     AccountShow,
+    DirectoryStatus,
+    DirectorySync,
     PersonAdd,
     PersonList,
     PersonOffboard,
@@ -66,7 +68,10 @@ def _target_set(given: Given) -> TargetSet:
 def _hostkey(given: Given) -> Any:
     if not (given.has("--accept") or given.has("--forget")):
         return TargetShow(name=given.rest[0])
-    return TargetHostkey(name=given.rest[0], accept=given.text("--accept"), forget=given.text("--forget"))
+    return TargetHostkey(
+        name=given.rest[0], accept=given.text("--accept"), forget=given.text("--forget"),
+        reason=given.text("--reason"),
+    )  # fmt: skip
 
 
 def _account(given: Given, ask: Any, **more: Any) -> Any:
@@ -104,6 +109,11 @@ ESTATE: Final = (
     Word(name="person offboard", arguments="NAME", about="somebody leaves: all of theirs ends (administrators)",
          ask=lambda given: PersonOffboard(name=given.rest[0], heir=given.text("--heir"), reason=given.text("--reason")),
          options=(Option("--heir", "who takes over what they own", value="NAME"), _WHY)),
+    Word(name="directory sync", about="read the directory now, and take over who came and left (administrators)",
+         ask=lambda given: DirectorySync(plan=given.has("--plan")),
+         options=(Option("--plan", "show what would be changed, and change nothing", Takes.NOTHING),)),
+    Word(name="directory status", about="when it was read last, and what is wrong with it (administrators)",
+         ask=lambda _: DirectoryStatus()),
     Word(name="target list", about="targets, yours if you own some", ask=lambda _: TargetList()),
     Word(name="target show", arguments="NAME", about="address, labels, accounts, pinned keys (owners)",
          ask=lambda given: TargetShow(name=given.rest[0])),
@@ -119,7 +129,7 @@ ESTATE: Final = (
     Word(name="target hostkey", arguments="NAME", about="pinned host keys, after a target was rebuilt (owners)",
          ask=_hostkey,
          options=(Option("--accept", "scan, and pin the key with this fingerprint", value="SHA256:..."),
-                  Option("--forget", "no longer trust this one", value="SHA256:..."))),
+                  Option("--forget", "no longer trust this one", value="SHA256:..."), _WHY)),
     Word(name="account list", arguments="[TARGET]", about="accounts, of your targets if you own some",
          ask=lambda given: AccountList(target=given.word(0))),
     Word(name="account show", arguments=PLACE, about="what opens it, and its last use (owners)",

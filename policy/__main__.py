@@ -1,17 +1,22 @@
 """`bastion-policyd`: the policy authority of a bastion."""
 
 import argparse
-import ctypes
+import getpass
 import json
 import logging
-import os
 import sys
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
 
-_PR_SET_DUMPABLE: Final = 4
+from policy import memory
+
+if TYPE_CHECKING:
+    from policy.configuration import Configuration
+    from policy.vault.secret import Secret
+
+MAX_PASSPHRASE: Final = 4 * 1024  # bytes; policy.vault.masters.passphrase counts characters
 _MAX_KEYS: Final = 64 * 1024  # characters of keys on standard input: 32 of the longest
 EXIT_USAGE: Final = 64
 EXIT_MISCONFIGURED: Final = 78
@@ -19,7 +24,10 @@ EXIT_MISCONFIGURED: Final = 78
 
 def main(argv: list[str] | None = None) -> None:
     """Run one of `serve`, `init`, `check`, `test`, `diff`, `db upgrade`, `db status`, `db accept-trail`."""
-    _hide_memory()
+    try:
+        memory.protect()
+    except OSError as error:
+        _fail(str(error.strerror).lower(), "")
     arguments = _parser().parse_args(argv)
     _log_json()
     from policy.configuration import BadConfiguration
@@ -27,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     from policy.peers import SocketError
     from policy.setup import NotReady
     from policy.store import StoreError
-    from policy.vault import VaultError
+    from policy.vault.secret import VaultError
 
     try:
         arguments.run(arguments)
@@ -66,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(run=_status)
     accept = database.add_parser("accept-trail", help="go on from a damaged audit trail; keeps that as an event")
     accept.set_defaults(run=_accept)
+    for command in (init, accept):
+        command.add_argument(
+            "--passphrase-stdin", action="store_true", help="the vault's passphrase is the first line of standard input"
+        )
     check = commands.add_parser("check", help="show everything that is wrong with the rules and the files beside them")
     check.add_argument("file", nargs="?", type=Path, help="rules to check in place of those in force")
     check.set_defaults(run=_check)
@@ -92,19 +104,23 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _init(arguments: argparse.Namespace) -> None:
+    import trio
+
     from policy.configuration import read_configuration
     from policy.setup import make_state
 
+    config = read_configuration(arguments.config)
+    passphrase = _passphrase(config, arguments, new=True)
     keys = [line for line in arguments.admin_key if line != "-"]
     if "-" in arguments.admin_key:
         keys += [line for line in sys.stdin.read(_MAX_KEYS).splitlines() if line.strip()]
-    for line in make_state(read_configuration(arguments.config), arguments.admin, keys):
+    for line in trio.run(make_state, config, arguments.admin, keys, passphrase):
         print(f"made {line}")
 
 
 def _check(arguments: argparse.Namespace) -> None:
     from policy.configuration import BadConfiguration, read_all, read_configuration, read_rules
-    from policy.outside import missing
+    from policy.outside.secrets import missing
 
     config = read_configuration(arguments.config)
     path = arguments.file or config.rules
@@ -116,14 +132,14 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _test(arguments: argparse.Namespace) -> None:
     from policy.configuration import read_configuration
-    from policy.rehearsal import test
+    from policy.rules.rehearsal import test
 
     print(json.dumps(test(read_configuration(arguments.config), arguments.cases, arguments.rules)))
 
 
 def _diff(arguments: argparse.Namespace) -> None:
     from policy.configuration import read_configuration
-    from policy.rehearsal import diff
+    from policy.rules.rehearsal import diff
 
     print(json.dumps(diff(read_configuration(arguments.config), arguments.old, arguments.new)))
 
@@ -152,16 +168,28 @@ def _status(arguments: argparse.Namespace) -> None:
 
 
 def _accept(arguments: argparse.Namespace) -> None:
+    import trio
+
     from policy.configuration import read_configuration
     from policy.setup import accept_trail
 
-    print(accept_trail(read_configuration(arguments.config)))
+    config = read_configuration(arguments.config)
+    print(trio.run(accept_trail, config, _passphrase(config, arguments, new=False)))
 
 
-def _hide_memory() -> None:
-    """No core dump and no ptrace by others of our user: this memory holds every secret."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        _fail(f"prctl: {os.strerror(ctypes.get_errno()).lower()}", "")
+def _passphrase(config: "Configuration", arguments: argparse.Namespace, *, new: bool) -> "Secret | None":
+    """What opens, or is to open, a vault with `master_key = "passphrase:"`. Typed, or the first line of standard input:
+    never in argv, which everybody on the machine may read."""
+    from policy.vault.secret import Secret, VaultError
+
+    if config.policy.master_key != "passphrase:":
+        return None
+    if arguments.passphrase_stdin or not sys.stdin.isatty():
+        return Secret(sys.stdin.buffer.readline(MAX_PASSPHRASE + 2).rstrip(b"\r\n"))
+    typed = getpass.getpass("passphrase of the vault: ")
+    if new and getpass.getpass("once more: ") != typed:
+        raise VaultError("they differ: nothing was made", "try again")
+    return Secret(typed.encode())
 
 
 def _log_json() -> None:

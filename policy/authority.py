@@ -9,31 +9,39 @@ from typing import Final
 import structlog
 import trio
 
-from policy.audit import Event, clean
-from policy.conditions import Factor
+from policy.applications.judging import Registry
+from policy.applications.rates import Rates
+from policy.authorities.life import Authorities
+from policy.checkout.lease import Checkouts
 from policy.configuration import BadConfiguration, Configuration, read_all
 from policy.conversation import Conversation, State
-from policy.couriers import Couriers
-from policy.ledger import Ledger
-from policy.lockouts import Lockouts
+from policy.ldap.synced import Synced
+from policy.leave.standing import OPERATOR, Standing
+from policy.login.lockouts import Lockouts
+from policy.login.passwords import Passwords
+from policy.login.proofs import Proofs
 from policy.messages import Refused
 from policy.model import PolicySettings
 from policy.naming import counted, password
-from policy.passwords import Passwords
-from policy.proofs import Proofs
-from policy.rights import Right
+from policy.outside.couriers import Couriers
+from policy.outside.runners import Runners
+from policy.outside.workers import Workers
+from policy.persons.safeguards import administrators
 from policy.roster import Roster
-from policy.rules import RuleSet, differences
-from policy.safeguards import administrators
-from policy.sessions import Live, Sessions
-from policy.sshkeys import PrivateKey
-from policy.standing import OPERATOR, Standing
+from policy.rotation.due import NoRotations, Rotations
+from policy.rules.conditions import Factor
+from policy.rules.rights import Right
+from policy.rules.ruleset import RuleSet, differences
+from policy.sessions.live import Live, Sessions
 from policy.store import Tables
 from policy.store.records import Account, Person, Target
-from policy.synced import Synced
-from policy.ticketing import Ticketing
-from policy.vault import Secret, Vault
-from policy.workers import Workers
+from policy.tickets.ticketing import Ticketing
+from policy.trail.audit import Event, clean
+from policy.trail.ledger import Ledger
+from policy.vault.envelope import Vault
+from policy.vault.rekeying import Rekeying
+from policy.vault.secret import Secret
+from policy.vault.secrets import Secrets
 
 NO_ACCESS: Final = "no access to this account on this target"
 """The same words for a target that does not exist, an account that does not, and one that is not allowed."""
@@ -49,23 +57,32 @@ class Authority:
     ledger: Ledger
     roster: Roster
     vault: Vault
-    host_ca: PrivateKey = field(repr=False)
-    user_ca: PrivateKey = field(repr=False)
+    secrets: Secrets
+    rekeying: Rekeying
+    authorities: Authorities
     trusted_cas: frozenset[bytes]  # public key blobs whose user certificates prove a person
     revoked_keys: frozenset[str]  # fingerprints that prove nobody any more
     sessions: Sessions
     lockouts: Lockouts
+    checkouts: Checkouts = field(default_factory=Checkouts)
+    rotations: Rotations = field(default_factory=NoRotations)
     standing: Standing = field(default_factory=Standing)
     workers: Workers = field(default_factory=Workers)
     couriers: Couriers = field(default_factory=Couriers)
+    runners: Runners = field(default_factory=Runners)
     tickets: Ticketing = field(default_factory=Ticketing)
     synced: Synced = field(default_factory=Synced)
     passwords: Passwords = field(default_factory=Passwords)
     proofs: Proofs = field(default_factory=Proofs)
+    applications: Registry = field(default_factory=Registry)
+    rates: Rates = field(default_factory=Rates)
     alarm: Callable[[Event], None] = field(default=lambda _: None)  # told what people must hear of, once it is kept
     deciding: trio.Lock = field(default_factory=trio.Lock)  # requests and grants change one after the other
     awaited: dict[str, trio.Event] = field(default_factory=dict)  # requests that somebody waits for, by id
     _changing: trio.Lock = field(default_factory=trio.Lock)  # memory follows the database in the same order
+
+    def __post_init__(self) -> None:
+        self.sessions.returned = lambda grant: self.standing.used(grant, -1)
 
     def factors(self, talk: Conversation) -> tuple[Factor, ...]:
         """What proves the person of a conversation, here and remembered."""
@@ -103,6 +120,7 @@ class Authority:
             Event(event="reload", who=who, source=source, why=why, what=str(self.config.rules), detail=detail)
         )
         self.rules, self.trusted_cas, self.revoked_keys = rules, trusted, revoked
+        self.checkouts.wake()
         structlog.get_logger().info("rules", rules=len(rules.rules), digest=rules.digest)
         return []
 
@@ -152,6 +170,7 @@ class Authority:
             check()
             for name, found in zip(names, await self.ledger.write(run, *events, durable=True), strict=True):
                 self.roster.put_person(name, found)
+        self.checkouts.wake()  # what a person has who is disabled or gone comes back
 
     def speaker(self, talk: Conversation) -> Person | None:
         """Who asks, as they are now; None for an operator on this machine."""
@@ -166,6 +185,7 @@ class Authority:
 
         async with self._changing:
             self.roster.put_target(name, *await self.ledger.write(run, event, durable=True))
+        self.checkouts.wake()
 
     async def hashed(self, text: str) -> str:
         """The PHC string of a new password; empty for none."""

@@ -11,10 +11,10 @@ from typing import Final
 
 import msgspec
 
+from policy.keys.sshkeys import parse_authorized_key
+from policy.keys.sshwire import BadKey
 from policy.model import PolicySettings
-from policy.rules import BadRules, RuleSet, parse_rules
-from policy.sshkeys import parse_authorized_key
-from policy.sshwire import BadKey
+from policy.rules.ruleset import BadRules, RuleSet, parse_rules
 
 _FINGERPRINT: Final = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 

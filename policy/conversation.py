@@ -8,12 +8,12 @@ from typing import Any, Final
 import structlog
 import trio
 
-from policy.audit import Event
-from policy.conditions import FactorKind
-from policy.credentials import Speaker
-from policy.login import Login
-from policy.messages import MAX_MESSAGE, Hello, Refused, Reply, Rows, Viewing, encode
+from policy.keys.credentials import Speaker
+from policy.login.dialogue import Login
+from policy.messages import MAX_MESSAGE, Applicant, Hello, Refused, Reply, Rows, Viewing, encode
 from policy.peers import Peer
+from policy.rules.conditions import FactorKind
+from policy.trail.audit import Event
 
 SEND_SECONDS: Final = 10.0
 """A peer that does not read for so long is gone or hostile; what it holds back is a kill that must arrive."""
@@ -25,14 +25,24 @@ class State(StrEnum):
     GATEWAY_NEW = "gateway-new"
     ADMIN_NEW = "admin-new"
     COURIER_NEW = "courier-new"
+    RUNNER_NEW = "runner-new"
     PROVING = "proving"
     PERSON = "person"
     WORKER = "worker"
     OPERATOR = "operator"
     COURIER = "courier"
+    RUNNER = "runner"
     AUDITOR_NEW = "auditor-new"
     AUDITOR = "auditor"
+    APPLICANT = "applicant"
+    APPLICATION = "application"
     OVER = "over"  # nothing is accepted; the socket is closed after the reply
+
+
+FIRST_WORDS: Final = frozenset(
+    {State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW, State.RUNNER_NEW, State.APPLICANT}
+)
+"""States in which nothing was said yet: who connects speaks at once."""
 
 
 class Violation(Exception):
@@ -49,6 +59,8 @@ class Conversation:
     state: State
     hello: Hello | None = None
     person: str = ""  # set once, when the login is done
+    seen: Applicant | None = None  # what the broker saw of the other end
+    application: str = ""  # who that is, judged again at every request
     token: str = ""  # the grant whose secret logged the person in: they may do nothing else
     operator: str = ""  # who stands behind the admin or the auditors' socket
     login: Login = field(default_factory=Login)
@@ -59,6 +71,7 @@ class Conversation:
     factors: tuple[tuple[FactorKind, float], ...] = ()  # proven here, and when by trio's clock
     speaker: Speaker | None = None  # the certificate of the login, with its limits
     used: set[type] = field(default_factory=set)  # requests that are accepted once
+    listed: str = ""  # the list that was begun here last, of those whose pages are one view
     exported: int = 0  # the last row of the trail that was given here
     sessions: set[str] = field(default_factory=set)
     views: dict[int, Viewing] = field(default_factory=dict)  # noted and not yet over, by their row in the trail
@@ -67,11 +80,13 @@ class Conversation:
     @property
     def source(self) -> str:
         """Where it comes from, for the audit trail."""
+        if self.seen is not None:
+            return f"uid {self.seen.uid} pid {self.seen.pid}" if self.seen.local else self.seen.address
         return self.hello.source if self.hello else str(self.peer)
 
     @property
     def who(self) -> str:
-        return self.person or self.operator
+        return self.person or self.operator or (f"application {self.application}" if self.application else "")
 
     def event(
         self, event: str, what: str = "", detail: dict[str, str] | None = None, *, why: str = "", session: str = ""

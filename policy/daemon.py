@@ -1,4 +1,4 @@
-"""policyd itself: three sockets, a task per conversation, deadlines, reload, watchdog."""
+"""policyd itself: its sockets, a task per conversation, deadlines, reload, watchdog."""
 
 import gc
 import itertools
@@ -15,34 +15,51 @@ import structlog
 import trio
 from trio.socket import SocketType
 
-from policy import access, grants, monitor, roster, standing, sync
-from policy.audit import Event
+from policy import monitor, roster, setup
+from policy.applications.judging import Registry
 from policy.authority import Authority
+from policy.checkout import returning
+from policy.checkout.lease import Checkouts
 from policy.configuration import Configuration, read_all
 from policy.conversation import Conversation, State
-from policy.ledger import Ledger, LedgerError
-from policy.lockouts import Lockouts
-from policy.notifying import Notifier
+from policy.ldap import sync
+from policy.leave import grants, standing
+from policy.login.lockouts import Lockouts
+from policy.notices.notifying import Notifier
+from policy.outside.couriers import Couriers
 from policy.peers import (
     ADMIN_SOCKET,
     AUDIT_SOCKET,
+    BROKER_SOCKET,
     COURIER_SOCKET,
     GATEWAY_SOCKET,
+    RUNNER_SOCKET,
     group_of,
     is_crowded,
     listen,
     peer_of,
     welcome,
 )
-from policy.sessions import Sessions, interrupted
-from policy.setup import open_state
+from policy.rotation.runner import Runner
+from policy.sessions import access
+from policy.sessions.live import Sessions, interrupted
 from policy.store import Tables
+from policy.trail.audit import Event
+from policy.trail.ledger import Ledger, LedgerError
+from policy.vault.masters import parse
+from policy.vault.masters.passphrase import PassphraseMaster
+from policy.vault.masters.transit import TransitMaster
+from policy.vault.rekeying import Rekeying
+from policy.vault.secrets import Secrets, trim
+from policy.vault.unlocking import Opening, Unlocking
 
 MAX_CONVERSATIONS: Final = {
     State.GATEWAY_NEW: 4096, State.ADMIN_NEW: 32, State.AUDITOR_NEW: 256, State.COURIER_NEW: 4,
+    State.RUNNER_NEW: 4,
+    State.APPLICANT: 1024,
 }  # fmt: skip
-"""One for each connection of a person, and what a gateway lets in before login; operators are few, and couriers one. An
-auditor's tool stays connected for as long as it plays."""
+"""One for each connection of a person, and what a gateway lets in before login; operators are few, couriers and runners
+one. An auditor's tool stays connected for as long as it plays. The broker lets in 512 connections of applications."""
 HOUSEKEEPING_SECONDS: Final = 3600.0
 DRAIN_SECONDS: Final = 5.0
 """From SIGTERM to the end: conversations say what they have to, sessions are marked as ended."""
@@ -53,13 +70,16 @@ log = structlog.get_logger()
 async def serve(config: Configuration) -> None:
     """Serve until SIGTERM or SIGINT. What open_state and read_all raise says why it cannot start."""
     rules, trusted, revoked = read_all(config)
-    state = open_state(config)
+    couriers = Couriers()
+    state, sockets, opening = await _opened(config, couriers)
     with state.store.read() as tables:
         everyone, granted = roster.load(tables), standing.load(tables, time.time_ns())
+        applications = Registry(tables.applications.all(), tables.applications.tokens(time.time_ns()))
+        out = Checkouts(tables.checkouts.out(), now=time.time_ns(), clock=trio.current_time())
         past = tables.failures(time.time_ns() - config.policy.lock_minutes * 60_000_000_000)
     lockouts = Lockouts(config.policy)
     lockouts.load(past)
-    ledger = Ledger(state.store, state.head_file, state.head)
+    ledger = Ledger(state.store, state.head_file, state.head, state.register)
     desk = Authority(
         settings=config.policy,
         config=config,
@@ -67,20 +87,26 @@ async def serve(config: Configuration) -> None:
         ledger=ledger,
         roster=everyone,
         vault=state.vault,
-        host_ca=state.host_ca,
-        user_ca=state.user_ca,
+        secrets=Secrets(ledger, state.vault),
+        rekeying=Rekeying(ledger, state.vault, state.master, config.policy.master_key),
+        authorities=state.authorities,
         trusted_cas=trusted,
         revoked_keys=revoked,
         sessions=Sessions(ledger),
         lockouts=lockouts,
         standing=granted,
+        couriers=couriers,
+        applications=applications,
+        checkouts=out,
     )
-    sockets = _sockets(config)
+    rotations = Runner(desk)
+    desk.rotations = rotations
+    desk.sessions.over = lambda live: None if live.machine else rotations.used(live.account, live.target)
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as writing:  # outlives the conversations: their ends are written, too
                 writing.start_soon(ledger.run)
-                await _run(desk, sockets, signals)
+                await _run(desk, rotations, sockets, signals, opening)
                 writing.cancel_scope.cancel()
     finally:
         for sock in sockets.values():
@@ -88,19 +114,53 @@ async def serve(config: Configuration) -> None:
         state.store.close()
 
 
-async def _run(desk: Authority, sockets: dict[State, SocketType], signals: AsyncIterator[int]) -> None:
+async def _opened(
+    config: Configuration, couriers: Couriers
+) -> tuple[setup.State, dict[State, SocketType], Opening | None]:
+    """What is at rest, and the sockets: first those, if the vault can only be opened by somebody who comes there."""
+    master = parse(config.policy.master_key, config.state, os.environ, couriers.http)
+    if not isinstance(master, PassphraseMaster | TransitMaster):
+        return await setup.open_state(config, master), _sockets(config), None
+    sockets = _sockets(config)
+    unlocking = Unlocking(master, partial(setup.open_state, config, master), couriers)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watchdog, None)
+            await unlocking.run(sockets, lambda why: _tell_systemd(f"READY=1\nSTATUS={why}"))
+            nursery.cancel_scope.cancel()
+        return unlocking.result(), sockets, unlocking.opening
+    except BaseException:
+        for sock in sockets.values():
+            sock.close()
+        raise
+
+
+async def _run(
+    desk: Authority,
+    rotations: Runner,
+    sockets: dict[State, SocketType],
+    signals: AsyncIterator[int],
+    opening: Opening | None,
+) -> None:
     await _end_leftovers(desk)
+    if opening is not None:
+        told = {"wrong": str(opening.wrong or ""), "tries": str(opening.tries or "")}
+        detail = {key: value for key, value in told.items() if value}
+        await desk.ledger.note(Event(event="vault-unlock", who=opening.who or "policyd", detail=detail))
     detail = {"rules": str(len(desk.rules.rules)), "digest": desk.rules.digest, "pid": str(os.getpid())}
-    await desk.ledger.note(Event(event="start", who="policyd", detail=detail))
-    notifier = Notifier(desk)
+    began = await desk.ledger.note(Event(event="start", who="policyd", detail=detail))
+    notifier = Notifier(desk, began)
     desk.ledger.heard = notifier.hear
     async with trio.open_nursery() as nursery:
         nursery.start_soon(notifier.run)
         nursery.start_soon(desk.sessions.expire, nursery)
+        nursery.start_soon(rotations.run)
         nursery.start_soon(sync.run, desk)
+        nursery.start_soon(desk.rekeying.run)
         nursery.start_soon(_housekeeping, desk)
         nursery.start_soon(_recheck_often, desk)
         nursery.start_soon(grants.close_what_is_over, desk)
+        nursery.start_soon(returning.bring_back, desk)
         nursery.start_soon(_watchdog, desk)
         for first, listener in sockets.items():
             nursery.start_soon(_accept, desk, listener, first)
@@ -174,6 +234,9 @@ async def _housekeeping(desk: Authority) -> None:
         before = time.time_ns() - int(desk.lockouts.window * 1e9)
         try:
             await desk.ledger.write(partial(_forget, before))
+            await trim(desk.ledger, desk.settings.secret_versions)
+            while await desk.ledger.write(lambda t: t.applications.forget_leases(time.time_ns())):
+                pass
         except LedgerError as error:
             log.error("housekeeping-failed", error=str(error))
         await trio.sleep(HOUSEKEEPING_SECONDS)
@@ -197,14 +260,15 @@ def _forget(before: int, tables: Tables) -> None:
     tables.forget_failures(before)
 
 
-async def _watchdog(desk: Authority) -> None:
-    """Alive means: this loop turns, and the writer answers."""
+async def _watchdog(desk: Authority | None) -> None:
+    """Alive means: this loop turns, and the writer answers, once there is one."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     if not microseconds.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return
     while True:
         try:
-            await desk.ledger.write(lambda _: None)
+            if desk is not None:
+                await desk.ledger.write(lambda _: None)
             _tell_systemd("WATCHDOG=1")
         except LedgerError as error:
             log.error("watchdog", error=str(error))
@@ -226,7 +290,7 @@ def _tell_systemd(text: str) -> None:
 
 
 def _sockets(config: Configuration) -> dict[State, SocketType]:
-    """For gateways, operators, auditors and couriers, by the state they begin in; SocketError if they cannot be had."""
+    """One for each sort of peer, by the state they begin in; SocketError if they cannot be had."""
     passed = _passed_sockets()
     config.run.mkdir(mode=0o750, parents=True, exist_ok=True)
     # The gateway's group is that of the folder; the others' is our own, which no gateway is a member of.
@@ -234,6 +298,8 @@ def _sockets(config: Configuration) -> dict[State, SocketType]:
         State.GATEWAY_NEW: passed.get("policyd") or listen(config.run / GATEWAY_SOCKET, group_of(config.run)),
         State.AUDITOR_NEW: passed.get("policyd-audit") or listen(config.run / AUDIT_SOCKET, os.getegid()),
         State.COURIER_NEW: passed.get("policyd-courier") or listen(config.run / COURIER_SOCKET, os.getegid()),
+        State.RUNNER_NEW: passed.get("policyd-runner") or listen(config.run / RUNNER_SOCKET, os.getegid()),
+        State.APPLICANT: passed.get("policyd-broker") or listen(config.run / BROKER_SOCKET, os.getegid()),
         # last, because who starts policyd waits for this one
         State.ADMIN_NEW: passed.get("policyd-admin") or listen(config.run / ADMIN_SOCKET, os.getegid()),
     }

@@ -24,6 +24,12 @@ class ChannelKind(StrEnum):
     FORWARD_SOCKET = "forward-socket"  # streamlocal, both directions
     AGENT = "agent"
     X11 = "x11"
+    CHECKOUT = "checkout"  # nothing that is opened: the account's password, shown to the person for a time
+
+
+CHANNELS: Final = frozenset(ChannelKind) - {ChannelKind.CHECKOUT}
+"""What a session is made of. `allow = ["*"]`, a request that names no kind, and a Grant hold these and no more: a
+password that people know is given where it is named, and nowhere else."""
 
 
 class Method(StrEnum):
@@ -71,10 +77,12 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     database: str = "sqlite:///bastion.db"  # relative to [bastion] state
     rules: str = "policy.toml"  # relative to bastion.toml
-    master_key: str = "file:master.key"  # or "credential:NAME" for $CREDENTIALS_DIRECTORY/NAME
+    master_key: str = "file:master.key"  # see policy.vault.masters; paths relative to [bastion] state
     trusted_user_cas: str = ""  # public keys of CAs whose user certificates prove a person; relative to bastion.toml
     revoked_keys: str = ""  # fingerprints of keys and CAs that prove nobody any more; relative to bastion.toml
+    secret_versions: int = 5  # retired versions of each secret that are kept
     certificate_minutes: int = 5  # life of a certificate that dials a target
+    certificate_sources: list[str] = []  # networks from which such a certificate counts; empty: from everywhere
     host_certificate_hours: int = 24  # life of a certificate that a client of `ssh -J` sees
     lock_after: int = 5  # failed factors per person ...
     lock_minutes: int = 15  # ... within, and for, this long

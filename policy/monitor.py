@@ -3,7 +3,7 @@
     GATEWAY_NEW --Hello--> PROVING --Verdict(DONE)--> PERSON
     GATEWAY_NEW --Worker--> WORKER        PROVING --Verdict(DISCONNECT)--> OVER
     ADMIN_NEW --Admin--> OPERATOR         AUDITOR_NEW --Noted--> AUDITOR
-    COURIER_NEW --Courier--> COURIER
+    COURIER_NEW --Courier--> COURIER      APPLICANT --Recognised--> APPLICATION
 
 What is not in the table for the state, not decodable, too long, or said twice though it counts once, closes that
 socket and nothing else. A handler answers with a reply; a reason crosses the socket, a traceback never does.
@@ -19,38 +19,32 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from policy import (
-    access,
-    accounts,
-    asking,
-    authenticate,
-    dial,
-    directory,
-    directory_commands,
-    estate,
-    factors,
-    four_eyes,
-    glass,
-    grants,
-    inquiries,
-    invitations,
-    lifecycle,
-    ownership,
-    reach,
-    stocktaking,
-    tokens,
-    trail,
-    views,
-    watch,
-)
 from policy import messages as m
+from policy.applications import commands as applications
+from policy.applications import serving
+from policy.authorities import commands as authorities
 from policy.authority import Authority
-from policy.codes import ENROL
-from policy.conversation import Conversation, State, Violation
-from policy.ledger import LedgerError
+from policy.checkout import commands as checkouts
+from policy.conversation import FIRST_WORDS, Conversation, State, Violation
+from policy.ldap import commands as directory_commands
+from policy.leave import asking, four_eyes, glass, grants, tokens
+from policy.login import authenticate, factors, invitations
+from policy.login.codes import ENROL
 from policy.naming import CommandRefused
 from policy.peers import Oversized, receive
-from policy.rights import Right
+from policy.persons import directory, lifecycle, ownership
+from policy.rotation import commands as rotations
+from policy.rules import inquiries
+from policy.rules.rights import Right
+from policy.sessions import access, dial, watch
+from policy.targets import accounts, estate, reach, stocktaking
+from policy.trail import commands as trail
+from policy.trail import views
+from policy.trail.ledger import LedgerError
+from policy.vault import commands as secrets
+from policy.vault import sharing_commands as sharing
+from policy.vault import vault_commands as vault
+from policy.vault.secret import VaultError
 
 FIRST_WORD_SECONDS: Final = 10.0
 """From connect to the first request; both our clients speak at once."""
@@ -63,6 +57,9 @@ COMMANDS_AT_ONCE: Final = 4
 LOOKUPS_AT_ONCE: Final = 16
 """Sessions asked for at once in one conversation, each of which may wait for a ticket system."""
 
+HIDDEN: Final = ("the vault does not open this", "tell the people who run this bastion")
+"""What a person hears of a fault of the vault; the operators have the log and the trail."""
+
 Handler = Callable[[Authority, Conversation, Any], Awaitable[m.Reply | None]]
 
 
@@ -72,9 +69,7 @@ class Entry:
     once: bool = False  # a second time in a conversation is a violation
     decides: bool = False  # it says yes or no to a person: if it fails, the answer is no
     command: bool = False  # by role; may take long, so others are read meanwhile
-    beside: bool = (
-        False  # may wait for others (a ticket system, a RADIUS server), while the requests after it are answered
-    )
+    beside: bool = False  # may wait for others (a ticket system, RADIUS), while the requests after it are answered
     right: Right | None = None  # which a person needs; None: everybody, or the handler looks closer
 
 
@@ -86,7 +81,12 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
     {
         m.Whoami: _command(reach.whoami, None),
         m.Reachable: _command(reach.reachable, None),
-        m.CaLines: _command(watch.ca_lines, None),
+        m.CaLines: _command(authorities.ca_lines, None),
+        m.CaShow: _command(authorities.ca_show, Right.AUDIT),
+        m.CaRotate: _command(authorities.ca_rotate),
+        m.CaRetire: _command(authorities.ca_retire),
+        m.CaRevoke: _command(authorities.ca_revoke),
+        m.CaKrl: _command(authorities.ca_krl, Right.AUDIT),
         m.MfaList: _command(factors.mfa_list, None),  # another person's: the handler asks for the right
         m.RequestAccess: _command(asking.request_access, None),  # from here on the handlers look at who is who
         m.RequestAwait: _command(asking.request_await, None),
@@ -113,7 +113,22 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.OwnerAdd: _command(ownership.owner_add),
         m.OwnerRemove: _command(ownership.owner_remove),
         m.OwnerList: _command(ownership.owner_list, None),
+        m.CheckoutTake: _command(checkouts.checkout_take, None),
+        m.CheckoutReturn: _command(checkouts.checkout_return, None),
+        m.CheckoutList: _command(checkouts.checkout_list, None),
+        m.SecretAdd: _command(secrets.secret_add, None),  # whose it is, and with whom it is shared, the handlers look
+        m.SecretSet: _command(secrets.secret_set, None),
+        m.SecretView: _command(secrets.secret_view, None),
+        m.SecretList: _command(secrets.secret_list, None),
+        m.SecretShow: _command(secrets.secret_show, None),
+        m.SecretRemove: _command(secrets.secret_remove, None),
+        m.SecretChown: _command(sharing.secret_chown, None),
+        m.SecretShare: _command(sharing.secret_share, None),
+        m.SecretUnshare: _command(sharing.secret_unshare, None),
+        m.SecretShares: _command(sharing.secret_shares, None),
         m.Inventory: _command(stocktaking.inventory),
+        m.VaultUnlock: _command(vault.vault_unlock),
+        m.BackupBegin: _command(trail.backup_begin),
         m.TargetAdd: _command(estate.target_add),
         m.TargetSet: _command(estate.target_set),
         m.TargetRemove: _command(estate.target_remove),
@@ -136,10 +151,25 @@ COMMANDS: Final[Mapping[type, Entry]] = MappingProxyType(
         m.WhatCan: _command(inquiries.what_can, Right.AUDIT),
         m.SessionsList: _command(watch.sessions_list, Right.AUDIT),
         m.SessionKill: _command(watch.session_kill, Right.KILL),
+        m.RotationPlan: _command(rotations.rotation_plan, None),  # these three are owners' too
+        m.Rotate: _command(rotations.rotate, None),
+        m.RotationList: _command(rotations.rotation_list, None),
         m.AuditList: _command(trail.audit_list, Right.AUDIT),
         m.AuditShow: _command(trail.audit_show, Right.AUDIT),
         m.AuditExport: _command(trail.audit_export, Right.AUDIT),
         m.AuditVerify: _command(trail.audit_verify, Right.AUDIT),
+        m.ApplicationAdd: _command(applications.application_add),
+        m.ApplicationSet: _command(applications.application_set, None),  # these are owners' too, as above
+        m.ApplicationList: _command(applications.application_list, None),
+        m.ApplicationShow: _command(applications.application_show, None),
+        m.ApplicationRemove: _command(applications.application_remove, None),
+        m.ApplicationToken: _command(applications.application_token, None),
+        m.ApplicationRevoke: _command(applications.application_revoke, None),
+        m.LeaseList: _command(applications.lease_list, None),
+        m.VaultStatus: _command(vault.vault_status, None),
+        m.VaultRekey: _command(vault.vault_rekey),
+        m.VaultVersions: _command(vault.vault_versions, None),  # these two are owners' as well
+        m.VaultRestore: _command(vault.vault_restore, None),
         m.Reload: _command(watch.reload),
     }
 )
@@ -157,6 +187,7 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
         },
         State.ADMIN_NEW: {m.Admin: Entry(handler=authenticate.admin, once=True)},
         State.COURIER_NEW: {m.Courier: Entry(handler=authenticate.courier, once=True)},
+        State.RUNNER_NEW: {m.Runner: Entry(handler=authenticate.runner, once=True)},
         State.PROVING: {
             m.OfferKey: Entry(handler=authenticate.offer_key, decides=True),
             m.ProveKey: Entry(handler=authenticate.prove_key, decides=True),
@@ -178,13 +209,29 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.Report: Entry(handler=access.report),
             **COMMANDS,
         },
-        State.WORKER: {m.Scanned: Entry(handler=authenticate.scanned)},
+        State.WORKER: {
+            m.Scanned: Entry(handler=authenticate.scanned),
+            m.Worked: Entry(handler=authenticate.worked),
+            m.Credential: Entry(handler=dial.credential, decides=True),
+            m.Sign: Entry(handler=dial.sign, decides=True),
+            m.SessionStarted: Entry(handler=access.session_started),
+            m.SessionEnded: Entry(handler=access.session_ended),
+            m.Report: Entry(handler=access.report),
+        },
         State.COURIER: {m.Called: Entry(handler=authenticate.called)},
+        State.OPERATOR: COMMANDS,
+        State.RUNNER: {m.Worked: Entry(handler=authenticate.ran)},
         State.OPERATOR: COMMANDS,
         State.AUDITOR_NEW: {m.Viewing: Entry(handler=views.viewing, decides=True)},
         State.AUDITOR: {
             m.Viewing: Entry(handler=views.viewing, decides=True),
             m.Viewed: Entry(handler=views.viewed, decides=True),
+        },
+        State.APPLICANT: {m.Applicant: Entry(handler=serving.applicant, once=True, decides=True)},
+        State.APPLICATION: {
+            m.ReadSecret: Entry(handler=serving.read_secret, decides=True),
+            m.RenewLease: Entry(handler=serving.renew_lease, decides=True),
+            m.EndLease: Entry(handler=serving.end_lease, decides=True),
         },
         State.OVER: {},
     }
@@ -219,6 +266,7 @@ async def _hang_up(desk: Authority, talk: Conversation) -> None:
     talk.close()
     desk.workers.leave(talk)
     desk.couriers.leave(talk)
+    desk.runners.leave(talk)
     with trio.CancelScope(shield=True), trio.move_on_after(HANG_UP_SECONDS):
         try:
             for live in desk.sessions.watched_by(talk):
@@ -234,7 +282,7 @@ async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery) ->
     turns = {True: trio.CapacityLimiter(COMMANDS_AT_ONCE), False: trio.CapacityLimiter(LOOKUPS_AT_ONCE)}
     while talk.state is not State.OVER:
         patience = {State.PROVING: PROVING_SECONDS}.get(talk.state)
-        if talk.state in (State.GATEWAY_NEW, State.ADMIN_NEW, State.AUDITOR_NEW, State.COURIER_NEW):
+        if talk.state in FIRST_WORDS:
             patience = FIRST_WORD_SECONDS
         with trio.move_on_at(began + patience) if patience else trio.CancelScope() as waiting:
             try:
@@ -286,6 +334,9 @@ async def answer(desk: Authority, talk: Conversation, request: m.Request, entry:
         return await desk.refuse(
             talk, "command-refused", error.cause, error.cause, error.hint, code=error.code, what=what, need=error.need
         )
+    except VaultError as error:
+        told = (error.cause, error.hint) if talk.state is State.OPERATOR else HIDDEN
+        return await desk.refuse(talk, "vault-failed", error.cause, *told, code=78, what=type(request).__name__)
     except LedgerError as error:
         talk.log().error("denied", request=type(request).__name__, error=str(error))
         if not (entry.decides or entry.command):

@@ -17,6 +17,7 @@ MAX_ACCOUNT: Final = 64
 
 _PERSON: Final = re.compile(r"[a-z0-9][a-z0-9._-]*(@[a-z0-9][a-z0-9._-]*)?", re.ASCII)
 _TARGET: Final = re.compile(r"[a-z0-9_][a-z0-9._-]*", re.ASCII)
+_APPLICATION: Final = re.compile(r"[a-z0-9][a-z0-9._-]*", re.ASCII)
 _ACCOUNT: Final = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.$\\+-]*", re.ASCII)
 
 _COMMON: Final = (
@@ -69,6 +70,23 @@ def check_account_name(name: str) -> str:
     """The name itself; BadName otherwise. No `@`: the login string is split there."""
     _check("account", name, _ACCOUNT, MAX_ACCOUNT, "letters, digits, `.`, `_`, `-`, `+`, `$`, `\\`")
     return name
+
+
+def check_application_name(name: str) -> str:
+    """The name itself; BadName otherwise."""
+    _check("application", name, _APPLICATION, MAX_PERSON, "lower-case letters, digits, `.`, `_`, `-`")
+    return name
+
+
+def check_network(text: str) -> str:
+    """`10.1.0.0/16`, or an address, as one writes it; BadName otherwise."""
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError as error:
+        raise BadName(f"network `{text[:64]}`: want an address, or one like `10.1.0.0/16`") from error
+    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
+        raise BadName(f"network `{text[:64]}`: write the IPv4 one")  # addresses are compared as what they are
+    return str(network)
 
 
 def without_secret(claim: str) -> str:

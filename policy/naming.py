@@ -5,10 +5,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
-from policy import names, sshkeys
+from policy import names
+from policy.keys import sshkeys
+from policy.keys.sshwire import BadKey
 from policy.model import PersonName, TargetName
 from policy.names import BadName
-from policy.sshwire import BadKey
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""The four sockets: where they are, who may connect and who that is, and how one message is read."""
+"""The five sockets: where they are, who may connect and who that is, and how one message is read."""
 
 import os
 import pwd
@@ -17,6 +17,8 @@ from policy.messages import MAX_MESSAGE
 GATEWAY_SOCKET: Final = "policyd.sock"
 ADMIN_SOCKET: Final = "policyd-admin.sock"
 COURIER_SOCKET: Final = "policyd-courier.sock"
+RUNNER_SOCKET: Final = "policyd-runner.sock"
+BROKER_SOCKET: Final = "policyd-broker.sock"
 AUDIT_SOCKET: Final = "policyd-audit.sock"
 BACKLOG: Final = 128
 MODE: Final = 0o660

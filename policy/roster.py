@@ -1,7 +1,7 @@
 """Persons, targets and accounts in memory: what every decision reads, read again after every change of one.
 
-The database stays the truth. `policy.directory` is the only writer; it puts what it changed here before it answers,
-so a decision made after the answer sees the change.
+The database stays the truth. `policy.persons.directory` is the only writer; it puts what it changed here before it
+answers, so a decision made after the answer sees the change.
 """
 
 from collections.abc import Iterable

@@ -1,30 +1,29 @@
 """Making a policyd's state, and opening it again: master key, database, certificate authorities, audit trail."""
 
+import hmac
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
 
-from policy import audit, naming, sshkeys, store
-from policy.audit import Event, Head, HeadFile
+from msgspec.structs import replace
+
+from policy import naming, store
+from policy.authorities import keeping
+from policy.authorities.life import Authorities
 from policy.configuration import Configuration
-from policy.sshkeys import PrivateKey
 from policy.store import Store, Tables
-from policy.vault import (
-    Secret,
-    Vault,
-    VaultError,
-    make_master_key,
-    master_key_path,
-    open_vault,
-    read_master_key,
-)
-
-CHECK: Final = "vault-check"
-CA: Final = "certificate-authority"
-HOST_CA: Final = "host-ca"
-USER_CA: Final = "user-ca"
+from policy.store.records import VaultKey
+from policy.trail import audit
+from policy.trail.audit import Event, Head, HeadFile
+from policy.vault import keyring
+from policy.vault.envelope import SEED, Vault
+from policy.vault.masters import Master, parse
+from policy.vault.masters.passphrase import PassphraseMaster
+from policy.vault.masters.transit import Http
+from policy.vault.register import Broken, Register
+from policy.vault.rekeying import MASTER
+from policy.vault.secret import NotYet, Secret, VaultError, WrongPassphrase
 
 
 class NotReady(Exception):
@@ -42,13 +41,20 @@ class State:
 
     store: Store
     vault: Vault
-    host_ca: PrivateKey = field(repr=False)
-    user_ca: PrivateKey = field(repr=False)
+    register: Register
+    master: Master
+    authorities: Authorities
     head_file: HeadFile
     head: Head
 
 
-def make_state(config: Configuration, admin: str, admin_keys: Sequence[str]) -> list[str]:
+async def make_state(
+    config: Configuration,
+    admin: str,
+    admin_keys: Sequence[str],
+    passphrase: Secret | None = None,
+    http: Http | None = None,
+) -> list[str]:
     """A new state; what was made, in words. NotReady or naming.CommandRefused if there is one, or it cannot be."""
     name = naming.person_name(admin) if admin else ""
     keys = naming.person_keys(list(admin_keys))
@@ -59,30 +65,31 @@ def make_state(config: Configuration, admin: str, admin_keys: Sequence[str]) -> 
         raise NotReady(
             f"state `{config.state}` exists already: nothing was changed", "use it, or choose another folder"
         )
-    said = []
-    where = config.policy.master_key
-    path = master_key_path(where, config.state, os.environ)
-    if where.startswith("file:") and not path.exists():
-        master = make_master_key(path)
-        said.append(f"master key `{path}`: keep a copy elsewhere, without it every secret is lost")
-    else:
-        master = read_master_key(where, config.state, os.environ)
-    vault = Vault(master)
+    master = _master(config, passphrase, http)
+    said = await master.make()
+    root = keyring.new_root()
+    first = await keyring.wrap(master, keyring.FIRST, root)
     database = store.create(config.policy.database, config.state)
     try:
-        said += _fill(config, vault, database, name, keys)
+        said += _fill(config, Vault({keyring.FIRST: root}), first, database, name, keys)
     finally:
         database.close()
     return said
 
 
-def open_state(config: Configuration) -> State:
+async def open_state(config: Configuration, master: Master) -> State:
     """NotReady, StoreError or VaultError say why it cannot be."""
-    master = read_master_key(config.policy.master_key, config.state, os.environ)
     database = store.open_store(config.policy.database, config.state)
+    try:
+        return await _open(config, master, database)
+    except BaseException:
+        database.close()
+        raise
+
+
+async def _open(config: Configuration, master: Master, database: Store) -> State:
     with database.read() as tables:
-        vault = open_vault(master, tables.setting(CHECK))
-        host_ca, user_ca = _open_ca(tables, vault, HOST_CA), _open_ca(tables, vault, USER_CA)
+        vault, register = await _open_vault(tables, master)
         head_file = HeadFile(config.head, vault.audit_key())
         kept = head_file.load()
         head = audit.recover(kept, store.in_batches(tables, start=max(kept.seq, 1) if kept else 1))
@@ -91,33 +98,98 @@ def open_state(config: Configuration) -> State:
             "the audit trail does not reach its kept head: it was cut or altered, or an old database was put back",
             "find out why; then accept the trail as it is with `bastion-policyd db accept-trail`",
         )
-    return State(store=database, vault=vault, host_ca=host_ca, user_ca=user_ca, head_file=head_file, head=head)
+    if not hmac.compare_digest(register.mac(head.registered), head.register):
+        raise NotReady(
+            "the vault is not as policyd left it: rows of it were put back, taken away or exchanged in the database",
+            "find out why; then accept it as it is with `bastion-policyd db accept-trail`",
+        )
+    with database.read() as tables:
+        authorities = keeping.load(tables, vault)
+    return State(
+        store=database,
+        vault=vault,
+        register=register,
+        master=master,
+        authorities=authorities,
+        head_file=head_file,
+        head=head,
+    )
 
 
-def accept_trail(config: Configuration) -> str:
-    """Go on from the trail as the database has it; the break itself becomes an event. What was done, in words."""
-    vault = Vault(read_master_key(config.policy.master_key, config.state, os.environ))
+async def accept_trail(config: Configuration, passphrase: Secret | None = None) -> str:
+    """Go on from the trail and the vault as the database has them; that becomes an event. What was done, in words."""
+    master = _master(config, passphrase)
     database = store.open_store(config.policy.database, config.state)
+    with database.read() as tables:
+        vault, register = await _open_vault(tables, master)
     head_file = HeadFile(config.head, vault.audit_key())
     kept = head_file.load()
     with database.write() as tables:
-        open_vault(read_master_key(config.policy.master_key, config.state, os.environ), tables.setting(CHECK))
         finding = audit.verify(store.in_batches(tables), kept)
-        if finding.ok:
-            return f"the audit trail is whole, {finding.rows} rows: nothing was changed"
+        found = audit.recover(kept, store.in_batches(tables, start=max(kept.seq, 1))) if kept and finding.ok else None
+        whole = found is not None and hmac.compare_digest(register.mac(found.registered), found.register)
+        if finding.ok and whole:
+            return f"the audit trail is whole, {finding.rows} rows, and so is the vault: nothing was changed"
         tail = tables.audit_tail()
         head = Head(seq=tail.seq, hash=tail.hash) if tail else audit.START
         detail = {"kept_rows": str(kept.seq) if kept else "", "kept_head": kept.hash.hex() if kept else ""}
         event = Event(
-            event="audit-trail-accepted", who=f"uid {os.getuid()}", why=finding.problem, detail=detail, source="console"
+            event="audit-trail-accepted",
+            who=f"uid {os.getuid()}",
+            why=finding.problem or "the vault was altered",
+            detail=detail,
+            source="console",
+            register=register.mac(head.seq + 1).hex(),
         )
         rows = audit.chain(head, [(time.time_ns(), event)])
         tables.add_audit(rows)
     if kept is None and not config.head.exists():
         head_file.make()
-    head_file.force(Head(seq=rows[-1].seq, hash=rows[-1].hash))
+    head_file.force(audit.follow(head, rows))
     database.close()
-    return f"accepted {rows[-1].seq - 1} rows as they are; row {rows[-1].seq} says so"
+    return f"accepted {rows[-1].seq - 1} rows and the vault as they are; row {rows[-1].seq} says so"
+
+
+async def _open_vault(tables: Tables, master: Master) -> tuple[Vault, Register]:
+    """The vault with the keys it has, and the register of what it holds, which nobody has vouched for yet."""
+    roots = await _unwrapped(tables, master)
+    seed = tables.vault.named(SEED)
+    sealed = tables.vault.version(seed.id) if seed else None
+    if seed is None or sealed is None:
+        raise VaultError("the seed of the vault is missing from the database", "restore it from a backup")
+    vault = Vault(roots, Vault(roots).open(SEED, seed.record, sealed.version, sealed.sealed))
+    try:
+        return vault, Register(vault.register_key(), tables.vault.entries())
+    except Broken as error:
+        raise VaultError(f"the vault was altered: {error}", "restore the database from a backup") from None
+
+
+async def _unwrapped(tables: Tables, master: Master) -> dict[int, Secret]:
+    """The root keys. Where another master has wrapped them, the error says which one it was."""
+    try:
+        return await keyring.unwrap(master, tables.vault.keys())
+    except (NotYet, WrongPassphrase):
+        raise
+    except VaultError as error:
+        if (place := tables.setting(MASTER)) is None:
+            raise
+        shown = audit.clean(place.decode(errors="replace"), 256)
+        raise VaultError(
+            error.cause, f"{error.hint}; it was `{shown}` that wrapped the root keys: [policy] master_key"
+        ) from None
+
+
+def _master(config: Configuration, passphrase: Secret | None, http: Http | None = None) -> Master:
+    """For a command of an operator's, who has the passphrase at hand. No courier is there, unless `http` is one."""
+    master = parse(config.policy.master_key, config.state, os.environ, http)
+    return supplied(master, passphrase)
+
+
+def supplied(master: Master, passphrase: Secret | None) -> Master:
+    """The master, once it has been told the passphrase, if it wants one."""
+    if isinstance(master, PassphraseMaster) and passphrase is not None:
+        master.supply(passphrase)
+    return master
 
 
 def _has_database(config: Configuration) -> bool:
@@ -128,38 +200,36 @@ def _has_database(config: Configuration) -> bool:
     return found is not None
 
 
-def _fill(config: Configuration, vault: Vault, database: Store, admin: str, keys: dict[str, str]) -> list[str]:
+def _fill(
+    config: Configuration, bare: Vault, first: VaultKey, database: Store, admin: str, keys: dict[str, str]
+) -> list[str]:
     now = time.time_ns()
-    authorities = {name: sshkeys.generate_private_key() for name in (HOST_CA, USER_CA)}
+    seed, record, version = keyring.make_seed(bare, now)
+    vault = Vault({keyring.FIRST: bare.root(keyring.FIRST)}, seed)
     events = [Event(event="init", who=f"uid {os.getuid()}", source="console")]
+    if admin:
+        detail = {"roles": "admin", "keys": " ".join(keys)}
+        events.append(Event(event="person-add", who=f"uid {os.getuid()}", what=admin, source="console", detail=detail))
     head_file = HeadFile(config.head, vault.audit_key())
     with database.write() as tables:
-        tables.put_setting(CHECK, vault.check_value())
-        for name, key in authorities.items():
-            tables.put_setting(name, vault.seal(CA, name, 1, Secret(sshkeys.write_private_key(key))))
+        tables.vault.add_key(first)
+        tables.put_setting(MASTER, config.policy.master_key.encode())
+        tables.vault.add_secret(record, version)
+        authorities = keeping.make_first(tables, vault, now)
+        register = Register(vault.register_key(), tables.vault.entries())
+        events[-1] = replace(events[-1], register=register.mac(len(events)).hex())
         if admin:
             tables.add_person(admin, now)
             tables.add_role(admin, "admin")
             for fingerprint, line in keys.items():
                 tables.add_key(admin, fingerprint, line, now)
-            detail = {"roles": "admin", "keys": " ".join(keys)}
-            events.append(
-                Event(event="person-add", who=f"uid {os.getuid()}", what=admin, source="console", detail=detail)
-            )
         rows = audit.chain(audit.START, [(now, event) for event in events])
         tables.add_audit(rows)
     # If we die here, the next `init` finds the database and refuses; `db accept-trail` makes the head file.
     head_file.make()
-    head_file.save(Head(seq=rows[-1].seq, hash=rows[-1].hash))
+    head_file.save(audit.follow(audit.START, rows))
     said = [f"database `{config.policy.database}` in `{config.state}`"]
-    said += [f"{name} {key.public.fingerprint}" for name, key in authorities.items()]
+    said += authorities
     if admin:
         said.append(f"person `{admin}` with role admin, key {' '.join(keys)}")
     return said
-
-
-def _open_ca(tables: Tables, vault: Vault, name: str) -> PrivateKey:
-    sealed = tables.setting(name)
-    if sealed is None:
-        raise VaultError(f"{name} is missing from the database", "restore it from a backup")
-    return sshkeys.parse_private_key(vault.open(CA, name, 1, sealed).reveal())

@@ -16,6 +16,7 @@ from bastion.cli.common import (
     read_secret,
     show,
 )  # fmt: skip
+from bastion.cli.rotating import rotate_one
 from bastion.errors import MisuseError
 
 PLACE = click.argument("place", metavar="ACCOUNT@TARGET")
@@ -24,6 +25,9 @@ PLACE = click.argument("place", metavar="ACCOUNT@TARGET")
 @click.group()
 def command() -> None:
     """Accounts on targets, and the credentials that open them."""
+
+
+command.add_command(rotate_one)
 
 
 @command.command()

@@ -111,14 +111,21 @@ def run_policy(command: str, *words: str, config: Path) -> tuple[list[str], str]
 def show(answer: Any, as_json: bool) -> None:
     """Rows as a table, Done as a sentence; JSON has the same facts."""
     from bastion import present
-    from policy.messages import Rows
+    from policy.messages import Revealed, Rows
 
     if as_json:
         print(present.as_json(answer))
         return
+    if isinstance(answer, Revealed) and not sys.stdout.isatty():
+        sys.stdout.buffer.write(answer.value)  # every byte, and nothing else: it may go to a file
+        sys.stdout.buffer.flush()
+        print(f"bastion: {neutral(answer.text)}", file=sys.stderr)
+        return
     # a pipe gets whole lines: folding at 80 columns would cut what `grep` and `awk` look for
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(present.as_text(answer, width), end="")
+    if isinstance(answer, Revealed):
+        print(f"bastion: {neutral(answer.text)}", file=sys.stderr)
     if isinstance(answer, Rows) and (note := answer.note or ("" if answer.rows else "nothing to show")):
         print(neutral(note), file=sys.stderr)
 
@@ -134,6 +141,18 @@ def read_secret(prompt: str) -> str:
     if len(secret) > MAX_SECRET:
         raise MisuseError(f"the password is longer than {MAX_SECRET} characters")
     return secret
+
+
+def read_value(name: str, *, binary: bool) -> bytes:
+    """A secret from standard input, or typed twice at a terminal."""
+    from bastion.values import MAX_VALUE, brought
+
+    if sys.stdin.isatty() and not binary:
+        return brought(
+            str(click.prompt(f"Value of {name}", hide_input=True, confirmation_prompt=True, err=True)).encode(),
+            binary=binary,
+        )
+    return brought(sys.stdin.buffer.read(MAX_VALUE + 1), binary=binary)
 
 
 def read_file(name: str) -> str:

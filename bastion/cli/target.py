@@ -106,14 +106,15 @@ def remove(name: str, reason: str, as_json: bool, config: Path | None) -> None:
 @click.argument("name")
 @click.option("--accept", default="", metavar="SHA256:...", help="Scan, and pin the key with this fingerprint.")
 @click.option("--forget", default="", metavar="SHA256:...", help="No longer trust this key.")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the audit trail.")
 @JSON
 @config_option
-def hostkey(name: str, accept: str, forget: str, as_json: bool, config: Path | None) -> None:
+def hostkey(name: str, accept: str, forget: str, reason: str, as_json: bool, config: Path | None) -> None:
     """Change the pinned host keys after a target was rebuilt; without an option, show them."""
     from policy.messages import TargetHostkey, TargetShow
 
     if accept or forget:
-        show(ask(config, TargetHostkey(name=name, accept=accept, forget=forget)), as_json)
+        show(ask(config, TargetHostkey(name=name, accept=accept, forget=forget, reason=reason)), as_json)
     else:
         show(ask(config, TargetShow(name=name)), as_json)
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from bastion.cli.common import found_config, show, talk
+from bastion.cli.common import found_config, read_value, show, talk
 from bastion.errors import Denied, ExitCode, MisuseError
 from bastion.text import neutral
 from bastion.vocabulary import VOCABULARY
+from bastion.vocabulary_vault import BINARY
 from bastion.words import Said, Word, help_of, parse
-from policy.messages import Done, MfaEnrol, RequestAwait
+from policy.messages import Done, MfaEnrol, RequestAwait, SecretAdd, SecretSet
 
 if TYPE_CHECKING:
     from bastion.control import Operator
@@ -51,10 +52,10 @@ class Group(click.Group):
         super().__init__(name, commands={full.split()[1]: Words(full.split()[1]) for full in members})
         for command in self.commands.values():
             command.short_help = HERE[f"{name} {command.name}"].about
-            command.invoke = _within(name, command)  # type: ignore[method-assign]
+            command.invoke = within(name, command)  # type: ignore[method-assign]
 
 
-def _within(group: str, command: click.Command) -> Any:
+def within(group: str, command: click.Command) -> Any:
     def invoke(ctx: click.Context) -> Any:
         return run([group, *ctx.params["words"]], ctx.params["config"])
 
@@ -87,6 +88,8 @@ def run(words: Sequence[str], config: Path | None) -> None:
         return
     assert said.word.ask is not None
     question = said.word.ask(said.given)
+    if isinstance(question, SecretAdd | SecretSet) and question.value is not None:
+        question.value = read_value(question.name, binary=said.given.has(BINARY))
     with talk(found_config(config)) as policyd:
         answer = policyd.ask(question)
         as_json = said.given.has("--json")

@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 from collections import deque
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ import trio
 
 from bastion.courier.ber import BadAnswer, first_message
 from bastion.courier.reach import Reach, Unreachable, tls_context, tls_problem
-from policy.messages import Called, LdapCall
+from policy.messages import Called, LdapCall, LdapPassword
 
 MAX_SECONDS: Final = 60.0
 PORTS: Final = {"ldap": 389, "ldaps": 636}
@@ -46,10 +47,15 @@ Entry = tuple[str, dict[str, list[bytes]]]
 
 async def call(request: LdapCall, reach: Reach) -> Called:
     """What came of it; never raises for what the other side does."""
+    return await answered(request, _made(request, reach))
+
+
+async def answered(request: LdapCall | LdapPassword, made: Awaitable[Called]) -> Called:
+    """What came of it in time; whatever the other side does is an answer with an `error`."""
     seconds = min(max(request.seconds, 0.1), MAX_SECONDS)
     try:
         with trio.fail_after(seconds):
-            return await _made(request, reach)
+            return await made
     except trio.TooSlowError:
         error = f"gave no whole answer within {seconds:g} s"
     except (Unreachable, BadAnswer) as problem:
@@ -69,7 +75,7 @@ async def _made(request: LdapCall, reach: Reach) -> Called:
     if request.after and (search is None or search.asked != _asked(request)):
         raise Unreachable("was asked for a page that is no longer there")
     if search is None:
-        line = await _Line.connect(request, reach)
+        line = await Line.connect(request, reach)
         search = _Search(line, _asked(request))
     whole = False
     try:
@@ -93,7 +99,7 @@ async def _made(request: LdapCall, reach: Reach) -> Called:
 class _Search:
     """`cookie` is the server's for its next page; None before the first, empty after the last."""
 
-    line: "_Line"
+    line: "Line"
     asked: tuple[object, ...]
     cookie: bytes | None = None
     size: int = PAGE
@@ -177,7 +183,7 @@ def _parts(entry: Entry) -> list[Entry]:
 # --- one connection ---------------------------------------------------------------------------------
 
 
-class _Line:
+class Line:
     """Connected, encrypted and verified; one request at a time."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -190,7 +196,7 @@ class _Line:
         self._total = 0  # bytes so far
 
     @classmethod
-    async def connect(cls, request: LdapCall, reach: Reach) -> "_Line":
+    async def connect(cls, request: LdapCall | LdapPassword, reach: Reach) -> "Line":
         try:
             url = urlsplit(request.url)
             host, port = url.hostname or "", url.port if url.port is not None else PORTS.get(url.scheme, 0)
@@ -275,7 +281,11 @@ class _Line:
 
     async def _answer(self) -> Any:
         """The next message, after sending what waits."""
-        if out := self._client.data_to_send():
+        return decoded(self._client, await self.exchange(self._client.data_to_send()))
+
+    async def exchange(self, out: bytes) -> bytes:
+        """Send this, and the next whole message that comes."""
+        if out:
             await self._stream.send_all(out)
         while not (size := first_message(self._read)):
             data = await self._stream.receive_some(65536)
@@ -284,7 +294,7 @@ class _Line:
             self._total += len(data)
             self._read += data
         message, self._read = bytes(self._read[:size]), self._read[size:]
-        return decoded(self._client, message)
+        return message
 
     def close(self) -> None:
         self._socket.socket.close()

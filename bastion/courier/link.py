@@ -1,4 +1,4 @@
-"""The courier's end of policyd's socket: one message = one msgpack array of at most MAX_MESSAGE bytes."""
+"""The near end of policyd's socket, for those who work for it: one message = one msgpack array of MAX_MESSAGE bytes."""
 
 import socket
 from itertools import count
@@ -9,7 +9,7 @@ import msgspec
 import trio
 
 from bastion.errors import PeerError
-from policy.messages import MAX_MESSAGE, Called, Courier, Reply, Request, decode_reply, encode
+from policy.messages import MAX_MESSAGE, Called, Courier, Reply, Request, Runner, Worked, decode_reply, encode
 
 COURIER_SOCKET: Final = "policyd-courier.sock"
 
@@ -23,13 +23,12 @@ class Link:
         self._sending = trio.Lock()
 
     @classmethod
-    async def connect(cls, run: Path, pid: int) -> Self:
-        path = run / COURIER_SOCKET
+    async def connect(cls, path: Path, greeting: Courier | Runner) -> Self:
         sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             await sock.connect(str(path))
             link = cls(sock)
-            await link._send(Courier(pid=pid))
+            await link._send(greeting)
             await link.receive()  # its answer to the greeting: from here on it knows us
         except OSError as error:
             sock.close()
@@ -48,7 +47,7 @@ class Link:
             pass
         raise PeerError("policyd closed the connection")
 
-    async def answer(self, answer: Called) -> None:
+    async def answer(self, answer: Called | Worked) -> None:
         await self._send(answer)
 
     async def _send(self, body: Request) -> None:

@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 async def call(request: RadiusCall, reach: Reach) -> Called:
     """What came of it; never raises for what the other side does. `status`: the answer's code, `next`: its state."""
-    servers = request.servers[:MAX_SERVERS]
+    servers = reach.silent.last(request.servers[:MAX_SERVERS], trio.current_time())
     if not servers:
         return Called(task=request.task, error="has no server")
     seconds, error = min(max(request.seconds, 0.1), MAX_SECONDS), "gave no answer in time"
@@ -38,6 +38,7 @@ async def call(request: RadiusCall, reach: Reach) -> Called:
         try:
             with trio.move_on_after(share):
                 answer = await _asked(request, server, reach)
+                reach.silent.answered(server)
                 return Called(
                     task=request.task, status=answer.code, values=[answer.message] if answer.message else [],
                     next=answer.state,
@@ -46,6 +47,7 @@ async def call(request: RadiusCall, reach: Reach) -> Called:
             error = str(problem) if isinstance(problem, Unreachable) else "cannot be reached"
         except ValueError:
             return Called(task=request.task, error="was given more than a RADIUS packet holds")
+        reach.silent.silent(server, trio.current_time())
         log.warning("radius", server=server[:80], problem=error)
     return Called(task=request.task, error=error)
 

@@ -5,13 +5,14 @@ Looking it up again for the connection would let a name server answer twice (DNS
 
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
 import trio
 
 from bastion.courier.places import Network, may_call
+from bastion.courier.silent import Silent
 
 MAX_ADDRESSES: Final = 4
 """Tried in turn; who has more than two hosts behind one name has a load balancer."""
@@ -29,6 +30,7 @@ class Reach:
     """Where this courier may go: `open` networks beyond what everybody may."""
 
     open: tuple[Network, ...] = ()
+    silent: Silent = field(default_factory=Silent, compare=False, repr=False)  # what RADIUS remembers
 
     async def addresses(self, host: str, port: int) -> list[str]:
         """Addresses of a host that may be called, at most MAX_ADDRESSES. Unreachable if there is none."""

@@ -15,13 +15,13 @@ import trio
 
 from bastion import config
 from bastion.config import Settings
-from bastion.courier import http, ldap, mail, radius
-from bastion.courier.link import Link
+from bastion.courier import http, ldap, ldap_password, mail, radius
+from bastion.courier.link import COURIER_SOCKET, Link
 from bastion.courier.places import networks
 from bastion.courier.reach import Reach
 from bastion.errors import BastionError, PeerError
 from bastion.systemd import tell_systemd
-from policy.messages import Called, HttpCall, LdapCall, MailCall, RadiusCall, Reply
+from policy.messages import Called, Courier, HttpCall, LdapCall, LdapPassword, MailCall, RadiusCall, Reply
 
 CALLS_AT_ONCE: Final = 16
 """policyd asks for no more; a megabyte each while they are read."""
@@ -33,10 +33,11 @@ CALLS: Final[Mapping[type, Callable[[Any, Reach], Awaitable[Called]]]] = Mapping
         HttpCall: http.call,
         MailCall: mail.call,
         LdapCall: ldap.call,
+        LdapPassword: ldap_password.call,
         RadiusCall: radius.call,
     }
 )
-Call = HttpCall | MailCall | RadiusCall | LdapCall
+Call = HttpCall | MailCall | RadiusCall | LdapCall | LdapPassword
 
 log = structlog.get_logger()
 
@@ -71,7 +72,7 @@ class Service:
         pause = FIRST_PAUSE
         while True:
             try:
-                link = await Link.connect(self.settings.run, os.getpid())
+                link = await Link.connect(self.settings.run / COURIER_SOCKET, Courier(pid=os.getpid()))
             except PeerError as error:
                 log.warning("policyd-unreachable", why=error.cause, again_in=pause)
             else:

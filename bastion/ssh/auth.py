@@ -30,12 +30,22 @@ from asyncssh.constants import (
 from asyncssh.misc import DisconnectError, ProtocolError, ProtocolNotSupported
 from asyncssh.packet import Boolean, NameList, SSHPacket, String, UInt32
 
-from bastion.errors import BastionError, Denied, MisuseError, PeerError
+from bastion.errors import BastionError, MisuseError, PeerError
 from bastion.login import Login, Secret, parse
 from bastion.settings import SshSettings
 from bastion.ssh.connections import ServerConnection
 from bastion.ssh.links import REPLY_SECONDS, PolicyLink, PolicyLost, Push, patience
-from bastion.ssh.userauth import Attempt, KeyOffer, KeyProof, Password, Question, Questions, read_attempt
+from bastion.ssh.userauth import (
+    BAD_TOKEN,
+    VOID_INVITATION,
+    Attempt,
+    KeyOffer,
+    KeyProof,
+    Password,
+    Question,
+    Questions,
+    read_attempt,
+)
 from bastion.startups import Outcome as Ending
 from bastion.startups import plain_source
 from bastion.text import neutral
@@ -70,9 +80,6 @@ _CONNECTION: Final = b"ssh-connection"
 _AUTHENTICATION: Final = b"ssh-userauth"
 _FIRST: Final = [Method.PUBLIC_KEY, Method.PASSWORD]
 _ASKING: Final = "asking policyd"
-BAD_TOKEN: Final = Denied(
-    "this token is not known, used up or over", "ask for another: ssh bastion token ACCOUNT@TARGET"
-)
 
 
 class PersonConnection(ServerConnection):
@@ -304,6 +311,9 @@ class PersonConnection(ServerConnection):
         self.logged_in()
 
     def _fail(self) -> None:
+        if self.login.secret is not None and self.login.secret.joins and not self._failures:
+            # Else the key of a person who is here would be refused without a word.
+            self.send_auth_banner("".join(f"{line}\n" for line in VOID_INVITATION.lines()))
         self._failures += 1
         if self._failures >= self._ssh.tries:
             self._cut()
@@ -347,7 +357,7 @@ class PersonConnection(ServerConnection):
         self._loop.call_soon(self._without_policy)
 
     def _without_policy(self) -> None:
-        self.policy_lost() if self.person else self._turn_away(PolicyLost())
+        self.policy_lost() if self.person else self._turn_away(self.policy.why if self.policy else PolicyLost())
 
     def _turn_away(self, error: BastionError) -> None:
         """In words that clients show before login (RFC 4252 section 5.4): the reason of a disconnect many do not."""

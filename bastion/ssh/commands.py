@@ -8,9 +8,22 @@ from bastion.errors import BastionError, Denied, ExitCode, MisuseError
 from bastion.present import as_json, as_text, qr
 from bastion.ssh import ask, pages, secrets
 from bastion.ssh.local import LocalChannel
+from bastion.text import neutral
 from bastion.vocabulary import VOCABULARY, overview
+from bastion.vocabulary_vault import BINARY
 from bastion.words import Given, Said, Word, help_of, parse, split
-from policy.messages import AccountAdd, Done, MfaConfirm, MfaEnrol, Rows, WatchBegin, WatchEnd
+from policy.messages import (
+    AccountAdd,
+    Done,
+    MfaConfirm,
+    MfaEnrol,
+    Revealed,
+    Rows,
+    SecretAdd,
+    SecretSet,
+    WatchBegin,
+    WatchEnd,
+)
 
 JSON: Final = "--json"
 Watch = Callable[[str], asyncio.Event]
@@ -53,6 +66,8 @@ async def _carry_out(channel: LocalChannel, policy: Any, word: Word, given: Give
     question = word.ask(given)
     if isinstance(question, AccountAdd) and not question.user_ca:
         question = await secrets.with_secret(channel, question)
+    if isinstance(question, SecretAdd | SecretSet) and question.value is not None:
+        question = await secrets.with_value(channel, question, binary=given.has(BINARY))
     over = watch(question.session) if isinstance(question, WatchBegin) else None
     answer = await pages.whole(policy, question)
     _show(channel, word, given, answer, address)
@@ -109,12 +124,18 @@ def _help(said: Said) -> str:
     return overview()
 
 
-def _show(channel: LocalChannel, word: Word, given: Given, answer: Rows | Done, address: str) -> None:
+def _show(channel: LocalChannel, word: Word, given: Given, answer: Rows | Done | Revealed, address: str) -> None:
     terminal = channel.terminal
     width = terminal.columns or 80 if terminal else None
     if given.has(JSON):
         return _put(channel, as_json(answer) + "\n")
-    if isinstance(answer, Rows) and word.name == "ca":
+    if isinstance(answer, Revealed):
+        if terminal:
+            _put(channel, as_text(answer, width))
+        else:
+            channel.write(answer.value)  # every byte, and nothing else: it may go to a file
+        return say(channel, f"bastion: {neutral(answer.text)}\n")
+    if isinstance(answer, Rows) and word.name in ("ca", "ca lines"):
         return _put(channel, "".join(f"# {where}\n{line}\n" for where, line in answer.rows))
     if isinstance(answer, Rows) and word.name == "config":
         return _put(channel, _client_config(answer, address))

@@ -47,7 +47,7 @@ class HostCertificates:
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options
         self._key = asyncssh.generate_private_key("ssh-ed25519")
-        self._made: dict[str, tuple[float, float, Any]] = {}  # until when, by which clock, and what
+        self._made: dict[str, tuple[float, float, bytes, Any]] = {}  # until when, by which clock, by which CA, what
 
     async def options(self, policy: Any, target: str) -> Any:
         """Denied if the target is not there for this person."""
@@ -57,8 +57,11 @@ class HostCertificates:
             raise refused(reply)
         clock = time.time() - time.monotonic()
         # One made while this machine's clock was wrong is refused by clients long after that was put right.
-        if made is None or made[0] < time.monotonic() or abs(made[1] - clock) > JUMPED:
+        # One by an authority that signs no more is not known to clients for as long as it lives.
+        ours = made is not None and made[2] in reply.blob
+        if made is None or made[0] < time.monotonic() or abs(made[1] - clock) > JUMPED or not ours:
             certificate = asyncssh.public_key.decode_ssh_certificate(reply.blob)
+            assert isinstance(certificate, asyncssh.public_key.SSHOpenSSHCertificate), "policyd makes no others"
             options = await asyncssh.SSHServerConnectionOptions.construct(
                 None, config=(), server_factory=asyncssh.SSHServer, server_host_keys=[(self._key, certificate)],
                 **self._options,
@@ -67,8 +70,9 @@ class HostCertificates:
             # Dropbear guesses by both lists, of key exchanges and of host keys, and asyncssh takes the guess as right
             # by the first alone: the plain key has to stand first. What is used the client's order decides.
             options.server_host_keys.move_to_end(certificate.algorithm)
-            made = self._made[target] = time.monotonic() + reply.expires_in * RENEW, clock, options
-        return copy.copy(made[2])
+            ca = certificate.signing_key.public_data
+            made = self._made[target] = time.monotonic() + reply.expires_in * RENEW, clock, ca, options
+        return copy.copy(made[3])
 
 
 class InnerOwner(asyncssh.SSHServer):

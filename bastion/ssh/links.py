@@ -20,10 +20,13 @@ from policy.messages import (
     MAX_MESSAGE,
     AnswerCode,
     Authorize,
+    ChangeSecret,
+    DirectorySync,
     EndSession,
     Freeze,
     Grant,
     Hello,
+    Refused,
     Reply,
     Request,
     RequestAccess,
@@ -33,6 +36,7 @@ from policy.messages import (
     Thaw,
     UsePassword,
     Warn,
+    Worked,
     Worker,
     decode_reply,
     encode,
@@ -51,13 +55,15 @@ there, and a person would rather be told than wait."""
 RADIUS_SECONDS: Final = 25.0
 """The most that `[policy.radius] seconds` may be: a server there asks a person's phone."""
 TICKET_SECONDS: Final = 15.0
+DIRECTORY_SECONDS: Final = 900.0  # as `bastion directory sync` waits: ten minutes of reading, then ten thousand persons
 """More, when policyd has to ask a ticket system: the longest that `[tickets.NAME] seconds` may be."""
 MAX_WAITING: Final = 256
 """Questions without an answer. A connection with 20 channels and 256 forwards asks one after the other."""
 _AT_ONCE: Final = 16
 """Messages read in one turn, so that one talkative conversation leaves time to others."""
 _RETRY: Final = 0.02
-_SILENT: Final = (Scanned,)
+_GREETING: Final = 1  # number of the first request
+_SILENT: Final = (Scanned, Worked)
 """Requests that policyd does not answer."""
 
 
@@ -66,8 +72,8 @@ class PolicyLost(BastionError):
 
     code = ExitCode.UNREACHABLE
 
-    def __init__(self, cause: str = "the bastion's policy service does not answer") -> None:
-        super().__init__(cause, "try again in a moment; if it stays so, tell the people who run this bastion")
+    def __init__(self, cause: str = "the bastion's policy service does not answer", hint: str = "") -> None:
+        super().__init__(cause, hint or "try again in a moment; if it stays so, tell the people who run this bastion")
 
 
 class PolicyLink:
@@ -85,6 +91,7 @@ class PolicyLink:
         self._unsent: deque[bytes] = deque()
         self._fileno = sock.fileno()  # asyncio makes a text of a socket object each time it does not know it yet
         self._blocked = False
+        self.why = PolicyLost()  # what is said once it is lost
         self._loop.add_reader(self._fileno, self._read)
 
     @classmethod
@@ -149,7 +156,7 @@ class PolicyLink:
         if len(data) > MAX_MESSAGE:
             raise MisuseError(f"the request is too large: {len(data)} bytes, at most {MAX_MESSAGE}")
         if not self.is_open:
-            raise PolicyLost
+            raise self._lost_because()
         if len(self._waiting) >= MAX_WAITING or len(self._unsent) >= MAX_WAITING:
             self._lose()
             raise PolicyLost
@@ -159,7 +166,7 @@ class PolicyLink:
         if len(self._unsent) == 1:
             self._write()
         if not self.is_open:
-            raise PolicyLost
+            raise self._lost_because()
         return number
 
     def _write(self) -> None:
@@ -196,7 +203,7 @@ class PolicyLink:
             number, reply = decode_reply(data)
         except (msgspec.MsgspecError, RecursionError, ValueError):
             return False
-        if isinstance(reply, UsePassword):
+        if isinstance(reply, UsePassword | ChangeSecret):
             wipe(data)  # the message it came in
         if number == 0:
             self._on_push(reply)
@@ -204,6 +211,9 @@ class PolicyLink:
         if number not in self._waiting:
             return False
         answer = self._waiting.pop(number)
+        if number == _GREETING and isinstance(reply, Refused):  # it takes no greeting: its vault is locked
+            self.why = PolicyLost(reply.cause, reply.hint)
+            return False
         if answer is not None and not answer.done():
             answer.set_result(reply)
         elif isinstance(reply, Grant):
@@ -216,6 +226,9 @@ class PolicyLink:
             self._end()
             self._on_lost()
 
+    def _lost_because(self) -> PolicyLost:
+        return PolicyLost(self.why.cause, self.why.hint)  # one for each: an exception keeps where it was raised
+
     def _end(self) -> None:
         if not self.is_open:
             return
@@ -227,7 +240,7 @@ class PolicyLink:
         waiting, self._waiting = self._waiting, {}
         for answer in waiting.values():
             if answer is not None and not answer.done():
-                answer.set_exception(PolicyLost())
+                answer.set_exception(self._lost_because())
 
 
 def _give_up(answer: "asyncio.Future[Reply]") -> None:
@@ -242,6 +255,8 @@ def patience(request: Request) -> float:
             return REPLY_SECONDS + min(30.0, request.seconds)
         case AnswerCode():
             return REPLY_SECONDS + RADIUS_SECONDS
+        case DirectorySync():
+            return DIRECTORY_SECONDS
         case Authorize() | RequestAccess() if request.ticket:
             return REPLY_SECONDS + TICKET_SECONDS
         case _:

@@ -5,13 +5,13 @@ from typing import Any, Final
 import msgspec
 
 from bastion.ssh.upstream import refused
-from policy.messages import Done, Rows
+from policy.messages import Done, Revealed, Rows
 
 MOST_ROWS: Final = 20_000
 """Rows of one list: twice the targets we are made for; more would only fill the gateway's memory."""
 
 
-async def whole(policy: Any, question: Any) -> Rows | Done:
+async def whole(policy: Any, question: Any) -> Rows | Done | Revealed:
     """The answer; of a list in pages, all of them. The refusal is raised."""
     answer = await answered(policy, question)
     rows: list[list[str]] = []
@@ -25,9 +25,9 @@ async def whole(policy: Any, question: Any) -> Rows | Done:
     return answer
 
 
-async def answered(policy: Any, question: Any) -> Rows | Done:
+async def answered(policy: Any, question: Any) -> Rows | Done | Revealed:
     """One answer; what it refuses is raised."""
     answer = await policy.ask(question)
-    if not isinstance(answer, Rows | Done):
+    if not isinstance(answer, Rows | Done | Revealed):
         raise refused(answer)
     return answer

@@ -103,6 +103,10 @@ class _Owner(asyncssh.SSHClient):
         self._on_lost(exc)
 
 
+class LoginRefused(PeerError):
+    """The target is the right one, and does not take this credential."""
+
+
 async def dial(
     policy: Policy, grant: Grant, settings: SshSettings, on_lost: Callable[[Exception | None], None]
 ) -> TargetConnection:
@@ -136,7 +140,7 @@ async def dial(
         raise await _wrong_key(policy, grant, _shown.pop(id(options), b"")) from None
     except asyncssh.PermissionDenied:
         await _report(policy, grant, "login-failed-at-target", {"account": grant.account})
-        raise PeerError(
+        raise LoginRefused(
             f"`{grant.target}` refused our credential for `{grant.account}`",
             "tell the people who run this bastion: the credential in the vault does not fit the target",
         ) from None

@@ -10,12 +10,21 @@ from typing import Final
 from asyncssh.misc import ProtocolError
 from asyncssh.packet import SSHPacket, String
 
+from bastion.errors import Denied
+
 MSG_USERAUTH_INFO_RESPONSE: Final = 61
 
 MAX_BLOB, MAX_SIGNATURE = 16 * 1024, 8 * 1024
 """Bytes of a key or certificate (16384-bit RSA: 2 KiB), which travels to policyd twice, and of what it signs."""
 MAX_PASSWORD: Final = 1025
 """Bytes of a password that policyd sees; it refuses more than 1024."""
+
+VOID_INVITATION: Final = Denied(
+    "this invitation is void, or this key is somebody's already", "log in by your own name, or ask for another one"
+)
+BAD_TOKEN: Final = Denied(
+    "this token is not known, used up or over", "ask for another: ssh bastion token ACCOUNT@TARGET"
+)
 
 
 @dataclass(frozen=True, slots=True)

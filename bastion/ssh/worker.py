@@ -24,12 +24,13 @@ from bastion.errors import BastionError, RecorderLost
 from bastion.ssh import algorithms, recording, scan, transport
 from bastion.ssh.door import GOING_DOWN, Gateway
 from bastion.ssh.entrance import Entrance
+from bastion.ssh.hands.work import Hands
 from bastion.ssh.jump import HostCertificates
 from bastion.ssh.links import POLICY_SOCKET, PolicyLink, PolicyLost
 from bastion.ssh.listener import Listener, open_sockets, passed_sockets
 from bastion.startups import Outcome, Startups
 from bastion.systemd import tell_systemd
-from policy.messages import Reply, Scan
+from policy.messages import ChangeSecret, EndSession, Freeze, Reply, Scan, VerifyLogin
 from policy.messages import Worker as WorkerHello
 
 FAREWELL: Final = 8.0
@@ -54,12 +55,14 @@ class Worker:
     _certificates: HostCertificates = field(init=False)
     _listener: Listener = field(init=False)
     _link: PolicyLink | None = field(init=False, default=None)
+    _hands: Hands = field(init=False)
     _scans: "set[asyncio.Task[None]]" = field(init=False, default_factory=set)
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT; BastionError if it cannot start."""
         transport.check_version()
         self.gateway = Gateway(settings=self.settings)
+        self._hands = Hands(lambda: self.gateway.settings)
         await self._read_keys()
         sockets = passed_sockets() or open_sockets(self.settings.ssh.listen, shared=self.settings.ssh.workers > 1)
         self._listener = Listener(sockets, self._make, self.admission)
@@ -123,11 +126,17 @@ class Worker:
                 pause = FIRST_PAUSE
                 await lost.wait()
                 log.warning("policyd-lost")
+                self._hands.end_all("policy-lost")
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
 
     def _task(self, task: Reply) -> None:
         link = self._link
+        match task:
+            case ChangeSecret() | VerifyLogin() if link is not None:
+                return self._hands.take(link, task)
+            case EndSession() | Freeze():
+                return self._hands.pushed(task)
         if link is None or not isinstance(task, Scan) or len(self._scans) >= MAX_SCANS:
             log.warning("task-refused", task=type(task).__name__)
             return
@@ -147,9 +156,11 @@ class Worker:
                 relay.end("shutdown", text=GOING_DOWN)
             if not door.relays:
                 door.disconnect_person(GOING_DOWN)
+        self._hands.stop()
         deadline = time.monotonic() + FAREWELL
-        while (gateway.doors or gateway.ending) and time.monotonic() < deadline:  # noqa: ASYNC110 - each in its own time
+        while (gateway.doors or gateway.ending or self._hands.jobs) and time.monotonic() < deadline:  # noqa: ASYNC110 - each in its own time
             await asyncio.sleep(0.05)
+        self._hands.end_all("shutdown")
         if gateway.doors:
             log.warning("ended with sessions", connections=len(gateway.doors))
 

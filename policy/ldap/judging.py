@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from policy.keys.sshkeys import parse_authorized_key
+from policy.keys.sshwire import BadKey
 from policy.ldap.asking import MEMBERS
 from policy.ldap.model import Directory, DirectoryProblem, Entry, Found, Groups, Refused
 from policy.names import BadName, check_person_name
 from policy.naming import MAX_KEYS
-from policy.sshkeys import parse_authorized_key
-from policy.sshwire import BadKey
 
 MAX_IDENT: Final = 64
 _DISABLED: Final = 0x2  # of userAccountControl

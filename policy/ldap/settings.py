@@ -29,10 +29,10 @@ from urllib.parse import urlsplit
 
 from policy.ldap.model import Directory, Groups
 from policy.naming import CommandRefused, role_name
-from policy.rights import EVERYBODY, Right, Rights
+from policy.rules.rights import EVERYBODY, Right, Rights
+from policy.rules.windows import parse_duration
 from policy.tickets.settings import secret
 from policy.toml_tables import Table, show
-from policy.windows import parse_duration
 
 MAX_SECONDS: Final = 30
 MIN_EVERY: Final = 60.0

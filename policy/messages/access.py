@@ -128,6 +128,7 @@ class MfaEnrol(Message):
     """A TOTP secret, in the answer once. One's own (`person` empty) counts after MfaConfirm, another's at once."""
 
     person: str = ""
+    reason: str = ""
 
 
 class MfaConfirm(Message):
@@ -164,6 +165,7 @@ class MfaIssue(Message):
 
     person: str
     seconds: int = 3600
+    reason: str = ""
 
 
 # --- persons ----------------------------------------------------------------------------------------

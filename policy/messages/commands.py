@@ -11,10 +11,6 @@ class Reachable(Message):
     """The targets and accounts this person may use now."""
 
 
-class CaLines(Message):
-    """Public lines for clients (`@cert-authority`) and targets (`TrustedUserCAKeys`)."""
-
-
 class PersonAdd(Message):
     """`reason`, here and below: why, for the audit trail."""
 
@@ -97,6 +93,7 @@ class TargetHostkey(Message):
     name: str
     accept: str = ""
     forget: str = ""
+    reason: str = ""
 
 
 class AccountAdd(Message):

@@ -74,6 +74,26 @@ class LdapCall(Message):
     trust: str = ""
 
 
+class LdapPassword(Message):
+    """Push: bind, and set the password of one entry, by LDAPS or STARTTLS.
+
+    `way`: extended (RFC 3062) or unicode (unicodePwd, as Active Directory has it). With `old` the entry's own password
+    is changed, without it a privileged bind resets it. The answer's `values` begin with "told" once the change was
+    sent: from then on an `error` means that nobody knows, and before it that nothing was changed.
+    """
+
+    task: int
+    url: str
+    bind: str
+    password: bytes
+    entry: str  # its distinguished name
+    way: str
+    new: bytes
+    old: bytes = b""
+    seconds: float = 20.0
+    trust: str = ""
+
+
 class Called(Message):
     """What came of a call. `error` is empty when there was an answer; `status` is HTTP's, RADIUS's or LDAP's code.
 

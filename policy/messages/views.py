@@ -8,7 +8,7 @@ class Viewing(Message):
     """Something of these recordings is about to be shown. Answered with Noted, once it is in the trail, or Refused."""
 
     verb: ViewVerb
-    recordings: list[str]  # session ids, at most `policy.views.MAX_RECORDINGS`; a search of more says this again
+    recordings: list[str]  # session ids, at most `policy.trail.views.MAX_RECORDINGS`; a search of more says this again
     range: str = ""  # what of them: `channel 2`, `from 1:30`; empty: everything
     format: str = ""  # of an export
     reason: str = ""

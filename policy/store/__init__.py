@@ -6,6 +6,7 @@ process at once, and the loss of power after `Store.sync`. A commit then costs a
 """
 
 import os
+import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from sqlalchemy.pool import QueuePool
 from policy.store import migrate
 from policy.store.tables import Conflict, Tables, in_batches
 
-__all__ = ["Conflict", "Store", "StoreError", "Tables", "create", "in_batches", "open_store", "status"]
+__all__ = ["Conflict", "Store", "StoreError", "Tables", "create", "in_batches", "open_store", "path_of", "status"]
 
 BUSY_SECONDS = 5.0
 """How long a statement waits for another process's lock; a decision that takes longer is denied anyway."""
@@ -80,6 +81,21 @@ class Store:
         except DBAPIError as error:
             raise StoreError(f"database: {error.orig}") from None
 
+    def checkpoint(self) -> None:
+        """Move what is in the write-ahead log to where it belongs, and empty the log: no old page is left there.
+
+        StoreError if somebody reads at this moment.
+        """
+        raw = self._engine.raw_connection()
+        try:
+            busy, _, _ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            raise StoreError(f"database: {error}") from None
+        finally:
+            raw.close()
+        if busy:
+            raise StoreError("database: somebody reads it at this moment")
+
     def close(self) -> None:
         self._drop_writer()
         self._engine.dispose()
@@ -100,6 +116,8 @@ def create(url: str, base: Path) -> Store:
             migrate.upgrade(connection)
     except DatabaseError as error:
         raise StoreError(f"database `{url}`: {error.orig}") from None
+    except migrate.CannotUpgrade as error:
+        raise StoreError(f"database `{url}`: {error}", "make a new state: `bastion init DIR`") from None
     return Store(engine, base / _file(url))
 
 
@@ -120,6 +138,11 @@ def open_store(url: str, base: Path) -> Store:
         f"database `{url}` has schema {found}, which a newer program made (this one needs {wanted})",
         "start the newer version, or restore the backup made before it",
     )
+
+
+def path_of(url: str, base: Path) -> Path:
+    """The file of a database; StoreError if it is none."""
+    return base / _file(url)
 
 
 def status(url: str, base: Path) -> tuple[str | None, str]:
@@ -174,7 +197,10 @@ def _engine(url: str, base: Path, *, make: bool) -> Engine:
 def _on_connect(raw: Any, _record: object) -> None:
     # The driver's own transaction handling neither takes the write lock at BEGIN nor covers DDL; ours does.
     raw.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "trusted_schema=OFF"):
+    # secure_delete: a root key that was taken out, or a secret, is not left in a page that is free.
+    for pragma in (
+        "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "trusted_schema=OFF", "secure_delete=ON",
+    ):  # fmt: skip
         raw.execute(f"PRAGMA {pragma}")
 
 

@@ -102,6 +102,13 @@ class AccessTables:
         """Compare and set: count one use; false if there is none left, or it is revoked, not begun, or over."""
         return bool(self._db.execute(_USE, {"ident": ident, "now": now}).rowcount)
 
+    def return_use(self, ident: str) -> bool:
+        """One use less, for a session that came to nothing. False for a grant that has none counted."""
+        c = s.access_grant.c
+        return bool(
+            self._db.execute(update(s.access_grant).where(c.id == ident, c.used > 0).values(used=c.used - 1)).rowcount
+        )
+
     def take_uses(self, ident: str, number: int, now: int) -> bool:
         """Compare and set: hand `number` uses on to another grant; only where uses are counted."""
         c = s.access_grant.c

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
+class CannotUpgrade(Exception):
+    """What is in this database cannot be taken over; the database is as it was."""
+
+
 def wanted() -> str:
     """The revision this program was written for."""
     return _revisions()[-1]

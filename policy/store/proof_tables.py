@@ -5,19 +5,30 @@ Whatever must happen once is a compare-and-set: true for the one who did it, fal
 
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from policy.store import schema as s
 from policy.store.conflict import Conflict
-from policy.store.records import Code, Invitation
+from policy.store.records import Code, Invitation, SecretRecord, SecretVersion
+from policy.store.vault_tables import VaultTables
 
 
 class ProofTables:
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, vault: VaultTables) -> None:
         self._db = connection
+        self._vault = vault
 
     # --- one-time passwords by time -----------------------------------------------------------------
+
+    def add_authenticator(
+        self, person: str, secret: SecretRecord, first: SecretVersion, *, confirmed: bool = True
+    ) -> None:
+        """An authenticator with its secret; Conflict if there is one of that id."""
+        self._vault.add_secret(secret, first)
+        values = {"person": person, "id": secret.id, "kind": secret.kind, "created": secret.created}
+        since = secret.created if confirmed else None
+        self._db.execute(insert(s.authenticator).values(**values, confirmed=since))
 
     def confirm(self, authenticator: str, now: int) -> bool:
         """Compare and set: from now on it is asked for."""
@@ -25,12 +36,21 @@ class ProofTables:
         return bool(self._db.execute(update(s.authenticator).where(*mine).values(confirmed=now)).rowcount)
 
     def remove_authenticator(self, person: str, ident: str) -> bool:
-        mine = (s.authenticator.c.person == person, s.authenticator.c.id == ident)
-        return bool(self._db.execute(delete(s.authenticator).where(*mine)).rowcount)
+        return bool(self._remove(s.authenticator.c.person == person, s.authenticator.c.id == ident))
+
+    def remove_authenticators(self, person: str) -> int:
+        return self._remove(s.authenticator.c.person == person)
 
     def drop_unconfirmed(self, person: str) -> None:
-        mine = (s.authenticator.c.person == person, s.authenticator.c.confirmed.is_(None))
+        self._remove(s.authenticator.c.person == person, s.authenticator.c.confirmed.is_(None))
+
+    def _remove(self, *mine: ColumnElement[bool]) -> int:
+        """With their secrets; how many there were."""
+        found = self._db.execute(select(s.authenticator.c.id).where(*mine)).scalars().all()
         self._db.execute(delete(s.authenticator).where(*mine))
+        for ident in found:
+            self._vault.remove_secret(ident)
+        return len(found)
 
     # --- codes that count once ----------------------------------------------------------------------
 

@@ -38,9 +38,8 @@ class PersonKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authenticator:
-    id: str
+    id: str  # also that of its secret
     kind: str
-    sealed: bytes = field(repr=False)
     created: int
     confirmed: int | None = 0  # when its first code came; None: it is not asked for yet
 
@@ -88,11 +87,40 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SealedSecret:
+class SecretRecord:
+    """What a secret is and whose; its versions hold it, sealed."""
+
     id: str
-    purpose: str
+    kind: str  # password | key | ca | generic | totp | seed
+    name: str  # ACCOUNT@TARGET, folder/name, or words of ours
+    created: int
+    changed: int
+    owner: str = ""  # a person, of named ones
+    note: str = ""
+
+    @property
+    def record(self) -> str:
+        """What each version is bound to: a row that was given another name, or another account, does not open."""
+        return f"{self.id} {self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretVersion:
+    secret: str  # id
     version: int
+    state: str  # pending | current | previous | retired
     sealed: bytes = field(repr=False)
+    made: int
+    made_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultKey:
+    """The root key of one generation, wrapped by the master."""
+
+    generation: int
+    wrapped: bytes = field(repr=False)
+    made: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,3 +219,118 @@ class Review:
     written: int | None = None
     author: str = ""
     text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """A program that reads secrets by the broker. The bindings that are given must all hold; there is at least one."""
+
+    name: str
+    owner: str = ""
+    disabled: bool = False
+    uid: int | None = None
+    unit: str = ""  # of systemd
+    executable: str = ""
+    certificate: str = ""  # SHA-256 of its client certificate, hexadecimal
+    addresses: tuple[str, ...] = ()  # networks
+    rate: int  # reads a second
+    created: int
+    made_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerToken:
+    """What an application shows over HTTPS: good from its own certificate or addresses alone, until it expires."""
+
+    id: str
+    application: str
+    digest: bytes = field(repr=False)  # SHA-256
+    certificate: str = ""
+    addresses: tuple[str, ...] = ()
+    made: int
+    made_by: str
+    expires: int
+    revoked: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRecord:
+    """One read of one version of a secret."""
+
+    id: str
+    application: str
+    secret: str  # its name
+    version: int
+    source: str
+    at: int
+    expires: int
+    longest: int  # until when it may be renewed
+    ended: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What was lent to whom. Scope: the name of a secret, a folder with `/` at its end, or ACCOUNT@TARGET."""
+
+    id: str
+    scope: str
+    subject_kind: str  # person | role | application
+    subject: str
+    rights: str  # words of use, view, share
+    made: int
+    made_by: str
+    reason: str = ""
+    expires: int | None = None
+    ended: int | None = None
+    ended_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkout:
+    """A password that a person was shown, and has for a time."""
+
+    id: str
+    account: str
+    target: str
+    person: str
+    version: int  # of the secret that was shown
+    source: str
+    rule: str
+    access_grant: str = ""
+    ticket: str = ""
+    reason: str = ""
+    taken: int
+    ends: int
+    returned: int | None = None
+    returned_by: str = ""
+    returned_why: str = ""
+
+    @property
+    def place(self) -> str:
+        return f"{self.account}@{self.target}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotationRow:
+    """One rotation in the journal."""
+
+    id: str
+    account: str
+    target: str
+    rule: str = ""  # name of the [[rotation]] entry; "" before it began
+    driver: str = ""
+    state: str  # policy.rotation.plan.State
+    pending: int = 0  # versions of the secret; 0: none
+    previous: int = 0
+    attempts: int = 0  # runs that came to nothing, one after the other
+    problem: str = ""
+    why: str = ""
+    made_by: str = ""
+    began: int
+    changed: int
+    ended: int | None = None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Target and account."""
+        return self.target, self.account

@@ -8,21 +8,26 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
 )
 
-# Named constraints, so that a later migration can drop one on any database.
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
+from policy.store.metadata import metadata as metadata
+
+from policy.store.vault_schema import (  # isort: skip
+    application as application,
+    application_token as application_token,
+    authority as authority,
+    checkout as checkout,
+    lease as lease,
+    revoked_certificate as revoked_certificate,
+    rotation as rotation,
+    secret as secret,
+    secret_version as secret_version,
+    share as share,
+    vault_key as vault_key,
 )
 
 _ON_PERSON = {"ondelete": "CASCADE", "onupdate": "CASCADE"}
@@ -74,8 +79,7 @@ authenticator = Table(
     metadata,
     Column("id", String(32), primary_key=True),
     _person(),
-    Column("kind", String(16), nullable=False),  # totp
-    Column("sealed", LargeBinary, nullable=False),
+    Column("kind", String(16), nullable=False),  # totp; its secret has the same id
     Column("created", BigInteger, nullable=False),
     Column("confirmed", BigInteger, server_default="0"),  # None: not before its first code
     Index("ix_authenticator_person", "person"),
@@ -140,16 +144,6 @@ account = Table(
     Column("public", LargeBinary),  # SSH blob of a key, so that a decision needs no vault
     Column("created", BigInteger, nullable=False),
     UniqueConstraint("target", "name"),
-)
-
-secret = Table(
-    "secret",
-    metadata,
-    Column("id", String(32), primary_key=True),
-    Column("purpose", String(32), nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("sealed", LargeBinary, nullable=False),
-    Column("created", BigInteger, nullable=False),
 )
 
 session = Table(

@@ -11,6 +11,9 @@ from sqlalchemy.exc import IntegrityError
 
 from policy.store import schema as s
 from policy.store.access_tables import AccessTables
+from policy.store.application_tables import ApplicationTables
+from policy.store.authority_tables import AuthorityTables
+from policy.store.checkout_tables import CheckoutTables
 from policy.store.conflict import Conflict as Conflict
 from policy.store.proof_tables import ProofTables
 from policy.store.records import (
@@ -21,10 +24,12 @@ from policy.store.records import (
     DirectoryEntry,
     Person,
     PersonKey,
-    SealedSecret,
     Session,
     Target,
 )
+from policy.store.rotation_tables import RotationTables
+from policy.store.share_tables import ShareTables
+from policy.store.vault_tables import VaultTables
 
 
 class Tables:
@@ -33,7 +38,13 @@ class Tables:
     def __init__(self, connection: Connection) -> None:
         self._db = connection
         self.access = AccessTables(connection)  # requests, votes, grants, reviews
-        self.proofs = ProofTables(connection)  # second factors, codes, invitations
+        self.authorities = AuthorityTables(connection)  # certificate authorities, and what was revoked
+        self.vault = VaultTables(connection)  # secrets, and the keys that seal them
+        self.applications = ApplicationTables(connection)  # their tokens and leases, too
+        self.shares = ShareTables(connection)  # what of the vault was lent to whom
+        self.checkouts = CheckoutTables(connection)
+        self.rotations = RotationTables(connection)  # their journal
+        self.proofs = ProofTables(connection, self.vault)  # second factors, codes, invitations
 
     def nested(self) -> AbstractContextManager[object]:
         """A part of the transaction that is undone alone if its block raises."""
@@ -61,7 +72,7 @@ class Tables:
             keys[row.person].append(PersonKey(fingerprint=row.fingerprint, line=row.line))
         for row in self._of(s.authenticator, only):
             totp[row.person].append(
-                Authenticator(id=row.id, kind=row.kind, sealed=row.sealed, created=row.created, confirmed=row.confirmed)
+                Authenticator(id=row.id, kind=row.kind, created=row.created, confirmed=row.confirmed)
             )
         owns: dict[str, list[str]] = defaultdict(list)
         for row in self._of(s.owner, only):
@@ -101,7 +112,8 @@ class Tables:
     def offboard(self, name: str, now: int) -> None:
         """Keep the name, so that nobody inherits its history; drop every way to prove it."""
         self._db.execute(update(s.person).where(s.person.c.name == name).values(disabled=True, offboarded=now))
-        for table in (s.role, s.key, s.password, s.authenticator, s.code, s.invitation, s.owner, s.directory_entry):
+        self.proofs.remove_authenticators(name)
+        for table in (s.role, s.key, s.password, s.code, s.invitation, s.owner, s.directory_entry):
             self._db.execute(delete(table).where(table.c.person == name))
 
     def add_owner(self, person: str, scope: str) -> None:
@@ -146,15 +158,6 @@ class Tables:
         self._insert(s.directory_entry, person=entry.person, ident=entry.ident, dn=entry.dn, held=entry.held, **words)
 
     # --- second factors -----------------------------------------------------------------------------
-
-    def add_authenticator(
-        self, person: str, ident: str, kind: str, sealed: bytes, now: int, *, confirmed: bool = True
-    ) -> None:
-        first = now if confirmed else None
-        self._insert(s.authenticator, person=person, id=ident, kind=kind, sealed=sealed, created=now, confirmed=first)
-
-    def remove_authenticators(self, person: str) -> int:
-        return self._db.execute(delete(s.authenticator).where(s.authenticator.c.person == person)).rowcount
 
     def last_step(self, authenticator: str) -> int:
         """The newest accepted time step; -1 before the first."""
@@ -246,7 +249,7 @@ class Tables:
             delete(s.host_key).where(s.host_key.c.target == target, s.host_key.c.fingerprint == fingerprint)
         )
 
-    # --- accounts and secrets -----------------------------------------------------------------------
+    # --- accounts -----------------------------------------------------------------------------------
 
     def accounts(self, target: str | None = None) -> list[Account]:
         query = select(s.account).order_by(s.account.c.target, s.account.c.name)
@@ -257,25 +260,19 @@ class Tables:
     def add_account(self, account: Account) -> None:
         self._insert(s.account, **asdict(account))
 
+    def set_public(self, target: str, name: str, public: bytes) -> None:
+        """The public half of another key that opens an account."""
+        mine = (s.account.c.target == target, s.account.c.name == name)
+        self._db.execute(update(s.account).where(*mine).values(public=public))
+
     def remove_account(self, target: str, name: str) -> bool:
         """The account and its secret."""
         mine = (s.account.c.target == target, s.account.c.name == name)
         secret = self._db.execute(select(s.account.c.secret).where(*mine)).scalar()
         gone = self._gone(delete(s.account).where(*mine))
         if secret is not None:
-            self._db.execute(delete(s.secret).where(s.secret.c.id == secret))
+            self.vault.remove_secret(secret)
         return gone
-
-    def secret(self, ident: str) -> SealedSecret | None:
-        row = self._db.execute(_SECRET, {"ident": ident}).one_or_none()
-        if row is None:
-            return None
-        return SealedSecret(id=row.id, purpose=row.purpose, version=row.version, sealed=row.sealed)
-
-    def add_secret(self, secret: SealedSecret, now: int) -> None:
-        self._insert(
-            s.secret, id=secret.id, purpose=secret.purpose, version=secret.version, sealed=secret.sealed, created=now
-        )
 
     # --- sessions -----------------------------------------------------------------------------------
 
@@ -348,6 +345,12 @@ class Tables:
             query = query.where(s.audit.c.event == event)
         return self._audit_rows(query)
 
+    def audit_of(self, kinds: Sequence[str], *, after: int, before: int, since: int, limit: int) -> list[AuditRow]:
+        """Rows of these kinds of events between two others, from a time on, oldest first."""
+        c = s.audit.c
+        query = select(s.audit).where(c.event.in_(kinds), c.seq > after, c.seq < before, c.at >= since)
+        return self._audit_rows(query.order_by(c.seq).limit(limit))
+
     def audit_ref(self, ref: str) -> AuditRow | None:
         """The newest row with this ref, of eight hexadecimal digits."""
         query = select(s.audit).where(func.instr(s.audit.c.body, f'"ref":"{ref}"') > 0)
@@ -376,7 +379,6 @@ class Tables:
 # Built once: every session goes through these, and building a statement costs more than SQLite's work on it.
 _START: Final = update(s.session).where(s.session.c.id == bindparam("ident"))
 _END: Final = _START.where(s.session.c.ended.is_(None))
-_SECRET: Final = select(s.secret).where(s.secret.c.id == bindparam("ident"))
 _SESSION: Final = tuple(field.name for field in fields(Session))
 
 

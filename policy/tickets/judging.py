@@ -6,7 +6,7 @@ of system.
 
 from datetime import datetime
 
-from policy.conditions import TicketFact
+from policy.rules.conditions import TicketFact
 from policy.tickets.model import Assignee, Found, Place, System, TicketProblem, alike, fill, shown
 
 

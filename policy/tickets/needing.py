@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from policy.conditions import Facts, Why, concerns, conditions
-from policy.rules import Effect, RuleSet
+from policy.rules.conditions import Facts, Why, concerns, conditions
+from policy.rules.ruleset import Effect, RuleSet
 
 MOST: Final = 8
 """Tickets looked up for one decision: as many rules as may be about one account, and the grants that name tickets."""

@@ -23,10 +23,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from policy.names import BadName, check_person_name
+from policy.rules.windows import parse_zone
 from policy.tickets.model import Assignee, Fields, Kind, Match, System, Window, check_template
 from policy.tickets.shapes import SHAPES, Shape
 from policy.toml_tables import Table, show
-from policy.windows import parse_zone
 
 MAX_SECONDS: Final = 15
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})

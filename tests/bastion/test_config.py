@@ -163,6 +163,12 @@ def test_a_reserve_that_the_low_water_mark_does_not_guard_is_refused(home: Path)
     assert "must be above reserve_mib" in found
 
 
+def test_where_certificates_count_from_are_networks(home: Path) -> None:
+    assert problems(home, '[policy]\ncertificate_sources = ["192.0.2.7", "10.0.0.0/24", "fd00::/8"]') == []
+    (said,) = problems(home, '[policy]\ncertificate_sources = ["192.0.2.7", "10.0.0.1/24"]')
+    assert "policy.certificate_sources: no network" in said
+
+
 def test_an_auditor_needs_an_x25519_key(home: Path) -> None:
     (home / "a.pem").write_text(
         "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA" + "A" * 43 + "=\n-----END PUBLIC KEY-----\n"
@@ -220,3 +226,51 @@ def test_lines_are_found_among_strings_comments_and_arrays() -> None:
         ("r#r", "z", 1, "deep"): 17, ("r#r", "z", 1, "deep", "k"): 18,
         ("last",): 19, ("last", "s"): 20,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("file:nowhere", "cannot be read"),
+        ("passphrase:hunter2", "unknown source"),
+        ("vault:x", "unknown source"),
+        ("pkcs11:token=a;object=b", "no key on a token"),
+        ("pkcs11:token=a;object=b?module-path=/nowhere.so&pin-source=file:master.key", "`/nowhere.so` is not there"),
+        ("pkcs11:token=a;object=b?module-path=/bin/sh&pin-source=1234", "unknown source of a secret"),
+        (
+            "transit:http://h/v1/transit/keys/k?token=file:master.key&share=file:master.key",
+            "no key of a transit server",
+        ),
+        ("transit:https://h/v1/transit/keys/k?token=file:none&share=file:master.key", "cannot be read"),
+    ],
+)
+def test_a_master_key_that_cannot_be_is_said_beforehand(home: Path, where: str, words: str) -> None:
+    (found,) = problems(home, f'[policy]\nmaster_key = "{where}"\n')
+    assert found.startswith("2: policy.master_key: ")
+    assert words in found
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "credential:k", "passphrase:", "pkcs11:token=a;object=b?module-path=/bin/sh&pin-source=file:master.key",
+        "transit:https://h:8200/v1/transit/keys/k?token=file:master.key&share=credential:s&namespace=n",
+    ],
+)  # fmt: skip
+def test_each_source_of_a_master_key_is_fine(home: Path, where: str) -> None:
+    assert problems(home, f'[policy]\nmaster_key = "{where}"\n') == []
+
+
+def test_scripts_of_the_runner(home: Path) -> None:
+    script = home / "script"
+    script.write_text("#!/bin/sh\n")
+    good = f'[runner]\nscripts = {{ oracle = "{script}" }}\n'
+    assert problems(home, good) == []
+    for wrong, words in (
+        ('{ oracle = "relative" }', "runner.scripts.oracle: path is not absolute"),
+        ('{ oracle = "/nowhere/at/all" }', "is not there or is no file"),
+        ('{ "../x" = "/bin/true" }', "no name of a script"),
+        ('["/bin/true"]', "wrong value"),
+    ):
+        (problem,) = problems(home, f"[runner]\nscripts = {wrong}\n")
+        assert words in problem

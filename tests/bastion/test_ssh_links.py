@@ -19,6 +19,7 @@ from policy.messages import (
     Grant,
     Hello,
     OfferKey,
+    Refused,
     Reply,
     Request,
     Scanned,
@@ -264,3 +265,19 @@ def test_a_full_backlog_is_waited_for(tmp_path: Path) -> None:
                 sock.close()
 
     asyncio.run(run())
+
+
+def test_a_greeting_that_is_refused_says_why(tmp_path: Path) -> None:
+    """policyd's vault is locked: people are told that, and not that nobody answers."""
+
+    async def play(link: PolicyLink, policyd: Policyd, owner: Owner) -> None:
+        asked = asyncio.ensure_future(link.ask(OFFER))
+        await policyd.hear()
+        await policyd.reply(1, Refused(code=78, cause="the vault of this bastion is locked", hint="tell them"))
+        with pytest.raises(PolicyLost) as caught:
+            await asked
+        assert (caught.value.cause, caught.value.hint) == ("the vault of this bastion is locked", "tell them")
+        assert link.why.cause == caught.value.cause
+        assert owner.lost == 1
+
+    played(tmp_path, play)

@@ -146,7 +146,7 @@ def test_help_anywhere_but_in_a_text() -> None:
 
 def test_operators_say_the_same_words() -> None:
     groups = {name.split()[0] for name in cli.HERE}
-    assert {name for name, (module, _) in COMMANDS.items() if module == "bastion.cli.words"} == groups
+    assert {name for name, (module, _) in COMMANDS.items() if module == "bastion.cli.words"} == groups - {"ca", "vault"}
 
 
 @pytest.mark.parametrize("words", [["-c", "x.toml", "r-1"], ["r-1", "--config", "x.toml"], ["--config=x.toml", "r-1"]])

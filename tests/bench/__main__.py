@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tests.bench.bulk import Bulk, DefaultCipher, Unhashed
 from tests.bench.figures import Benchmark, Figure, Samples, fire_all
+from tests.bench.injection import Injection
 from tests.bench.keystrokes import Idle, UnderBulk
 from tests.bench.logins import Refused, SetUp
 from tests.bench.policy import Decisions, Dialogues
@@ -43,6 +44,7 @@ class Plan:
 PLANS = {
     "decisions": Plan(lambda site, quick: Decisions(site.folder / "decisions", 100 if quick else 500), 3, 1),
     "dialogues": Plan(lambda site, quick: Dialogues(site.folder / "dialogues", 50 if quick else 150, 3), 3, 1),
+    "injection": Plan(lambda site, quick: Injection(site.folder / "injection", 50 if quick else 200), 3, 1),
     "set-up": Plan(lambda site, quick: SetUp(site, 4 if quick else 10), 5, 2),
     "refused": Plan(lambda site, quick: Refused(site, 5 if quick else 10), 3, 1),
     "keystrokes": Plan(lambda site, quick: Idle(site, 100 if quick else 300), 5, 2),

@@ -13,9 +13,9 @@ from pathlib import Path
 import pyotp
 
 from policy import messages as m
-from policy import sshkeys
+from policy.keys import sshkeys
+from policy.keys.sshkeys import PrivateKey
 from policy.model import Outcome
-from policy.sshkeys import PrivateKey
 from policy.store import Tables, open_store
 from policy.store.records import Account, Target
 from tests.bench.figures import Figure, Goal, Samples, Shot, quantile

@@ -18,6 +18,7 @@ import trio
 from bastion.courier import radius
 from bastion.courier import radius_wire as wire
 from bastion.courier.reach import Reach
+from bastion.courier.silent import Silent
 from policy.messages import Called, RadiusCall
 from tests.support.net import free_port, tail, wait_until
 
@@ -173,6 +174,38 @@ def test_the_next_server_when_one_is_silent_or_gone() -> None:
         assert ask(silent, good, seconds=1.0).status == 2
     with server(lambda data: [answer_to(data, 2)]) as (good, _):
         assert ask(f"127.0.0.1:{free_port()}", "no such name.", "127.0.0.1:99999", good).status == 2
+
+
+def test_a_server_that_is_away_is_asked_last_for_a_minute() -> None:
+    reach = Reach()
+
+    def once(*servers: str) -> int:
+        call = RadiusCall(
+            task=5, servers=list(servers), secret=SECRET, user="alice", password=b"123456", seconds=4.0, nas="x"
+        )
+
+        return trio.run(radius.call, call, reach).status
+
+    gone = f"127.0.0.1:{free_port()}"
+    with server(lambda _: []) as (away, asked_away), server(*[lambda data: [answer_to(data, 2)]] * 3) as (good, _):
+        assert once(away, gone, good) == 2
+        assert once(away, gone, good) == 2
+        assert len(asked_away) == 1, "nobody waits for it again"
+
+
+def test_what_is_remembered_of_silent_servers() -> None:
+    """With the clock of the test: who is away is last, and no one is ever left out."""
+    seen = Silent()
+    seen.silent("a", 100.0)
+    assert seen.last(["a", "b"], 159.0) == ["b", "a"]
+    assert seen.last(["a", "b"], 160.0) == ["a", "b"]
+    seen.silent("b", 150.0)
+    assert seen.last(["a", "b"], 155.0) == ["a", "b"], "all of them: as ever"
+    seen.answered("a")
+    assert seen.last(["b", "a"], 155.0) == ["a", "b"]
+    for number in range(200):
+        seen.silent(str(number), 155.0)
+    assert seen.last(["199", "b"], 156.0) == ["199", "b"], "memory has an end"
 
 
 def test_what_cannot_be_asked() -> None:

@@ -19,6 +19,7 @@ import asyncssh
 import pytest
 from asyncssh.packet import Boolean, String, UInt32
 
+from policy.messages import TargetRemove
 from tests.support.evidence import Evidence, watch
 from tests.support.person import Person
 from tests.support.rawssh import (
@@ -936,6 +937,7 @@ def puppet(site: Site, folder: Path, script: Script) -> Iterator[tuple[str, Pupp
         name = f"puppet-{target.port}"
         site.add_target(name, target)
         yield name, target
+        site.ask(TargetRemove(name=name, reason="over"))  # its port is another's soon, and the menu has few lines
 
 
 def after_the_start(*said: tuple[int, bytes]) -> Script:

@@ -10,8 +10,8 @@ import paramiko
 import pytest
 
 from policy import messages as m
+from policy.ldap.sync import ANSWER_SECONDS
 from policy.model import Outcome
-from policy.sync import ANSWER_SECONDS
 from tests.policy.policyd import Peer, hello
 from tests.support.net import LOOPBACK, wait_until
 from tests.support.person import Person

@@ -363,9 +363,11 @@ def test_an_invitation_with_openssh(site: Site) -> None:
         assert ran.returncode == 0, ran.stderr
         assert b"newcomer" in ran.stdout
     again = subprocess.run(
-        [*ssh(site, somebody(site), *batch, user=done.data["token"]), "whoami"], capture_output=True, timeout=30,
-        check=False,
+        [*ssh(site, somebody(site), *batch, "-o", "LogLevel=INFO", user=done.data["token"]), "whoami"],
+        capture_output=True, timeout=30, check=False,
     )  # fmt: skip
-    assert b"newcomer" not in again.stdout
+    assert again.returncode == 255, "nobody else is in by it, under whatever name"
+    assert b"this invitation is void" in again.stderr
+    assert again.stdout == b""
     logs = b"".join(path.read_bytes() for path in site.folder.rglob("*") if path.is_file() and not path.is_symlink())
     assert done.data["token"][5:].encode() not in logs + site.log.read_bytes()

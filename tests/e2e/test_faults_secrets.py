@@ -1,19 +1,16 @@
 """Secrets stay home: what is typed unseen and what the vault holds is in no file, log, argument or environment."""
 
-import base64
-import contextlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import paramiko
 import pytest
 
 from policy.messages import AccountAdd, Done, PersonAdd, TargetAdd
 from recorder.model import Kind
+from tests.support.canary import canary, found_in_files, found_in_processes, in_memory
 from tests.support.chaos import FaultSite, ended_tape, patience, tapes
 from tests.support.net import LOOPBACK, wait_until
 from tests.support.sshd import SSHD
@@ -26,18 +23,11 @@ pytestmark = [
     pytest.mark.skipif(not Path(SSHD).exists() or not shutil.which("ssh"), reason="needs OpenSSH's sshd and ssh"),
 ]
 
-ROLES: Final = ("recorder", "policy", "bastion.ssh")
-
 
 @pytest.fixture
 def site(fault_site: FaultSite) -> Iterator[FaultSite]:
     yield fault_site
     assert fault_site.go("echo alive").out == b"alive\n", "the bastion does not work any more"
-
-
-def canary(name: str) -> str:
-    """Found by nobody who does not look for it, and by everybody who does. Letters: a terminal wraps nothing."""
-    return f"{name}{secrets.token_hex(6)}"
 
 
 def test_what_is_typed_while_the_echo_is_off_is_nowhere(site: FaultSite) -> None:
@@ -130,69 +120,3 @@ def test_a_persons_own_password_and_seed_are_nowhere(site: FaultSite) -> None:
     assert found_in_files(site, secret) == []
     assert found_in_files(site, site.seeds["bob"]) == []
     assert found_in_processes(site, secret) == []
-
-
-# --- looking for it -----------------------------------------------------------------------------------
-
-
-def shapes(secret: str) -> list[bytes]:
-    """As it may stand in a file. Base64 in its three alignments, without the ends that depend on what is around it."""
-    plain = secret.encode()
-    codes = [base64.b64encode(bytes(shift) + plain)[shift + 1 :].rstrip(b"=")[:-1] for shift in range(3)]
-    return [plain, plain.hex().encode(), secret.encode("utf-16-le"), *codes]
-
-
-def found_in_files(site: FaultSite, secret: str) -> list[str]:
-    """Files below the bastion that hold it, and recordings that do once they are read as an auditor reads them."""
-    wanted = shapes(secret)
-    places = [site.folder, site.log, site.recordings]
-    files = [path for place in places for path in ([place] if place.is_file() else place.rglob("*")) if path.is_file()]
-    assert any(path.suffix == ".db" for path in files), "the database is among them"
-    assert any(path.suffix == ".brec" for path in files), "and recordings are"
-    found = [str(path) for path in files if any(shape in _read(path) for shape in wanted)]
-    for tape in tapes(site):
-        # Typed key by key it comes in as many events: joined by kind it would be seen.
-        whole = {kind: tape.joined(kind) for kind in {Kind(event.kind) for event in tape.events}}
-        whole_typed = tape.joined(Kind.INPUT, Kind.REVEALED)
-        texts = [
-            *whole.values(),
-            whole_typed,
-            str(tape.recording.private).encode(),
-            str(tape.recording.public).encode(),
-        ]
-        found += [f"recording {tape.session}" for text in texts if any(shape in text for shape in wanted)]
-    return found
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""  # a socket, or gone meanwhile
-
-
-def in_memory(pid: int, secret: str) -> int:
-    """How often it stands in memory that the process may write to."""
-    found = 0
-    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            place, rights = line.split()[:2]
-            if "w" in rights:
-                first, end = (int(number, 16) for number in place.split("-"))
-                memory.seek(first)
-                with contextlib.suppress(OSError):  # gone meanwhile
-                    found += memory.read(end - first).count(secret.encode())
-    return found
-
-
-def found_in_processes(site: FaultSite, secret: str) -> list[str]:
-    """Arguments and environments of our processes."""
-    pids = [os.getpid() if site.process is None else site.process.pid, *(p for role in ROLES for p in site.pids(role))]
-    assert len(pids) == 4
-    wanted = shapes(secret)
-    return [
-        f"/proc/{pid}/{name}"
-        for pid in pids
-        for name in ("cmdline", "environ")
-        if any(shape in Path(f"/proc/{pid}/{name}").read_bytes() for shape in wanted)
-    ]

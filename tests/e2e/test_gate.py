@@ -13,7 +13,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from policy.model import ChannelKind
+from policy.model import CHANNELS, ChannelKind
 from tests.support.attempts import ATTEMPTS, CARRIER, DONE, PROHIBITED, TOLD, Try, connected, trying
 from tests.support.evidence import Evidence
 from tests.support.net import wait_until
@@ -59,7 +59,7 @@ def agent_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_there_is_an_attempt_at_every_kind() -> None:
-    assert {kind for kind, _, _ in ATTEMPTS.values()} == set(ChannelKind)
+    assert {kind for kind, _, _ in ATTEMPTS.values()} == set(CHANNELS)
 
 
 def attempt(site: Site, entry: str, folder: Path, agent_path: str, *names: str) -> tuple[list[str], list[str]]:
@@ -91,7 +91,7 @@ def test_denied_never_reaches_the_target(
 ) -> None:
     """Everything else is allowed, and used first on the same connection: an open door is no way around a closed one."""
     kind, _, refusal = ATTEMPTS[name]
-    site.set_rules(rule(*set(ChannelKind) - {kind}))
+    site.set_rules(rule(*CHANNELS - {kind}))
     before = int(site.audit()[-1]["seq"])
     first = "command" if kind is not ChannelKind.EXEC else "shell"
     answers, contacts = attempt(site, entry, tmp_path, agent_path, first, name)
@@ -113,7 +113,7 @@ def refusals(site: Site, since: int) -> list[dict[str, Any]]:
 def test_a_forbidding_rule_wins(site: Site, entry: str, name: str, tmp_path: Path, agent_path: str) -> None:
     kind, _, refusal = ATTEMPTS[name]
     forbids = f'[[rule]]\nname = "no"\neffect = "forbid"\nwhere = {{ targets = ["web1"] }}\nallow = ["{kind}"]\n'
-    site.set_rules(rule(*ChannelKind) + forbids)
+    site.set_rules(rule(*CHANNELS) + forbids)
     answers, contacts = attempt(site, entry, tmp_path, agent_path, name)
     assert (answers, contacts) == ([refusal], [])
 

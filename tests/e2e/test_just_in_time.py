@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from policy import messages as m
-from policy.sshkeys import parse_private_key
+from policy.keys.sshkeys import parse_private_key
 from tests.policy.policyd import Peer, hello, proof
 from tests.support.net import wait_until
 from tests.support.person import Person

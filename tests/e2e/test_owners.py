@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from policy import messages as m
-from policy import sshkeys
+from policy.keys import sshkeys
 from tests.support.person import Person
 from tests.support.site import Site
 

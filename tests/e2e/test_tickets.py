@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from policy.messages import AccountAdd, TargetAdd, TargetRemove
-from policy.notify import signed
+from policy.notices.notify import signed
 from tests.support.net import free_port, wait_until
 from tests.support.outside import Asked, Ca, MailServer, Outside, answer, raw
 from tests.support.site import DIRECT, RULES, THROUGH, Site

@@ -50,7 +50,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_socket_is_for_its_group_from_its_first_moment"),
     ),
     *guards(
-        "policy/authenticate.py", "tests/policy/test_sessions.py",
+        "policy/login/authenticate.py", "tests/policy/test_sessions.py",
         ("plain_address(request.source)\n", "pass\n", "a source that no rule can judge",
          "tests/policy/test_monitor.py::test_hostile_bytes_close_that_socket_and_nothing_else"),
         ("if len(request.ssh_session) not in SSH_SESSION:", "if False:", "an empty session that every signature is for",
@@ -83,7 +83,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_halfway_is_nowhere"),
     ),
     *guards(
-        "policy/advance.py", "tests/policy/test_sessions.py",
+        "policy/login/advance.py", "tests/policy/test_sessions.py",
         ("and not desk.lockouts.locked_code(name, time.time())", "", "codes guessed beside each other outrun the lock",
          "tests/policy/test_races.py::test_a_code_guessed_beside_others_does_not_outrun_the_lock"),
         ("ok = ok and not desk.lockouts.locked_person(name, time.time())", "",
@@ -104,11 +104,11 @@ GUARDS: Final[list[Mutant]] = [
          "a login without its event", "test_a_key_proves_its_owner"),
     ),
     *guards(
-        "policy/factors.py", "tests/policy/test_sessions.py",
+        "policy/login/factors.py", "tests/policy/test_sessions.py",
         ("desk.proofs.forget(person.name)", "pass", "a code of a factor that was taken away", "test_a_key_and_a_code"),
     ),
     *guards(
-        "policy/access.py", "tests/policy/test_sessions.py",
+        "policy/sessions/access.py", "tests/policy/test_sessions.py",
         ("if not target.host_keys:", "if False:", "a target with no pin is dialled",
          "test_a_target_with_no_pin_is_not_dialled"),
         ("if request.port not in (0, target.port) or", "if", "another port of a target",
@@ -147,7 +147,7 @@ GUARDS: Final[list[Mutant]] = [
          "session ids that can be guessed", "test_a_grant"),
     ),
     *guards(
-        "policy/dial.py", "tests/policy/test_sessions.py",
+        "policy/sessions/dial.py", "tests/policy/test_sessions.py",
         ("if live.leases > live.redials:", "if False:", "a password handed out twice",
          "test_a_password_is_leased_once"),
         ('await desk.ledger.note(_event(live, "credential", "", detail))', "pass",
@@ -169,7 +169,7 @@ GUARDS: Final[list[Mutant]] = [
          "a certificate for another account", "test_a_certificate_for_one_handshake"),
     ),
     *guards(
-        "policy/sessions.py", "tests/policy/test_sessions.py",
+        "policy/sessions/live.py", "tests/policy/test_sessions.py",
         ("return live if live is not None and live.talk is talk else None", "return live",
          "another connection uses the session", "test_a_session_belongs_to_its_conversation"),
         ("if request.session not in talk.sessions:", "if False:", "another connection counts the bytes of a session",
@@ -185,14 +185,14 @@ GUARDS: Final[list[Mutant]] = [
          "a kill that no gateway hears of", "test_a_kill", "TimeoutError"),
     ),
     *guards(
-        "policy/directory.py", "tests/policy/test_sessions.py",
+        "policy/persons/directory.py", "tests/policy/test_sessions.py",
         ('ended = await desk.end_person(person.name, talk.who, "disabled")', "ended = 0",
          "a disabled person's sessions go on", "test_what_ends_sessions"),
         ("ended = await recheck(desk, by=talk.who, person=person.name) if remove else 0", "ended = 0",
          "sessions of a role that was taken away go on", "test_what_is_no_longer_allowed_ends"),
     ),
     *guards(
-        "policy/estate.py", "tests/policy/test_sessions.py",
+        "policy/targets/estate.py", "tests/policy/test_sessions.py",
         ('ended = await desk.end_target(target.name, talk.who, "target removed")', "ended = 0",
          "sessions on a removed target go on", "test_what_ends_sessions"),
     ),
@@ -206,7 +206,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_bad_file_keeps_the_old_rules"),
     ),
     *guards(
-        "policy/errands.py", "tests/policy/test_sessions.py",
+        "policy/outside/errands.py", "tests/policy/test_sessions.py",
         ("if task is None or task.peer is not peer or task.answer is not None:",
          "if task is None or task.answer is not None:", "another worker forges a host key",
          "test_another_worker_cannot_answer_for_it"),
@@ -218,18 +218,18 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_trail_that_was_cut_is_not_served test_an_old_database_is_not_served"),
     ),
     *guards(
-        "policy/watch.py", "tests/policy/test_sessions.py",
+        "policy/sessions/watch.py", "tests/policy/test_sessions.py",
         ("if not reason:\n        raise CommandRefused", "if False:\n        raise CommandRefused",
          "a kill that nobody can explain", "test_a_kill"),
     ),
     *guards(
-        "policy/reach.py", "tests/policy/test_sessions.py",
+        "policy/targets/reach.py", "tests/policy/test_sessions.py",
         ("case Deny() as deny if target is not None and attainable(deny):",
          "case Deny() as deny if target is not None:", "a list of what one may not use",
          "tests/policy/test_sessions.py::test_what_is_reachable"),
     ),
     *guards(
-        "policy/trail.py", "tests/policy/test_sessions.py",
+        "policy/trail/commands.py", "tests/policy/test_sessions.py",
         ("if not finding.ok:", "if False:", "an edited trail is called whole",
          "tests/policy/test_sessions.py::test_an_edited_row_is_found"),
     ),

@@ -171,9 +171,10 @@ GUARDS: Final[list[Mutant]] = [
          "test_what_comes_after_the_line_is_no_echo_of_it"),
         ("if not self._guarded and not self._screen.asks:\n            return _plain(data)",
          "if True:\n            return _plain(data)", "sudo -S over a pipe", "test_streams_without_a_terminal"),
-        ("number + text, hashlib.sha256)", "text, hashlib.sha256)", "equal secrets have equal commitments",
+        ("number.to_bytes(8, \"big\") + text, hashlib.sha256)", "text, hashlib.sha256)",
+         "equal secrets have equal commitments",
          "test_the_commitment_can_be_checked_by_the_holder_of_the_key"),
-        ("hmac.digest(self._key, number", 'hmac.digest(b"", number', "a commitment that everybody can try",
+        ("hmac.digest(key, number", 'hmac.digest(b"", number', "a commitment that everybody can try",
          "test_the_commitment_can_be_checked_by_the_holder_of_the_key"),
         ("while len(self._waiting) > MAX_CHUNKS or sum(len(waiting.text) for waiting in self._waiting) > "
          "MAX_WAITING:", "while False:", "typed text that waits without end",

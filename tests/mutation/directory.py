@@ -95,7 +95,7 @@ GUARDS: Final[list[Mutant]] = [
          "roles of here are taken", "test_only_what_came_from_there_is_taken_back"),
     ),
     *guards(
-        "policy/sync.py", "tests/policy/test_sync.py",
+        "policy/ldap/sync.py", "tests/policy/test_sync.py",
         ("        asking.check_answer(called)\n        found", "        found", "half an answer offboards everybody",
          "test_half_an_answer_offboards_nobody"),
         ("        if not called.entries:\n", "        if False:\n", "pages without end",
@@ -119,7 +119,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_guesses_at_once_do_not_all_get_there"),
     ),
     *guards(
-        "policy/login.py", "tests/policy/test_sync.py",
+        "policy/login/dialogue.py", "tests/policy/test_sync.py",
         ("    if event.flaw:\n", "    if False:\n", "locked out by a directory that is away",
          "test_no_password_for_a_name_that_is_not_clear"),
     ),

@@ -7,7 +7,7 @@ from tests.mutation.mutant import Mutant, guards
 
 GUARDS: Final[list[Mutant]] = [
     *guards(
-        "policy/login.py", "tests/policy/test_login_matrix.py",
+        "policy/login/dialogue.py", "tests/policy/test_login_matrix.py",
         ("if person.has_code and not person.fresh:", "if person.has_code and person.fresh:",
          "asked of those who showed it lately alone", "test_every_order[enrolled]"),
         ("questions=0), (_challenge(),)", "questions=1), (_challenge(),)", "the state of another question",
@@ -26,7 +26,7 @@ GUARDS: Final[list[Mutant]] = [
          "tests/policy/test_login.py::test_a_newer_code_does_not_reset_the_count"),
     ),
     *guards(
-        "policy/authenticate.py", "tests/policy/test_factors.py",
+        "policy/login/authenticate.py", "tests/policy/test_factors.py",
         ("if talk.token or person is None or not is_asked(desk, person):", "if person is None:",
          "a question that nobody can answer", "test_whom_no_code_can_be_asked_of"),
         ("if talk.newer is None:\n        return Verdict", "if False:\n        return Verdict",
@@ -42,7 +42,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_who_has_none_though_one_is_demanded_may_enrol_and_nothing_else"),
     ),
     *guards(
-        "policy/access.py", "tests/policy/test_factors.py",
+        "policy/sessions/access.py", "tests/policy/test_factors.py",
         ("if talk.limited:", "if False:", "who should enrol first works without",
          "test_who_has_none_though_one_is_demanded_may_enrol_and_nothing_else"),
     ),
@@ -55,7 +55,7 @@ GUARDS: Final[list[Mutant]] = [
          "tests/policy/test_radius.py::test_a_newer_code_holds_up_nothing_else", "TimeoutError"),
     ),
     *guards(
-        "policy/proofs.py", "tests/policy/test_proofs.py",
+        "policy/login/proofs.py", "tests/policy/test_proofs.py",
         ("if facts is not None and attainable(decide(rules, facts)):", "if facts is not None:",
          "asking tells what there is", "test_a_place_that_is_not_open_to_one_asks_nothing"),
         ("and _in_place(rule, facts)", "", "a rule of another network asks",
@@ -68,7 +68,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_the_strictest_asks"),
     ),
     *guards(
-        "policy/factors.py", "tests/policy/test_factors.py",
+        "policy/login/factors.py", "tests/policy/test_factors.py",
         ("if own and (refused := await _not_shown(desk, talk, person, \"MfaEnrol\")) is not None:",
          "if refused := None:",
          "a thief adds a phone", "test_a_thief_of_a_key_does_not_add_a_phone"),
@@ -87,8 +87,8 @@ GUARDS: Final[list[Mutant]] = [
          "test_factors_of_others"),
         ("if last and not _verifying_keys(person) and (is_demanded", "if False and (is_demanded",
          "the last factor goes though one is demanded", "test_the_last_one_stays_while_rules_ask_for_one"),
-        ("        t.remove_authenticators(person.name)\n        t.proofs.remove_codes(person.name)",
-         "        t.remove_authenticators(person.name)", "recovery codes outlive a reset",
+        ("        t.proofs.remove_authenticators(person.name)\n        t.proofs.remove_codes(person.name)",
+         "        t.proofs.remove_authenticators(person.name)", "recovery codes outlive a reset",
          "test_a_reset_takes_everything"),
         ("if not own and (talk.limited or not desk.has_right(talk, Right.ADMINISTER)):\n        return await "
          "_not_yours("
@@ -102,7 +102,7 @@ GUARDS: Final[list[Mutant]] = [
          "enrolled without a phone", "test_what_one_enrols_counts_after_its_first_code"),
     ),
     *guards(
-        "policy/codes.py", "tests/policy/test_factors.py",
+        "policy/login/codes.py", "tests/policy/test_factors.py",
         ("now - one.created < PENDING_SECONDS * 10**9", "True", "a picture found later",
          "test_a_picture_is_good_for_a_quarter_of_an_hour"),
         ("if one.kind == TOTP and one.confirmed is not None", "if one.kind == TOTP", "asked for what was never scanned",
@@ -133,7 +133,7 @@ GUARDS: Final[list[Mutant]] = [
          "confirmed twice", "test_confirmed_once"),
     ),
     *guards(
-        "policy/invitations.py", "tests/policy/test_invitations.py",
+        "policy/login/invitations.py", "tests/policy/test_invitations.py",
         ("if not t.proofs.use_invitation(joining.invitation.token, now):", "if False:", "two keys by one invitation",
          "tests/policy/test_races.py::test_an_invitation_used_between_look_and_leap"),
         ("if t.proofs.has_key(name):", "if False:", "a key beside the one they have by now",
@@ -144,7 +144,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_whom_nobody_invites"),
     ),
     *guards(
-        "policy/radius.py", "tests/policy/test_radius.py",
+        "policy/login/radius.py", "tests/policy/test_radius.py",
         ("if called.error:", "if False:", "a yes beside an error", "test_what_is_no_clear_yes"),
         ("return Answered(ok=called.status == ACCEPT)", "return Answered(ok=called.status != 3)",
          "whatever is not a no is a yes", "test_what_is_no_clear_yes"),

@@ -7,7 +7,7 @@ from tests.mutation.mutant import Mutant, guards
 
 GUARDS: Final[list[Mutant]] = [
     *guards(
-        "policy/requests.py", "tests/policy/test_requests.py",
+        "policy/leave/requests.py", "tests/policy/test_requests.py",
         ("if wish.seconds > longest:", "if False:", "leave for longer than a rule gives",
          "test_nobody_gets_longer_than_the_rule_says"),
         ("if not wish.reason:", "if False:", "nobody knows why", "test_a_request_without_a_reason_is_none"),
@@ -54,7 +54,7 @@ GUARDS: Final[list[Mutant]] = [
         ("if len(words) > most:", "if False:", "a reason of megabytes", "test_wishes_that_make_no_sense"),
     ),
     *guards(
-        "policy/conditions.py", "tests/policy/test_standing.py",
+        "policy/rules/conditions.py", "tests/policy/test_standing.py",
         ("grant.starts <= facts.now < grant.ends\n", "True\n", "leave before its start and after its end",
          "test_a_grant_holds_from_its_start_to_its_end"),
         ("and (grant.id == facts.using if facts.using else not grant.spent)", "", "used more often than it may be",
@@ -75,7 +75,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_at_each_use_the_votes_are_judged_by_the_rule_of_now"),
     ),
     *guards(
-        "policy/decide.py", "tests/policy/test_standing.py",
+        "policy/rules/decide.py", "tests/policy/test_standing.py",
         ("if facts.token and token is None:", "if False:", "a token for one place used for all",
          "test_where_rules_ask_nobody_a_token_still_confines"),
         ("left & token.kinds if token is not None else left", "left", "a token for exec opens a shell",
@@ -89,12 +89,12 @@ GUARDS: Final[list[Mutant]] = [
          "test_nobody_is_told_to_break_a_glass_while_there_is_another_way"),
     ),
     *guards(
-        "policy/login.py", "tests/policy/test_standing.py",
+        "policy/login/dialogue.py", "tests/policy/test_standing.py",
         ("if reason := _objection(event.owner, event):\n        return _fail(login, event, reason)\n    factors",
          "factors", "the token of a disabled person, or under another name", "test_what_is_no_login"),
     ),
     *guards(
-        "policy/standing.py", "tests/policy/test_standing.py",
+        "policy/leave/standing.py", "tests/policy/test_standing.py",
         ("if grant.id not in self._over and (", "if (", "a clock set back revives what was over",
          "test_a_clock_set_back_revives_nothing"),
         ("(grant.id == token if token else grant.token is None)", "True",
@@ -126,7 +126,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_sudo_is_no_other_person"),
     ),
     *guards(
-        "policy/access.py", "tests/policy/test_tokens.py",
+        "policy/sessions/access.py", "tests/policy/test_tokens.py",
         ("if live.grant and not t.access.use_grant(live.grant, time.time_ns()):\n            raise _Spent", "",
          "two who show one token at once", "test_two_who_show_one_token_at_once"),
         ("return desk.has_right(watcher, Right.WATCH) and live.person not in names_behind(watcher)",
@@ -144,7 +144,7 @@ GUARDS: Final[list[Mutant]] = [
          "tests/policy/test_four_eyes.py::test_it_stops_with_the_last_one", "TimeoutError"),
     ),
     *guards(
-        "policy/tokens.py", "tests/policy/test_tokens.py",
+        "policy/leave/tokens.py", "tests/policy/test_tokens.py",
         ("if source is not None and source.uses and not t.access.take_uses(source.id, wish.uses, now):", "if False:",
          "leave for one session made into tokens for many", "test_of_a_grant_a_token_takes_uses_and_end"),
         ("if (by := talk.speaker) is not None and (by.force_command or by.withheld or by.placed):", "if False:",
@@ -158,7 +158,7 @@ GUARDS: Final[list[Mutant]] = [
          "who may give nothing learns names of persons", "test_a_token_for_somebody_else"),
     ),
     *guards(
-        "policy/asking.py", "tests/policy/test_grants.py",
+        "policy/leave/asking.py", "tests/policy/test_grants.py",
         ("if found is None or not may_see(desk, talk, found):", "if found is None:", "requests of others are looked at",
          "test_who_has_no_say_sees_nothing_and_decides_nothing"),
         ("if (known := _known(desk, asked)) is not None:\n            return known", "",
@@ -167,7 +167,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_requests_of_one_person_have_a_limit"),
     ),
     *guards(
-        "policy/grants.py", "tests/policy/test_grants.py",
+        "policy/leave/grants.py", "tests/policy/test_grants.py",
         ("if not given and not gives_anything(desk, giver):", "if False:",
          "who may give nothing learns names of persons", "test_a_lead_gives_leave"),
         ("if person.name in giver.names:", "if False:", "an administrator gives leave to themselves",
@@ -176,7 +176,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_revoked_it_ends_at_once"),
     ),
     *guards(
-        "policy/glass.py", "tests/policy/test_grants.py",
+        "policy/leave/glass.py", "tests/policy/test_grants.py",
         ("if owed.grant.person in names_behind(talk):", "if False:", "who broke the glass says that it was right",
          "test_breaking_the_glass"),
     ),

@@ -107,7 +107,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_who_lacks_more_than_the_ticket_makes_nobody_be_called"),
     ),
     *guards(
-        "policy/ticketing.py", "tests/policy/test_ticketing.py",
+        "policy/tickets/ticketing.py", "tests/policy/test_ticketing.py",
         ("if self._busy[place.person] >= EACH_PERSON:", "if False:", "one person has the whole courier",
          "test_one_person_does_not_have_the_whole_courier"),
         ("if known is not None and trio.current_time() < known.until:", "if False:", "fifty sessions ask fifty times",
@@ -116,15 +116,14 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_reload_forgets_what_was_found"),
     ),
     *guards(
-        "policy/errands.py", "tests/policy/test_ticketing.py",
+        "policy/outside/errands.py", "tests/policy/test_ticketing.py",
         ("if task is None or task.peer is not peer or task.answer is not None:", "if task is None:",
          "another courier answers", "test_what_a_courier_says_unasked_is_not_heard"),
     ),
     *guards(
-        "policy/access.py", "tests/policy/test_ticketing.py",
-        ("        facts = facts_of(  # a call may take seconds",
-         '        facts = __import__("dataclasses").replace(facts, tickets=tickets) if True else facts_of(  # a '
-         "call may take seconds", "disabled while the ticket was looked up",
+        "policy/sessions/access.py", "tests/policy/test_ticketing.py",
+        ("facts = facts_of(desk, talk, account, target, channel, ticket=ticket, reason=reason, tickets=tickets)",
+         'facts = __import__("dataclasses").replace(facts, tickets=tickets)', "disabled while the ticket was looked up",
          "test_who_is_disabled_while_the_ticket_is_looked_up_gets_nothing"),
     ),
     *guards(
@@ -133,7 +132,7 @@ GUARDS: Final[list[Mutant]] = [
          "a session of nobody", "test_who_hangs_up_while_a_ticket_is_looked_up_has_no_session"),
     ),
     *guards(
-        "policy/rules.py", "tests/policy/test_tickets.py",
+        "policy/rules/ruleset.py", "tests/policy/test_tickets.py",
         ("    _known_tickets(reading, document, list(named.entry))\n", "", "a ticket system that is not there",
          "test_a_rule_names_a_system_that_there_is"),
     ),
@@ -147,14 +146,14 @@ GUARDS: Final[list[Mutant]] = [
          "test_what_is_wrong_is_said_at_its_line"),
     ),
     *guards(
-        "policy/outside.py", "tests/policy/test_outside.py",
+        "policy/outside/secrets.py", "tests/policy/test_outside.py",
         ("if private and status.st_mode & 0o007:", "if False:", "a token that everybody reads",
          "test_what_is_no_secret"),
         ("if not text or not text.isascii() or not text.isprintable():", "if False:", "a token that begins a header",
          "test_what_is_no_secret"),
     ),
     *guards(
-        "policy/notify.py", "tests/policy/test_notify.py",
+        "policy/notices/notify.py", "tests/policy/test_notify.py",
         ('.replace("<", "&lt;")', "", "a reason wakes a whole channel", "test_hostile_text_is_quoted_and_cut"),
         ('char if char.isprintable() else " "', "char", "a reason steers a terminal",
          "test_hostile_text_is_quoted_and_cut"),
@@ -167,7 +166,7 @@ GUARDS: Final[list[Mutant]] = [
          "a webhook that anybody forges", "test_what_is_wrong_is_said_at_its_line"),
     ),
     *guards(
-        "policy/notifying.py", "tests/policy/test_notify.py",
+        "policy/notices/notifying.py", "tests/policy/test_notify.py",
         ("if not health.failing:", "if True:", "a trail full of failures",
          "test_what_does_not_arrive_is_tried_again_and_then_audited_once"),
         ("if health.sent >= EACH_MINUTE or", "if", "a flood of notices", "test_a_flood_is_cut_and_said_so"),

@@ -8,7 +8,7 @@ from tests.mutation.mutant import Mutant, guards
 LIFE: Final = "tests/policy/test_lifecycle.py"
 GUARDS: Final[list[Mutant]] = [
     *guards(
-        "policy/safeguards.py", LIFE,
+        "policy/persons/safeguards.py", LIFE,
         ("if not one.disabled\n", "if True\n", "the last administrator is one who is disabled",
          "test_who_could_administer"),
         ("        and (one.keys or one.phc or certificates)", "        #", "the last administrator cannot log in",
@@ -28,7 +28,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_name_that_looks_like_a_common_account_is_refused"),
     ),
     *guards(
-        "policy/directory.py", LIFE,
+        "policy/persons/directory.py", LIFE,
         ("            check=lambda: no_look_alike(name, desk.roster.persons()),\n", "", "a look-alike is added",
          "test_a_name_that_looks_like_another_is_refused"),
         ("        check_last(desk, person.name, after)\n", "", "the last administrator is disabled or stripped",
@@ -39,17 +39,17 @@ GUARDS: Final[list[Mutant]] = [
          "an administrator logs in as somebody who may more", "test_an_administrator_does_not_raise_themselves"),
     ),
     *guards(
-        "policy/invitations.py", LIFE,
+        "policy/login/invitations.py", LIFE,
         ('        not_above(desk.speaker(talk), person, desk.rules.rights, "an invitation")\n', "",
          "an invitation for who may more, followed by who made it", "test_an_invitation_is_no_way_to_raise_oneself"),
         ("            check=lambda: no_look_alike(name, desk.roster.persons()),\n", "",
          "a look-alike is invited", "test_an_invitation_is_no_way_to_raise_oneself"),
     ),
     *guards(
-        "policy/lifecycle.py", LIFE,
+        "policy/persons/lifecycle.py", LIFE,
         (", check=lambda: check_last(desk, person.name, None))", ")", "the last administrator is offboarded",
          "test_two_administrators_who_remove_each_other_at_once_do_not_both_succeed"),
-        ("    if person.owns and not name:\n", "    if False:\n", "targets that belong to nobody",
+        ("    if (person.owns or kept) and not name:\n", "    if False:\n", "targets that belong to nobody",
          "test_whose_things_would_belong_to_nobody_does_not_leave"),
         ("ended = await desk.end_person(person.name, talk.who, OVER) + await", "ended = await",
          "an offboarded person's sessions go on", "test_who_leaves_leaves_nothing_in_force"),
@@ -67,27 +67,27 @@ GUARDS: Final[list[Mutant]] = [
     ),
     *guards(
         "policy/store/tables.py", LIFE,
-        ("s.authenticator, s.code, s.invitation, s.owner, s.directory_entry):", "s.authenticator):",
+        ("s.password, s.code, s.invitation, s.owner, s.directory_entry):", "s.password):",
          "codes, invitations and ownership outlive a person", "test_who_leaves_leaves_nothing_in_force"),
     ),
     *guards(
-        "policy/ownership.py", LIFE,
+        "policy/persons/ownership.py", LIFE,
         ('    not_for_oneself(talk.person, person.name, "ownership")\n', "", "an administrator owns what they like",
          "test_an_administrator_does_not_raise_themselves"),
-        ("if not desk.has_right(talk, Right.ADMINISTER) and not _is_owner(desk, talk, desk.roster.target(target)):",
-         "if False:", "everybody looks after everything", "test_who_owns_nothing_sees_nothing"),
+        ("    if not tends(desk, talk, target):", "    if False:", "everybody looks after everything",
+         "test_who_owns_nothing_sees_nothing"),
         ("return [one for one in targets if owns(person.owns, one.name, one.labels)]", "return targets",
          "an owner sees what is not theirs", "test_an_owner_sees_only_what_they_own"),
         ('if not every and request.person not in ("", talk.person):', "if False:", "an owner learns who owns what",
          "test_an_owner_sees_only_what_they_own"),
     ),
     *guards(
-        "policy/estate.py", LIFE,
+        "policy/targets/estate.py", LIFE,
         ("    await _disown(desk, talk, target.name)\n", "", "a new target under an old name has the old one's owner",
          "test_a_target_that_comes_back_under_an_old_name_belongs_to_nobody"),
     ),
     *guards(
-        "policy/accounts.py", LIFE,
+        "policy/targets/accounts.py", LIFE,
         ("    check_tends(desk, talk, request.target)\n    target = the_target(", "    target = the_target(",
          "an account on a target of others", "test_elsewhere_an_owner_may_nothing_and_learns_nothing"),
     ),
@@ -97,7 +97,7 @@ GUARDS: Final[list[Mutant]] = [
          "rules that leave no administrator", "test_rules_that_leave_no_administrator_are_not_taken"),
     ),
     *guards(
-        "policy/trail.py", LIFE,
+        "policy/trail/commands.py", LIFE,
         ("if request.after == 0 or request.after != talk.exported:", "if request.after == 0:",
          "the trail read from its middle, unseen", "test_who_reads_the_trail_from_its_middle_is_in_it"),
     ),

@@ -12,7 +12,7 @@ _LEAVE: Final = "return Noted(event=1, who='')"
 
 GUARDS: Final[list[Mutant]] = [
     *guards(
-        "policy/views.py", _POLICY,
+        "policy/trail/views.py", _POLICY,
         ("if not 1 <= len(request.recordings) <= MAX_RECORDINGS:", "if False:", "a view of nothing, or of 100,000",
          "test_what_is_malformed_closes_that_socket_only"),
         ("if not all(_SESSION.fullmatch(one) for one in request.recordings):", "if False:",
@@ -60,7 +60,7 @@ GUARDS: Final[list[Mutant]] = [
 ]
 if os.geteuid() == 0:  # only root can be somebody else
     GUARDS += guards(
-        "policy/views.py", _POLICY,
+        "policy/trail/views.py", _POLICY,
         ("    if uid == NOBODY:", "    if False:", "the nobody of a container", "test_nobody_may_be_anybody"),
         ("    elif person is not None and not active:", "    elif False:", "the OS account of a person who has left",
          "test_who_is_disabled_or_gone_views_nothing"),

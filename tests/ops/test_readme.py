@@ -28,7 +28,9 @@ def leads_to_a_command(group: click.Group, words: str) -> bool:
     command = group.get_command(context, first)
     if command is None:
         return False
-    return not isinstance(command, click.Group) or (bool(rest) and command.get_command(context, rest[0]) is not None)
+    if not isinstance(command, click.Group):
+        return True
+    return command.get_command(context, rest[0]) is not None if rest else command.invoke_without_command
 
 
 @pytest.mark.parametrize(("program", "group"), [("bastion", bastion), ("replay", replay)])

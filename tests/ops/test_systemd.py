@@ -13,6 +13,8 @@ EXPOSURE = {  # what systemd-analyze gives at most: the gateway needs a network,
     "bastion-policyd.service": 0.5,
     "bastion-recorderd.service": 0.5,
     "bastion-courier.service": 1.2,
+    "bastion-broker.service": 1.6,
+    "bastion-runner.service": 2.0,
 }
 
 needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
@@ -24,7 +26,7 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
         # the program is installed by the package; here only its place is taken
         (tmp_path / unit.name).write_text(unit.read_text().replace("/usr/lib/bastion/bin/python", "/bin/true"))
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert len(names) == 11
+    assert len(names) == 16
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *(f"./{name}" for name in names)],
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
@@ -55,9 +57,14 @@ def test_every_user_exists_and_no_secret_is_in_the_environment(unit: str) -> Non
     assert "Environment=" not in text
 
 
-def test_policyd_sees_who_connects() -> None:
-    """The attack: with PrivateUsers= every auditor is `nobody` to policyd, and the trail names nobody."""
-    assert "\nPrivateUsers=no\n" in (UNITS / "bastion-policyd.service").read_text()
+@pytest.mark.parametrize("unit", ["bastion-policyd.service", "bastion-broker.service"])
+def test_who_connects_is_seen(unit: str) -> None:
+    """The attack: with PrivateUsers= every peer is `nobody`, and the trail, or an application, is anybody's."""
+    assert "\nPrivateUsers=no\n" in (UNITS / unit).read_text()
+
+
+def test_the_broker_sees_in_which_unit_an_application_runs() -> None:
+    assert "\nProtectProc=default\n" in (UNITS / "bastion-broker.service").read_text()
 
 
 def test_each_socket_of_policyd_has_its_own_group() -> None:
@@ -71,6 +78,8 @@ def test_each_socket_of_policyd_has_its_own_group() -> None:
         "policyd-admin": "bastion-admin",
         "policyd-audit": "bastion-audit",
         "policyd-courier": "bastion-courier",
+        "policyd-broker": "bastion-broker",
+        "policyd-runner": "bastion-runner",
     }
     known = re.findall(r"^[ug] (\S+)", (UNITS / "bastion.sysusers").read_text(), flags=re.MULTILINE)
     assert set(groups.values()) <= set(known)

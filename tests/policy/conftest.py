@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from policy import sshkeys
+from policy.keys import sshkeys
 from tests.policy.policyd import Policyd
 
 KEPT = "BASTION_TEST_FILLED"

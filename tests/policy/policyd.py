@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from policy import messages as m
-from policy import signatures, sshkeys
+from policy.keys import signatures, sshkeys
+from policy.keys.sshkeys import PrivateKey
+from policy.keys.sshwire import string
 from policy.model import Outcome
-from policy.sshkeys import PrivateKey
-from policy.sshwire import string
 from tests.support.net import tail, wait_until
 
 PATIENCE = 20.0
@@ -230,6 +230,9 @@ class Policyd:
 
     def courier(self, first: m.Request | None = None) -> Peer:
         return Peer(self.home / "run" / "policyd-courier.sock", first)
+
+    def runner(self, first: m.Request | None = None) -> Peer:
+        return Peer(self.home / "run" / "policyd-runner.sock", first)
 
     def operator(self) -> Peer:
         return Peer(self.home / "run" / "policyd-admin.sock", m.Admin(command="test"))

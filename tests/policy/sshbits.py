@@ -6,9 +6,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from policy import signatures, sshkeys
-from policy.sshkeys import PrivateKey, parse_public_key
-from policy.sshwire import mpint, string
+from policy.keys import signatures, sshkeys
+from policy.keys.sshkeys import PrivateKey, parse_public_key
+from policy.keys.sshwire import mpint, string
 
 NOW = 1_800_000_000
 CA = sshkeys.generate_private_key()

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from policy import messages as m
-from policy import sshkeys
+from policy.keys import sshkeys
 
 
 class Cli:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy import audit
-from policy.audit import START, Event, Head, HeadFile, canonical, chain, recover, verify
+from policy.trail import audit
+from policy.trail.audit import START, Event, Head, HeadFile, canonical, chain, recover, verify
 
 KEY = b"k" * 32
 ROWS = chain(START, [(1000 + number, Event(event="login", who=f"p{number}")) for number in range(10)])

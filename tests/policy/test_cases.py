@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from policy.cases import EXPECTED, parse_cases, run
-from policy.rules import BadRules, parse_rules
+from policy.rules.cases import EXPECTED, parse_cases, run
+from policy.rules.ruleset import BadRules, parse_rules
 from tests.policy.test_foresight import RULES
 
 TICKETED = """

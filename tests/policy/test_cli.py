@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from policy import sshkeys
+from policy.keys import sshkeys
 from tests.policy.policyd import Peer
 from tests.support.net import wait_until
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy import certificates, sshkeys
-from policy.credentials import Flaw, Rejected, Speaker, check_certificate
+from policy.keys import certificates, sshkeys
+from policy.keys.credentials import Flaw, Rejected, Speaker, check_certificate
+from policy.keys.sshkeys import parse_public_key
+from policy.keys.sshwire import BadKey, string
 from policy.model import ChannelKind
-from policy.sshkeys import parse_public_key
-from policy.sshwire import BadKey, string
 from tests.policy.sshbits import CA, KEY, NOW, Certificate, certificate, ecdsa_blob, fields_of, rsa_blob
 
 OTHER = sshkeys.generate_private_key()
@@ -249,7 +249,7 @@ def test_any_bytes_are_refused_without_a_fault(data):
 
 def test_ssh_keygen_reads_what_we_mint(tmp_path: Path):
     blob = certificates.mint_user_certificate(
-        CA, KEY.public, account="root", person="alice", session="0" * 32, serial=9, now=NOW, minutes=5,
+        CA, KEY.public, principals=["root"], key_id="bastion:alice:" + "0" * 32, serial=9, now=NOW, minutes=5,
         kinds=[ChannelKind.SHELL, ChannelKind.FORWARD_LOCAL], source="192.0.2.1",
     )  # fmt: skip
     import base64
@@ -272,7 +272,14 @@ def test_ssh_keygen_reads_what_we_mint(tmp_path: Path):
 def test_a_minted_certificate_permits_what_was_granted():
     def mint(*kinds):
         blob = certificates.mint_user_certificate(
-            CA, KEY.public, account="root", person="alice", session="0" * 32, serial=9, now=NOW, minutes=5, kinds=kinds
+            CA,
+            KEY.public,
+            principals=["root"],
+            key_id="bastion:alice:" + "0" * 32,
+            serial=9,
+            now=NOW,
+            minutes=5,
+            kinds=kinds,
         )
         return certificates.parse_certificate(blob)
 

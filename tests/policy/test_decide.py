@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from policy.conditions import Factor, FactorKind, Facts, Why
-from policy.decide import (
+from policy.model import ChannelKind
+from policy.rules.conditions import Factor, FactorKind, Facts, Why
+from policy.rules.decide import (
     Allow,
     Cause,
     Deny,
@@ -16,8 +17,7 @@ from policy.decide import (
     denial_for_person,
     explain,
 )
-from policy.model import ChannelKind
-from policy.rules import RuleSet, parse_rules
+from policy.rules.ruleset import RuleSet, parse_rules
 
 TUESDAY = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 ALICE = Facts(

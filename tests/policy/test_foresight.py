@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from policy import messages as m
-from policy.conditions import ApprovalFact, Factor, FactorKind, Facts, GrantFact, TicketFact
-from policy.decide import Allow, decide
-from policy.foresight import Place, Subject, changes, reach, who_can
 from policy.model import ChannelKind
-from policy.rules import RuleSet, parse_rules
+from policy.rules.conditions import ApprovalFact, Factor, FactorKind, Facts, GrantFact, TicketFact
+from policy.rules.decide import Allow, decide
+from policy.rules.foresight import Place, Subject, changes, reach, who_can
+from policy.rules.ruleset import RuleSet, parse_rules
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)  # a Wednesday
 EVERY = frozenset(ChannelKind)
@@ -207,6 +207,24 @@ def test_pages_are_whole(policyd):
     found = [tuple(row[:2]) for row in everything(operator, m.WhoCan, target="web1", channel="shell")]
     assert found == sorted(set(found))
     assert {name for name, _ in found if name.startswith("p")} == {f"p{number:03}" for number in range(450)}
+
+
+def test_a_list_is_one_view_however_many_pages(policyd):
+    operator = policyd.operator()
+
+    def views() -> int:
+        return sum(" can come to" in event["what"] for event in policyd.audit("view"))
+
+    before = views()
+    everything(operator, m.WhoCan, target="web1")
+    assert views() == before + 1
+    everything(operator, m.WhatCan, person="bob")
+    assert views() == before + 2
+    everything(operator, m.WhoCan, target="web1")
+    assert views() == before + 3, "to look again is to look"
+    with policyd.operator() as sly:
+        sly.ask(m.WhoCan(target="web1", after="a "))  # attack: later pages alone
+    assert views() == before + 4
 
 
 @pytest.mark.parametrize(

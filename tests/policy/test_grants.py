@@ -198,6 +198,47 @@ def test_each_session_takes_one_use(policyd):
     assert grants(policyd, ident)["used"] == "2"
 
 
+@pytest.mark.parametrize("report", ["target-unreachable", "login-failed-at-target", "host-key-mismatch"])
+@pytest.mark.parametrize("how", ["ended", "hung up", "killed"])
+def test_a_use_that_came_to_nothing_is_given_back(policyd, report, how):
+    name = dba(policyd)
+    ident = given(policyd, name, uses=1)
+    with policyd.login(name) as peer:
+        grant = authorize(peer)
+        peer.ask(m.Credential(session=grant.session, session_key=b""))
+        peer.ask(m.Report(session=grant.session, event=report))
+        no(authorize(peer), 75, need="approval")
+        if how == "ended":
+            peer.ask(m.SessionEnded(session=grant.session, reason="target-lost"))
+        if how == "killed":
+            policyd.done(m.SessionKill(session=grant.session, reason="x"))
+    wait_until("the use", lambda: grants(policyd, ident)["used"] == "0")
+    (event,) = policyd.audit("grant-use-returned", limit=1)
+    assert (event["what"], event["why"]) == (ident, report)
+    with policyd.login(name) as peer:
+        assert isinstance(authorize(peer), m.Grant), "memory knows it, too"
+        no(authorize(peer), 75, need="approval")
+
+
+def test_a_use_that_came_to_something_is_not(policyd):
+    """Attack: work on the target, and let the gateway say, before or after, that there was none; or try again."""
+    name = dba(policyd)
+    ident = given(policyd, name, uses=3)
+    with policyd.login(name) as peer:
+        first, second, third = authorize(peer), authorize(peer), authorize(peer)
+        peer.ask(m.Report(session=third.session, event="target-unreachable"))
+        assert peer.ask(m.OpenChannel(session=third.session, kind="exec")) == m.Allowed()
+        peer.ask(m.SessionEnded(session=third.session, reason="closed"))
+        assert peer.ask(m.OpenChannel(session=first.session, kind="exec")) == m.Allowed()
+        peer.ask(m.Report(session=first.session, event="target-unreachable"))
+        peer.ask(m.SessionEnded(session=first.session, reason="closed"))
+        peer.ask(m.Credential(session=second.session, session_key=b""))
+        peer.ask(m.Report(session=second.session, event="target-unreachable"))
+        peer.ask(m.Credential(session=second.session, session_key=b""))
+        peer.ask(m.SessionEnded(session=second.session, reason="closed"))
+    assert grants(policyd, ident)["used"] == "3"
+
+
 def test_of_many_at_once_one_gets_the_last_use(policyd):
     name = dba(policyd)
     given(policyd, name, uses=1)

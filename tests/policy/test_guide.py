@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from policy.cases import parse_cases, run
-from policy.rules import RuleSet, parse_rules
+from policy.rules.cases import parse_cases, run
+from policy.rules.ruleset import RuleSet, parse_rules
 
 TEXT = (Path(__file__).parents[2] / "policy" / "GUIDE.md").read_text()
 HEAD, *SECTIONS = re.split(r"^## ", TEXT, flags=re.MULTILINE)

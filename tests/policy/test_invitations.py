@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from policy import messages as m
-from policy import sshkeys
+from policy.keys import sshkeys
 from policy.model import Outcome
 from tests.policy.jit import no
 from tests.policy.policyd import SOURCE, Gone, Policyd, proof
@@ -38,6 +38,19 @@ def test_a_new_person_takes_their_first_key_along(policyd):
     (event,) = policyd.audit("person-join", limit=1)
     assert event["what"] == name
     assert join(policyd, token).outcome is Outcome.REFUSED, "an invitation is for once"
+
+
+def test_a_void_invitation_logs_nobody_in(policyd):
+    """Attack, or mistake: a dead `join-...` name, and the key of somebody who is here, who would be told welcome."""
+    _, token = invited(policyd)
+    key = sshkeys.generate_private_key()
+    assert join(policyd, token, key).outcome is Outcome.DONE
+    _, other = invited(policyd)
+    for void in (token, other, "join-" + "a" * 40):
+        with policyd.connection() as peer:
+            assert peer.ask(m.OfferKey(person=void, blob=key.public.blob)) == m.Acceptable(ok=False)
+            assert peer.ask(proof(key, person=void)).outcome is Outcome.REFUSED
+    assert join(policyd, other).outcome is Outcome.DONE, "and it is there for a key that is nobody's"
 
 
 def test_an_offered_key_joins_nobody(policyd):

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policy.keys.sshkeys import generate_private_key
 from policy.ldap import asking
 from policy.ldap.judging import read
 from policy.ldap.model import Directory, DirectoryProblem, Entry, Found, Groups, Refused
 from policy.ldap.planning import DIRECTORY, Plan, loss, plan
 from policy.ldap.settings import search_filter
 from policy.messages import Called
-from policy.rules import BadRules, parse_rules
-from policy.sshkeys import generate_private_key
+from policy.rules.ruleset import BadRules, parse_rules
 from policy.store.records import DirectoryEntry, Person, PersonKey
 
 SETTINGS = """

@@ -6,17 +6,17 @@ import time
 import pytest
 
 from policy import messages as m
-from policy import sshkeys
+from policy.keys import sshkeys
 from policy.names import look
 from policy.naming import CommandRefused
-from policy.rights import Rights
-from policy.safeguards import (
+from policy.persons.safeguards import (
     administrators,
     keep_an_administrator,
     no_look_alike,
     not_above,
     not_for_oneself,
 )
+from policy.rules.rights import Rights
 from policy.store.records import Person, PersonKey
 from tests.policy import jit
 from tests.policy.policyd import Policyd

@@ -2,7 +2,7 @@
 
 import pytest
 
-from policy.lockouts import CODE, MAX_SUBJECTS, PERSON, SOURCE, Lockouts, network_of
+from policy.login.lockouts import CODE, MAX_SUBJECTS, PERSON, SOURCE, Lockouts, network_of
 from policy.model import PolicySettings
 
 NOW = 1_800_000_000.0

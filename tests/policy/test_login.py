@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from policy import login as lg
-from policy.conditions import FactorKind
-from policy.login import Login, Person, Phase, step
+from policy.login import dialogue as lg
+from policy.login.dialogue import Login, Person, Phase, step
 from policy.messages import Acceptable, Challenge, Verdict
 from policy.model import Method, Outcome
+from policy.rules.conditions import FactorKind
 
 ALICE = Person(name="alice", has_password=True)
 CODED = Person(name="alice", has_password=True, has_code=True)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from policy import login as lg
-from policy.conditions import FactorKind
-from policy.login import Login, Person, Phase, step
+from policy.login import dialogue as lg
+from policy.login.dialogue import Login, Person, Phase, step
 from policy.messages import Challenge, Verdict
 from policy.model import Outcome
+from policy.rules.conditions import FactorKind
 
 NOW = 1_800_000_000.0
 LENGTH = 5

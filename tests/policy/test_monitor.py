@@ -12,7 +12,7 @@ from policy.conversation import Conversation, State, Violation
 from policy.model import Outcome, ViewVerb
 from policy.monitor import COMMANDS, FIRST_WORD_SECONDS, PROVING_SECONDS, TABLE, admit, converse
 from policy.peers import peer_of
-from policy.rights import Right
+from policy.rules.rights import Right
 from tests.policy.policyd import SOURCE, Gone, Peer, Policyd, hello, proof
 
 REQUESTS: dict[str, m.Request] = {
@@ -33,11 +33,17 @@ REQUESTS: dict[str, m.Request] = {
     "SessionEnded": m.SessionEnded(session="x", reason="x"),
     "Report": m.Report(session="x", event="protocol-error"),
     "Scanned": m.Scanned(task=9, keys=[]),
+    "Worked": m.Worked(task=9, outcome="done"),
     "Viewing": m.Viewing(verb=ViewVerb.SHOW, recordings=["0" * 32]),
     "Viewed": m.Viewed(event=1),
     "Whoami": m.Whoami(),
     "Reachable": m.Reachable(),
     "CaLines": m.CaLines(),
+    "CaShow": m.CaShow(),
+    "CaRotate": m.CaRotate(use="x"),
+    "CaRetire": m.CaRetire(ca="x"),
+    "CaRevoke": m.CaRevoke(),
+    "CaKrl": m.CaKrl(),
     "PersonAdd": m.PersonAdd(name="X"),
     "PersonSet": m.PersonSet(name="nobody"),
     "PersonOffboard": m.PersonOffboard(name="nobody"),
@@ -46,6 +52,40 @@ REQUESTS: dict[str, m.Request] = {
     "TargetAdd": m.TargetAdd(name="X", address="x"),
     "TargetSet": m.TargetSet(name="nowhere"),
     "Inventory": m.Inventory(kind="x"),
+    "SecretAdd": m.SecretAdd(name="x", value=b"x"),
+    "SecretSet": m.SecretSet(name="no/where"),
+    "SecretView": m.SecretView(name="no/where", reason="x"),
+    "SecretList": m.SecretList(),
+    "SecretShow": m.SecretShow(name="no/where"),
+    "SecretRemove": m.SecretRemove(name="no/where"),
+    "SecretChown": m.SecretChown(name="no/where", owner="nobody"),
+    "SecretShare": m.SecretShare(scope="no/where", subject="nobody", rights=["view"]),
+    "SecretUnshare": m.SecretUnshare(share="x"),
+    "SecretShares": m.SecretShares(),
+    "CheckoutTake": m.CheckoutTake(account="root", target="nowhere"),
+    "CheckoutReturn": m.CheckoutReturn(checkout="x"),
+    "CheckoutList": m.CheckoutList(),
+    "Applicant": m.Applicant(uid=1),
+    "ReadSecret": m.ReadSecret(name="no/where"),
+    "RenewLease": m.RenewLease(lease="x"),
+    "EndLease": m.EndLease(lease="x"),
+    "ApplicationAdd": m.ApplicationAdd(name="X"),
+    "ApplicationSet": m.ApplicationSet(name="nobody"),
+    "ApplicationList": m.ApplicationList(),
+    "ApplicationShow": m.ApplicationShow(name="nobody"),
+    "ApplicationRemove": m.ApplicationRemove(name="nobody"),
+    "ApplicationToken": m.ApplicationToken(name="nobody"),
+    "ApplicationRevoke": m.ApplicationRevoke(name="nobody"),
+    "LeaseList": m.LeaseList(),
+    "VaultUnlock": m.VaultUnlock(passphrase=b"x"),
+    "VaultStatus": m.VaultStatus(),
+    "VaultRekey": m.VaultRekey(reason=""),
+    "VaultVersions": m.VaultVersions(name="no/where"),
+    "VaultRestore": m.VaultRestore(name="no/where", version=1, reason="x"),
+    "BackupBegin": m.BackupBegin(to="x", recipients=[]),
+    "RotationPlan": m.RotationPlan(),
+    "Rotate": m.Rotate(places=["root@nowhere"]),
+    "RotationList": m.RotationList(),
     "TargetRemove": m.TargetRemove(name="nowhere"),
     "TargetList": m.TargetList(),
     "TargetShow": m.TargetShow(name="nowhere"),
@@ -68,6 +108,7 @@ REQUESTS: dict[str, m.Request] = {
     "DirectoryStatus": m.DirectoryStatus(),
     "Reload": m.Reload(),
     "Courier": m.Courier(pid=1),
+    "Runner": m.Runner(pid=1),
     "TryToken": m.TryToken(token="x"),
     "Called": m.Called(task=9),
     "MfaConfirm": m.MfaConfirm(code="1"),
@@ -96,7 +137,7 @@ REQUESTS: dict[str, m.Request] = {
     "WhoCan": m.WhoCan(target="nowhere"),
     "WhatCan": m.WhatCan(person="nobody"),
 }
-SILENT = {"Scanned", "Called"}  # answered with nothing
+SILENT = {"Scanned", "Worked", "Called"}  # answered with nothing
 STATES = list(State)
 
 
@@ -118,6 +159,16 @@ def peer_in(policyd: Policyd, state: State) -> Peer:
             return policyd.courier()
         case State.COURIER:
             return policyd.courier(m.Courier(pid=1))
+        case State.RUNNER_NEW:
+            return policyd.runner()
+        case State.RUNNER:
+            return policyd.runner(m.Runner(pid=1))
+        case State.APPLICANT | State.APPLICATION:
+            peer = Peer(policyd.home / "run" / "policyd-broker.sock")
+            if state is State.APPLICATION:
+                policyd.command(m.ApplicationAdd(name="billing", owner="alice", uid=4711))  # the first time
+                assert isinstance(peer.ask(m.Applicant(uid=4711)), m.Recognised)
+            return peer
         case State.AUDITOR_NEW:
             return policyd.auditor()
         case State.AUDITOR:
@@ -248,7 +299,7 @@ class Quiet:
         def leave(self, talk):
             """It was none."""
 
-    sessions, workers, couriers = Sessions(), Workers(), Workers()
+    sessions, workers, couriers, runners = Sessions(), Workers(), Workers(), Workers()
 
 
 @pytest.mark.trio
@@ -258,6 +309,7 @@ class Quiet:
         (State.GATEWAY_NEW, FIRST_WORD_SECONDS),
         (State.ADMIN_NEW, FIRST_WORD_SECONDS),
         (State.AUDITOR_NEW, FIRST_WORD_SECONDS),
+        (State.RUNNER_NEW, FIRST_WORD_SECONDS),
         (State.PROVING, PROVING_SECONDS),
     ],
 )
@@ -320,6 +372,8 @@ def test_a_person_who_lost_the_role_has_lost_the_command(policyd):
 
 OWNERS = {
     "TargetList", "TargetShow", "TargetHostkey", "AccountAdd", "AccountRemove", "AccountList", "AccountShow",
+    "RotationPlan", "Rotate", "RotationList", "ApplicationSet", "ApplicationShow", "ApplicationRemove",
+    "ApplicationToken", "ApplicationRevoke", "VaultStatus",
 }  # fmt: skip
 """What owners may as well as administrators; alice owns nothing."""
 
@@ -328,7 +382,19 @@ OWNERS = {
 def test_what_an_engineer_may_not_command(policyd, name):
     answer = policyd.login("alice").ask(REQUESTS[name])
     right = next(entry.right for kind, entry in COMMANDS.items() if kind.__name__ == name)
-    if name in {"Whoami", "Reachable", "CaLines", "RequestList", "GrantList", "Notices", "OwnerList"}:
+    if name in {
+        "Whoami",
+        "Reachable",
+        "CaLines",
+        "RequestList",
+        "GrantList",
+        "Notices",
+        "OwnerList",
+        "SecretList",
+        "SecretShares",
+        "CheckoutList",
+        "ApplicationList",
+    }:
         assert isinstance(answer, m.Rows)
     else:
         assert isinstance(answer, m.Refused)

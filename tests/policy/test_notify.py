@@ -3,14 +3,15 @@
 import hashlib
 import hmac
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from policy import messages as m
-from policy.audit import Event
-from policy.notify import (
+from policy.notices.notify import (
     TOPICS,
     Destination,
     Topic,
@@ -20,8 +21,10 @@ from policy.notify import (
     void_soon,
     webhook_body,
 )
-from policy.rules import BadRules, parse_rules
+from policy.rules.ruleset import BadRules, parse_rules
+from policy.store import open_store
 from policy.toml_tables import Reading
+from policy.trail.audit import Event
 from tests.policy.courier import courier_of
 from tests.policy.policyd import RULES, Policyd
 from tests.support.net import wait_until
@@ -247,6 +250,69 @@ def test_what_does_not_arrive_is_tried_again_and_then_audited_once(policyd: Poli
         events = [(event["what"], event["why"]) for event in policyd.audit("notify-failed")]
         assert events == [("chat", "cannot be reached: connection refused")]
     assert "k3y" not in policyd.log()
+
+
+def test_what_waits_when_policyd_stops_is_told_by_the_next_and_once(policyd: Policyd) -> None:
+    with courier_of(policyd) as courier:
+        courier.reply = lambda _: None  # nothing is ever answered
+        mismatch(policyd)
+        wait_until("both calls", lambda: len(courier.calls) == 2)
+    policyd.kill()
+    policyd.start()
+    with courier_of(policyd) as courier:
+        courier.reply = arrived
+        wait_until("both calls", lambda: len(courier.calls) == 2)
+        assert {type(call) for call in courier.calls} == {m.HttpCall, m.MailCall}
+        assert "host key of root@web1" in str(next(one for one in courier.calls if isinstance(one, m.MailCall)).subject)
+        wait_until("all told", lambda: marked(policyd) >= newest(policyd))
+
+
+def newest(policyd: Policyd) -> int:
+    """Row of the last event that is told of."""
+    return sql(policyd, "SELECT max(seq) FROM audit WHERE event = 'host-key-mismatch'")
+
+
+def marked(policyd: Policyd) -> int:
+    """Up to which row all is told."""
+    return int.from_bytes(sql(policyd, "SELECT value FROM setting WHERE name = 'notices-told'") or b"")
+
+
+def sql(policyd: Policyd, query: str) -> Any:
+    with closing(sqlite3.connect(policyd.database)) as database:
+        found = database.execute(query).fetchone()
+        return found[0] if found else None
+
+
+def test_what_is_told_or_a_day_old_is_not_told_again(policyd: Policyd) -> None:
+    mismatch(policyd)
+    row = newest(policyd)
+    policyd.stop()
+    with open_store("sqlite:///bastion.db", policyd.database.parent).read() as tables:
+
+        def found(**more: int) -> list[int]:
+            bounds = {"after": 0, "before": row + 1, "since": 0, "limit": 9} | more
+            return [one.seq for one in tables.audit_of(["host-key-mismatch"], **bounds)]
+
+        (at,) = (one.at for one in tables.audit_from(row, 1))
+        assert found() == [row]
+        assert found(since=at + 1) == [], "too old"
+        assert found(after=row) == [], "told"
+        assert found(before=row) == [], "this policyd's own"
+
+
+def test_a_destination_that_comes_later_hears_nothing_of_the_past(policyd: Policyd) -> None:
+    rules = (policyd.home / "policy.toml").read_text()
+    (policyd.home / "policy.toml").write_text(RULES)
+    policyd.done(m.Reload())
+    mismatch(policyd)
+    policyd.stop()
+    (policyd.home / "policy.toml").write_text(rules)
+    policyd.start()
+    with courier_of(policyd) as courier:
+        courier.reply = arrived
+        mismatch(policyd)
+        wait_until("the new one", lambda: len(courier.calls) >= 2)
+        assert len(courier.calls) == 2
 
 
 def test_a_flood_is_cut_and_said_so(policyd: Policyd) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from policy.notify import Topic, signed
-from policy.outside import MAX_SECRET, OutsideError, missing, read_secret, read_trust
-from policy.rules import parse_rules
+from policy.notices.notify import Topic, signed
+from policy.outside.secrets import MAX_SECRET, OutsideError, missing, read_secret, read_trust
+from policy.rules.ruleset import parse_rules
 from policy.tickets.model import Kind
 
 TEXT = (Path(__file__).parents[2] / "policy/OUTSIDE.md").read_text()

@@ -8,6 +8,7 @@ from policy import store
 from policy.mfa import codes
 from policy.store import Conflict
 from policy.store.records import Code, Invitation
+from tests.policy.sealed import sealed_rows
 
 NOW = 1_800_000_000_000_000_000
 
@@ -54,7 +55,7 @@ def test_new_codes_make_the_old_void_and_no_others(made):
 
 def test_confirmed_once(made):
     with made.write() as t:
-        t.add_authenticator("alice", "a", "totp", b"sealed", NOW, confirmed=False)
+        t.proofs.add_authenticator("alice", *sealed_rows("a", "totp", "totp alice a"), confirmed=False)
         assert t.persons("alice")[0].totp[0].confirmed is None
         assert t.proofs.confirm("a", NOW + 1)
         assert not t.proofs.confirm("a", NOW + 2)

@@ -2,9 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
-from policy.conditions import Factor, FactorKind, Facts
-from policy.proofs import MAX_REMEMBERED, Proofs, allowed_age, is_fresh
-from policy.rules import parse_rules
+from policy.login.proofs import MAX_REMEMBERED, Proofs, allowed_age, is_fresh
+from policy.rules.conditions import Factor, FactorKind, Facts
+from policy.rules.ruleset import parse_rules
 
 HOME = "192.0.2.1"
 

@@ -2,24 +2,36 @@
 
 import shutil
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyotp
 import pytest
 import trio
 import trio.testing
 
-from policy import access, authenticate, codes, factors, invitations, roster, sshkeys
 from policy import messages as m
+from policy import roster
 from policy.authority import Authority
 from policy.configuration import read_all, read_configuration
 from policy.conversation import Conversation, State
-from policy.ledger import Ledger
-from policy.lockouts import CODE, Lockouts
+from policy.keys import sshkeys
+from policy.login import authenticate, codes, factors, invitations
+from policy.login.lockouts import CODE, Lockouts
 from policy.model import Outcome
 from policy.peers import peer_of
-from policy.sessions import Sessions
+from policy.rules.ruleset import parse_rules
+from policy.sessions import access
+from policy.sessions.live import Sessions
 from policy.setup import open_state
+from policy.store import Conflict
+from policy.store.vault_tables import version_entry
+from policy.trail.audit import Event
+from policy.trail.ledger import Ledger
+from policy.vault.masters import parse
+from policy.vault.register import Change
+from policy.vault.rekeying import Rekeying
+from policy.vault.secret import Secret, VaultError
+from policy.vault.secrets import Secrets, new_secret
 from tests.policy.policyd import Policyd, hello, proof
 
 
@@ -51,13 +63,14 @@ async def desk(filled, tmp_path):
     daemon.write()
     config = read_configuration(daemon.config)
     rules, trusted, revoked = read_all(config)
-    state = open_state(config)
+    state = await open_state(config, parse(config.policy.master_key, config.state, {}))
     with state.store.read() as tables:
         everyone = roster.load(tables)
-    ledger = Ledger(state.store, state.head_file, state.head)
+    ledger = Ledger(state.store, state.head_file, state.head, state.register)
     authority = Authority(
         settings=config.policy, config=config, rules=rules, ledger=ledger, roster=everyone, vault=state.vault,
-        host_ca=state.host_ca, user_ca=state.user_ca, trusted_cas=trusted, revoked_keys=revoked,
+        secrets=Secrets(ledger, state.vault), rekeying=Rekeying(ledger, state.vault, state.master, ""),
+        authorities=state.authorities, trusted_cas=trusted, revoked_keys=revoked,
         sessions=Sessions(ledger), lockouts=Lockouts(config.policy),
     )  # fmt: skip
     made = Desk(authority, filled, [])
@@ -94,9 +107,35 @@ async def person(desk: Desk) -> Conversation:
         talk = await desk.login("alice")
         writing.cancel_scope.cancel()
     desk.authority.ledger = Ledger(desk.authority.ledger.store, desk.authority.ledger._head_file,
-                                   desk.authority.ledger._head)  # fmt: skip
+                                   desk.authority.ledger._head, desk.authority.ledger.register)  # fmt: skip
     desk.authority.sessions = Sessions(desk.authority.ledger)
     return talk
+
+
+FORCED = """
+[[rule]]
+name = "forced"
+who = { roles = ["engineer"] }
+where = { labels = { env = "test" } }
+as = ["*"]
+allow = ["exec"]
+certificate = { force-command = "x" }
+"""
+
+
+@pytest.mark.trio
+async def test_a_channel_between_new_rules_and_the_end_of_what_they_end(desk):
+    """Attack: a command that runs free, in a session of before the rule that forces another one."""
+    talk = await person(desk)
+    async with trio.open_nursery() as writing:
+        writing.start_soon(desk.authority.ledger.run)
+        grant = await access.authorize(desk.authority, talk, m.Authorize(account="root", target="web1"))
+        opening = m.OpenChannel(session=grant.session, kind="exec", detail="id")
+        assert await access.open_channel(desk.authority, talk, opening) == m.Allowed()
+        desk.authority.rules = parse_rules(FORCED)
+        assert isinstance(await access.open_channel(desk.authority, talk, opening), m.Refused)
+        assert await access.recheck(desk.authority) == 1
+        writing.cancel_scope.cancel()
 
 
 @pytest.mark.trio
@@ -120,7 +159,7 @@ async def test_a_channel_of_a_session_that_ends_while_it_is_allowed(desk):
         grant = await access.authorize(authority, talk, m.Authorize(account="root", target="web1"))
         writing.cancel_scope.cancel()
     kept = authority.ledger
-    authority.ledger = authority.sessions._ledger = Ledger(kept.store, kept._head_file, kept._head)
+    authority.ledger = authority.sessions._ledger = Ledger(kept.store, kept._head_file, kept._head, kept.register)
     answer = await paused(
         desk,
         lambda: access.open_channel(authority, talk, m.OpenChannel(session=grant.session, kind="shell")),
@@ -197,3 +236,91 @@ async def test_a_code_that_expires_between_look_and_leap(desk, nursery):
     await authority.ledger.write(lambda t: t.proofs.use_code(person.codes[0].id, person.codes[0].created))
     checked = await codes.check_code(authority, desk.talk(), "alice", done.data["code"])
     assert not checked.ok
+
+
+# --- the vault -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.trio
+async def test_a_row_that_is_just_being_written(desk, nursery):
+    """The writer tells the register before it commits: who reads between the two must not cry out."""
+    authority = desk.authority
+    secret, version = await authority.ledger.read(
+        lambda t: (found := t.vault.named("root@web1"), t.vault.version(found.id))
+    )
+    anew = authority.vault.seal(secret.kind, secret.record, version.version, Secret(b"anew"))
+    after = version_entry(secret, replace(version, sealed=anew))
+    authority.ledger.register.apply([Change(version_entry(secret, version), after)])
+    opened = []
+
+    async def use() -> None:
+        opened.append(await authority.secrets.open(secret.id))
+
+    nursery.start_soon(use)
+    with trio.fail_after(10):
+        while not authority.ledger._send.statistics().current_buffer_used:  # noqa: ASYNC110 - it asks again
+            await trio.sleep(0.01)
+    with authority.ledger.store.write() as t:
+        t.vault.reseal(version, anew)
+    nursery.start_soon(authority.ledger.run)
+    with trio.fail_after(10):
+        while not opened:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    assert opened[0].value == Secret(b"anew")
+
+
+@pytest.mark.trio
+async def test_something_is_sealed_with_the_old_key_meanwhile(desk, nursery):
+    """What was sealed before the new key came, and is written after all else was sealed anew, keeps the old key."""
+    authority = desk.authority
+    nursery.start_soon(authority.ledger.run)
+    rows = new_secret(authority.vault, "generic", "late/one", Secret(b"late"), "test")
+    await authority.rekeying.begin(Event(event="vault-rekey"))
+    while await authority.rekeying._batch():
+        pass
+    await authority.ledger.write(lambda t: t.vault.add_secret(*rows), Event(event="secret-add"))
+    await authority.rekeying._finish()
+    assert authority.vault.generations == (1, 2)
+    assert (await authority.secrets.open(rows[0].id)).value == Secret(b"late")
+    assert await authority.rekeying._batch() == 1
+    await authority.rekeying._finish()
+    assert authority.vault.generations == (2,)
+    assert (await authority.secrets.open(rows[0].id)).value == Secret(b"late")
+
+
+@pytest.mark.trio
+async def test_something_is_sealed_with_a_key_that_is_gone(desk, nursery):
+    authority = desk.authority
+    nursery.start_soon(authority.ledger.run)
+    rows = new_secret(authority.vault, "generic", "late/one", Secret(b"late"), "test")
+    await authority.rekeying.begin(Event(event="vault-rekey"))
+    while await authority.rekeying._batch():
+        pass
+    await authority.rekeying._finish()
+    with pytest.raises(Conflict, match="key that is gone"):
+        await authority.ledger.write(lambda t: t.vault.add_secret(*rows), Event(event="secret-add"))
+
+
+class Forgetful:
+    """A master that says it has wrapped."""
+
+    kind = "file"
+
+    async def make(self) -> list[str]:
+        return []
+
+    async def wrap(self, root: Secret, bound: bytes) -> bytes:
+        return b"nothing"
+
+    async def unwrap(self, wrapped: bytes, bound: bytes) -> Secret:
+        return Secret(bytes(32))
+
+
+@pytest.mark.trio
+async def test_a_master_that_gives_nothing_back(desk, nursery):
+    authority = desk.authority
+    nursery.start_soon(authority.ledger.run)
+    before = await authority.ledger.read(lambda t: t.vault.keys())
+    with pytest.raises(VaultError, match="does not give back"):
+        await authority.rekeying.rewrap(Forgetful(), "file:x", Event(event="vault-rewrapped"))
+    assert await authority.ledger.read(lambda t: t.vault.keys()) == before

@@ -5,9 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from policy.conditions import Facts
-from policy.naming import CommandRefused
-from policy.requests import (
+from policy.leave.requests import (
     MAX_USES,
     SECOND,
     Approver,
@@ -25,8 +23,10 @@ from policy.requests import (
     same,
     tally,
 )
-from policy.rule_words import GIVEN, OWNER
-from policy.rules import RuleSet, parse_rules
+from policy.naming import CommandRefused
+from policy.rules.conditions import Facts
+from policy.rules.ruleset import RuleSet, parse_rules
+from policy.rules.words import GIVEN, OWNER
 from policy.store.records import AccessRequest, Vote
 
 HOUR = 3600

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.rules import BadRules, Effect, parse_rules
+from policy.rules.ruleset import BadRules, Effect, parse_rules
 
 GOOD = """
 [[rule]]

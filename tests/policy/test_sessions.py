@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from policy import messages as m
-from policy import signatures, sshkeys
-from policy.certificates import parse_certificate
+from policy.keys import signatures, sshkeys
+from policy.keys.certificates import parse_certificate
+from policy.keys.signatures import verify
+from policy.keys.sshwire import BadKey, string
 from policy.model import Method, Outcome
-from policy.signatures import verify
-from policy.sshwire import BadKey, string
 from tests.policy import sshbits
 from tests.policy.policyd import SESSION, SOURCE, Gone, Policyd, hello, login_data, proof
 from tests.support.net import wait_until

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy import signatures, sshkeys
-from policy.sshkeys import PrivateKey, parse_authorized_key, parse_host_key, parse_private_key, parse_public_key
-from policy.sshwire import BadKey, mpint, string
+from policy.keys import signatures, sshkeys
+from policy.keys.sshkeys import PrivateKey, parse_authorized_key, parse_host_key, parse_private_key, parse_public_key
+from policy.keys.sshwire import BadKey, mpint, string
 from tests.policy.policyd import SESSION, login_data
 from tests.policy.sshbits import Token, certificate, ecdsa_blob, rsa_blob
 

@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy import operators, store
-from policy.conditions import FactorKind, Facts, covers
-from policy.decide import Allow, Deny, attainable, decide, denial_for_person, need_of
-from policy.login import Login, Person, Phase, Succeeded, TokenShown, step
+from policy.leave.standing import Standing
+from policy.login.dialogue import Login, Person, Phase, Succeeded, TokenShown, step
 from policy.messages import Verdict
 from policy.model import ChannelKind, Outcome
 from policy.operators import login_names
 from policy.peers import Peer
-from policy.rule_words import GIVEN, OWNER
-from policy.rules import parse_rules
-from policy.standing import Standing
+from policy.rules.conditions import FactorKind, Facts, covers
+from policy.rules.decide import Allow, Deny, attainable, decide, denial_for_person, need_of
+from policy.rules.ruleset import parse_rules
+from policy.rules.words import GIVEN, OWNER
 from policy.store import Conflict
 from policy.store.records import AccessGrant, AccessRequest, Vote
 

@@ -12,11 +12,14 @@ import trio.testing
 from alembic import command
 from alembic.script import ScriptDirectory
 
-from policy import audit, store
-from policy.audit import START, Event, HeadFile
-from policy.ledger import Ledger, LedgerError
+from policy import store
 from policy.store import Conflict, StoreError, migrate, records
 from policy.store.schema import metadata
+from policy.trail import audit
+from policy.trail.audit import START, Event, HeadFile
+from policy.trail.ledger import Ledger, LedgerError
+from policy.vault.register import Register
+from tests.policy.sealed import sealed_rows
 
 URL = "sqlite:///bastion.db"
 NOW = 1_800_000_000_000_000_000
@@ -132,7 +135,7 @@ def test_an_offboarded_name_stays_taken(made):
         tables.add_role("alice", "admin")
         tables.add_key("alice", "SHA256:x", "line", NOW)
         tables.put_password("alice", "$argon2id$x", NOW)
-        tables.add_authenticator("alice", "a1", "totp", b"x", NOW)
+        tables.proofs.add_authenticator("alice", *sealed_rows("a1", "totp", "totp alice a1"))
         tables.offboard("alice", NOW)
     with pytest.raises(Conflict), made.write() as tables:
         tables.add_person("alice", NOW)
@@ -144,17 +147,18 @@ def test_an_offboarded_name_stays_taken(made):
 def test_an_account_takes_its_secret_along(made):
     with made.write() as tables:
         tables.add_target(records.Target(name="web1", address="h", port=22, protocol="ssh", labels={"a": "b"}))
-        tables.add_secret(records.SealedSecret(id="s1", purpose="account", version=1, sealed=b"x"), NOW)
+        tables.vault.add_secret(*sealed_rows("s1", "password", "root@web1"))
         tables.add_account(records.Account(target="web1", name="root", kind="password", secret="s1"))
         tables.remove_target("web1")
-        assert tables.secret("s1") is None
+        assert tables.vault.secret("s1") is None
+        assert tables.vault.versions("s1") == []
         assert tables.accounts() == []
 
 
 def test_of_twenty_uses_of_one_step_one_counts(made):
     with made.write() as tables:
         tables.add_person("alice", NOW)
-        tables.add_authenticator("alice", "a1", "totp", b"x", NOW)
+        tables.proofs.add_authenticator("alice", *sealed_rows("a1", "totp", "totp alice a1"))
         assert tables.last_step("a1") == -1
     won = []
     lock = threading.Lock()
@@ -205,7 +209,7 @@ def head_file(tmp_path: Path) -> HeadFile:
 
 @pytest.mark.trio
 async def test_a_change_and_its_event_or_neither(made, head_file, nursery):
-    ledger = Ledger(made, head_file, START)
+    ledger = Ledger(made, head_file, START, Register(b"k" * 32, ()))
     nursery.start_soon(ledger.run)
     await ledger.write(lambda t: t.add_person("alice", NOW), Event(event="person-add", what="alice"), durable=True)
     with pytest.raises(Conflict):
@@ -218,7 +222,7 @@ async def test_a_change_and_its_event_or_neither(made, head_file, nursery):
 @pytest.mark.trio
 async def test_a_failed_change_alone_leaves_nothing_behind(made, head_file, nursery):
     """A part of a change that failed must not be there with the event that says it was made."""
-    ledger = Ledger(made, head_file, START)
+    ledger = Ledger(made, head_file, START, Register(b"k" * 32, ()))
     nursery.start_soon(ledger.run)
 
     def change(tables: store.Tables) -> None:
@@ -233,7 +237,7 @@ async def test_a_failed_change_alone_leaves_nothing_behind(made, head_file, nurs
 
 @pytest.mark.trio
 async def test_a_failed_change_in_a_batch_undoes_itself_alone(made, head_file):
-    ledger = Ledger(made, head_file, START)
+    ledger = Ledger(made, head_file, START, Register(b"k" * 32, ()))
     outcomes: dict[str, object] = {}
 
     async def add(number: int, name: str) -> None:
@@ -265,7 +269,7 @@ async def test_a_failed_change_in_a_batch_undoes_itself_alone(made, head_file):
 
 @pytest.mark.trio
 async def test_the_head_follows_within_the_time_that_power_may_cost(made, head_file, nursery):
-    ledger = Ledger(made, head_file, START)
+    ledger = Ledger(made, head_file, START, Register(b"k" * 32, ()))
     nursery.start_soon(ledger.run)
     await ledger.note(Event(event="one"))
     assert head_file.load() == START, "an answer does not wait for the disk"
@@ -278,7 +282,7 @@ async def test_the_head_follows_within_the_time_that_power_may_cost(made, head_f
 
 @pytest.mark.trio
 async def test_the_end_is_synced(made, head_file):
-    ledger = Ledger(made, head_file, START)
+    ledger = Ledger(made, head_file, START, Register(b"k" * 32, ()))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ledger.run)
         await ledger.note(Event(event="one"))
@@ -290,7 +294,7 @@ async def test_the_end_is_synced(made, head_file):
 async def test_a_locked_database_is_a_refusal_and_then_works_again(made, head_file, tmp_path, nursery, monkeypatch):
     monkeypatch.setattr(store, "BUSY_SECONDS", 0.1)
     database = store.open_store(URL, tmp_path)
-    ledger = Ledger(database, head_file, START)
+    ledger = Ledger(database, head_file, START, Register(b"k" * 32, ()))
     nursery.start_soon(ledger.run)
     locker = sqlite3.connect(tmp_path / "bastion.db", isolation_level=None)
     locker.execute("BEGIN IMMEDIATE")
@@ -306,9 +310,9 @@ async def test_a_locked_database_is_a_refusal_and_then_works_again(made, head_fi
 
 @pytest.mark.trio
 async def test_a_full_queue_is_a_refusal(made, head_file):
-    from policy import ledger as module
+    from policy.trail import ledger as module
 
-    ledger = Ledger(made, head_file, START)  # nobody writes
+    ledger = Ledger(made, head_file, START, Register(b"k" * 32, ()))  # nobody writes
     async with trio.open_nursery() as nursery:
         for _ in range(module.QUEUE):
             nursery.start_soon(ledger.note, Event(event="x"))

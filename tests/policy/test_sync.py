@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from policy import messages as m
+from policy.keys.sshkeys import generate_private_key
 from policy.model import Outcome
-from policy.sshkeys import generate_private_key
 from tests.policy.conftest import copied
 from tests.policy.courier import courier_of
 from tests.policy.policyd import RULES, Policyd

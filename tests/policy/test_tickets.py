@@ -9,9 +9,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from bastion.courier.pointers import pick
-from policy.conditions import TicketFact
 from policy.messages import Called
-from policy.rules import BadRules, parse_rules
+from policy.rules.conditions import TicketFact
+from policy.rules.ruleset import BadRules, parse_rules
+from policy.rules.windows import parse_zone
 from policy.tickets.judging import judge
 from policy.tickets.model import Place, System, TicketProblem
 from policy.tickets.reading import moment, pointers, read, request
@@ -19,7 +20,6 @@ from policy.tickets.settings import parse_tickets
 from policy.tickets.ticketfile import find
 from policy.toml_lines import key_lines
 from policy.toml_tables import Reading, Table
-from policy.windows import parse_zone
 
 NOW = datetime(2026, 11, 25, 20, 0, tzinfo=UTC)
 ALICE = Place(person="alice", account="root", target="web1", labels={"service": "Shop"})

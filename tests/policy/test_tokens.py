@@ -8,8 +8,8 @@ import pyotp
 import pytest
 
 from policy import messages as m
+from policy.keys.sshwire import string
 from policy.model import Outcome
-from policy.sshwire import string
 from tests.policy import sshbits
 from tests.policy.conftest import copied
 from tests.policy.jit import RULES, authorize, by_token, dba, given, no, prepared

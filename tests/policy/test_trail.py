@@ -13,12 +13,13 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy import audit
 from policy import messages as m
-from policy.audit import START, Event, HeadFile, Wanted, canonical, chain
-from policy.ledger import Ledger
 from policy.store import Tables, create
 from policy.store.records import AuditRow
+from policy.trail import audit
+from policy.trail.audit import START, Event, HeadFile, Wanted, canonical, chain
+from policy.trail.ledger import Ledger
+from policy.vault.register import Register
 from tests.policy.policyd import SOURCE, Policyd
 
 Trail = tuple[Policyd, m.Grant, str]
@@ -215,7 +216,7 @@ async def test_who_reads_the_whole_trail_holds_up_nobody(tmp_path: Path) -> None
     file = HeadFile(tmp_path / "audit.head", b"k" * 32)
     file.make()
     store = create("sqlite:///x.db", tmp_path)
-    ledger = Ledger(store, file, START)
+    ledger = Ledger(store, file, START, Register(b"k" * 32, ()))
     release, going_on = threading.Event(), trio.Event()
     token = trio.lowlevel.current_trio_token()
 
@@ -229,7 +230,7 @@ async def test_who_reads_the_whole_trail_holds_up_nobody(tmp_path: Path) -> None
                 nursery.start_soon(ledger.walk, endless)
             await going_on.wait()
             with trio.fail_after(20):
-                assert await ledger.read(lambda t: t.secret("none")) is None
+                assert await ledger.read(lambda t: t.vault.secret("none")) is None
             release.set()
     finally:
         release.set()

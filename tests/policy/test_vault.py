@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.vault import MAX_SECRET, Secret, Vault, VaultError, make_master_key, open_vault, read_master_key
+from policy.vault.envelope import Vault, generation_of
+from policy.vault.masters.file import make_master_key, read_master_key
+from policy.vault.secret import MAX_SECRET, Secret, VaultError
 
 KEY = Secret(bytes(range(32)))
-VAULT = Vault(KEY)
+SEED = Secret(b"s" * 32)
+VAULT = Vault({7: KEY}, SEED)
 SEALED = VAULT.seal("account", "a1", 1, Secret(b"hunter2"))
 
 
@@ -32,7 +35,7 @@ def test_a_ciphertext_that_was_moved_does_not_open(purpose, record, version):
 
 def test_another_format_is_not_read():
     with pytest.raises(VaultError, match="is damaged"):
-        VAULT.open("account", "a1", 1, b"\x02" + SEALED[1:])
+        VAULT.open("account", "a1", 1, b"\x01" + SEALED[1:])
 
 
 def test_two_ciphertexts_swapped():
@@ -45,15 +48,77 @@ def test_two_ciphertexts_swapped():
 def test_layers_of_two_ciphertexts_mixed():
     other = VAULT.seal("account", "a1", 1, Secret(b"newer"))
     with pytest.raises(VaultError):
-        VAULT.open("account", "a1", 1, SEALED[:61] + other[61:])
+        VAULT.open("account", "a1", 1, SEALED[:65] + other[65:])
 
 
 def test_another_key():
     with pytest.raises(VaultError, match="another key"):
-        Vault(Secret(bytes(32))).open("account", "a1", 1, SEALED)
+        Vault({7: Secret(bytes(32))}).open("account", "a1", 1, SEALED)
     for key in (b"", bytes(16), bytes(33)):
         with pytest.raises(VaultError, match="want 32"):
-            Vault(Secret(key))
+            Vault({7: Secret(key)})
+        with pytest.raises(VaultError, match="want 32"):
+            Vault({7: KEY}, Secret(key))
+
+
+# --- generations ---------------------------------------------------------------------------------------
+
+
+def test_the_newest_root_seals_and_older_ones_open():
+    vault = Vault({7: KEY}, SEED)
+    vault.add_root(8, Secret(b"8" * 32))
+    newer = vault.seal("account", "a1", 1, Secret(b"hunter2"))
+    assert (generation_of(SEALED), generation_of(newer)) == (7, 8)
+    assert (vault.generation, vault.generations) == (8, (7, 8))
+    assert vault.open("account", "a1", 1, SEALED) == vault.open("account", "a1", 1, newer)
+    vault.drop_root(7)
+    with pytest.raises(VaultError, match="root key of generation 7"):
+        vault.open("account", "a1", 1, SEALED)
+    assert vault.open("account", "a1", 1, newer) == Secret(b"hunter2")
+
+
+def test_a_generation_said_to_be_another():
+    """The root that opens it is part of what is sealed: not even equal roots make two generations one."""
+    vault = Vault({7: KEY, 8: KEY}, SEED)
+    with pytest.raises(VaultError, match="does not open"):
+        vault.open("account", "a1", 1, SEALED[:1] + (8).to_bytes(4) + SEALED[5:])
+
+
+def test_generations_go_up():
+    vault = Vault({7: KEY}, SEED)
+    for generation in (6, 7):
+        with pytest.raises(VaultError, match="does not follow"):
+            vault.add_root(generation, Secret(bytes(32)))
+    with pytest.raises(VaultError, match="does not follow"):
+        vault.add_root(8, Secret(b"short"))
+    with pytest.raises(VaultError, match="is in use"):
+        vault.drop_root(7)
+    assert vault.root(7) == KEY
+
+
+def test_what_derives_from_the_seed_survives_rekeying():
+    vault = Vault({7: KEY}, SEED)
+    before = (vault.audit_key(), vault.register_key(), vault.code_key(), vault.commitment_key("s"))
+    vault.add_root(8, Secret(b"8" * 32))
+    vault.drop_root(7)
+    assert before == (vault.audit_key(), vault.register_key(), vault.code_key(), vault.commitment_key("s"))
+    with pytest.raises(VaultError, match="no seed"):
+        Vault({7: KEY}).audit_key()
+
+
+@given(
+    st.sampled_from(["password", "key", "ca"]), st.text(st.characters(exclude_characters="|"), max_size=20),
+    st.integers(0, 2**40), st.binary(max_size=300),
+)  # fmt: skip
+def test_any_secret_opens_in_its_place_and_in_no_other(purpose, record, version, value):
+    sealed = VAULT.seal(purpose, record, version, Secret(value))
+    assert VAULT.open(purpose, record, version, sealed) == Secret(value)
+    for other in ((purpose + "x", record, version), (purpose, record + "1", version), (purpose, record, version + 1)):
+        with pytest.raises(VaultError, match="does not open"):
+            VAULT.open(*other, sealed)
+
+
+# --- damage --------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, len(SEALED) - 1), st.integers(1, 255))
@@ -87,14 +152,11 @@ def test_secrets_hide():
 
 
 def test_keys_for_one_purpose_open_no_other():
-    assert len({VAULT.commitment_key("s1"), VAULT.commitment_key("s2"), VAULT.audit_key(), VAULT.check_value()}) == 4
-
-
-def test_a_wrong_master_key_is_noticed_before_it_seals_anything():
-    assert open_vault(KEY, VAULT.check_value())
-    for check in (None, b"", Vault(Secret(bytes(32))).check_value()):
-        with pytest.raises(VaultError, match="not the key"):
-            open_vault(KEY, check)
+    derived = (
+        VAULT.commitment_key("s1"), VAULT.commitment_key("s2"), VAULT.audit_key(), VAULT.register_key(),
+        VAULT.code_key(), SEED.reveal(), KEY.reveal(),
+    )  # fmt: skip
+    assert len(set(derived)) == len(derived)
 
 
 # --- the file of the master key -------------------------------------------------------------------------

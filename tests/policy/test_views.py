@@ -15,7 +15,7 @@ import pytest
 
 from policy import messages as m
 from policy.model import ViewVerb
-from policy.views import MAX_RECORDINGS, MAX_VIEWS
+from policy.trail.views import MAX_RECORDINGS, MAX_VIEWS
 from tests.policy.policyd import Gone, Policyd
 from tests.support.net import wait_until
 

@@ -5,8 +5,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from policy import windows
-from policy.windows import When, format_duration, parse_days, parse_duration, parse_hours, parse_zone
+from policy.rules import windows
+from policy.rules.windows import When, format_duration, parse_days, parse_duration, parse_hours, parse_zone
 
 BERLIN = ZoneInfo("Europe/Berlin")
 OFFICE = When(days=parse_days("mon-fri"), hours=(parse_hours("08:00-18:00"),), zone=BERLIN)

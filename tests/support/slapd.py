@@ -47,18 +47,21 @@ directory {home}/data
 index objectClass,uid,memberOf eq
 overlay memberof
 limits dn.exact="{service}" size.prtotal=unlimited size.pr={page}
+{rules}"""
+_RULES = f"""\
 access to attrs=userPassword by anonymous auth by * none
-access to * by dn.exact="{service}" read by * none
+access to * by dn.exact="{SERVICE}" read by * none
 """
 
 
 @dataclass
 class Slapd:
-    """`options` stand in its configuration; `page` is the largest page it gives."""
+    """`options` stand in its configuration, `rules` say who may what; `page` is the largest page it gives."""
 
     home: Path
     options: str = ""
     page: str = "unlimited"
+    rules: str = _RULES
     port: int = field(default_factory=free_port)
     tls_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -97,7 +100,7 @@ class Slapd:
         (self.home / "slapd.conf").write_text(
             _CONFIGURATION.format(
                 home=self.home, base=BASE, root=ROOT, root_password=ROOT_PASSWORD, service=SERVICE,
-                options=self.options, page=self.page,
+                options=self.options, page=self.page, rules=self.rules,
             )
         )  # fmt: skip
 

@@ -3,21 +3,22 @@
 import msgspec
 
 from policy import messages
-from policy.certificates import parse_certificate
-from policy.mfa.totp import check
-from policy.model import ViewVerb
-from policy.naming import CommandRefused, address, labels, person_name, target_name
-from policy.rules import BadRules, parse_rules
-from policy.signatures import verify
-from policy.sshkeys import (
+from policy.keys.certificates import parse_certificate
+from policy.keys.krl import Krl, OfCa, read_krl, write_krl
+from policy.keys.signatures import verify
+from policy.keys.sshkeys import (
     PublicKey,
     parse_authorized_keys,
     parse_host_key,
     parse_private_key,
     parse_public_key,
 )
-from policy.sshwire import BadKey, string
-from policy.windows import parse_days, parse_duration, parse_hours, parse_zone
+from policy.keys.sshwire import BadKey, string
+from policy.mfa.totp import check
+from policy.model import ViewVerb
+from policy.naming import CommandRefused, address, labels, person_name, target_name
+from policy.rules.ruleset import BadRules, parse_rules
+from policy.rules.windows import parse_days, parse_duration, parse_hours, parse_zone
 from tests.fuzz.registry import CORPUS, target
 
 REQUESTS = tuple(
@@ -83,6 +84,23 @@ def ssh_key_line(raw: bytes) -> None:
 @target("ssh-private-key", errors=(BadKey,))
 def ssh_private_key(raw: bytes) -> None:
     parse_private_key(raw)
+
+
+REVOKED = Krl(
+    version=1,
+    generated=1_800_000_000,
+    comment="bastion",
+    certificates=(OfCa(ca=b"ca", serials=((1, 5), (9, 9)), key_ids=("bastion:alice:s1",)),),
+    keys=frozenset({b"key"}),
+    sha256=frozenset({b"x" * 32}),
+)
+
+
+@target("krl", errors=(BadKey,), samples=(write_krl(REVOKED),))
+def krl(raw: bytes) -> None:
+    """What is read is written again with the same meaning."""
+    found = read_krl(raw)
+    assert set(read_krl(write_krl(found)).sha256) == set(found.sha256)
 
 
 RULES = b"""

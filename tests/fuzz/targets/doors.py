@@ -1,17 +1,25 @@
 """Parsers of the gateway: what people and targets send."""
 
+import base64
 from unicodedata import category
 
 import msgspec
 
+from bastion import words as words_of
 from bastion.errors import MisuseError
 from bastion.login import parse
+from bastion.prompts import Line, Outcome
 from bastion.sftp import SftpTap
+from bastion.ssh.hands.authorized import edited
+from bastion.ssh.hands.deeds import Type
+from bastion.ssh.hands.passwd import Passwd
 from bastion.startups import source_of
 from bastion.streams import ScpTap, StreamTap
 from bastion.text import neutral
 from bastion.transfer import env_allowed, kind_of, scp_side
 from bastion.typed import TypedText
+from bastion.vocabulary import VOCABULARY
+from policy.messages import encode
 from policy.model import ChannelKind
 from recorder.model import MAX_EVENT_DATA, Kind, SftpOp
 from tests.bastion.test_sftp import close, data, handle, init, open_file, packet, read, status, string, u64, write
@@ -58,6 +66,54 @@ def command(raw: bytes) -> None:
     if env_allowed(name, value):
         assert b"\n" not in value
         assert b"\0" not in name + value
+
+
+SAID = (
+    b"request root@web1 --for 2h --reason disk is full",
+    b"mfa enrol --json",
+    b"ca rotate user --now --reason=x",
+    b"owner add alice env=prod",
+    b"help mfa",
+    b"grants --all --help",
+    b"token root@web1 --uses 3 --kinds=shell,exec",
+)
+
+
+@target("words", errors=(MisuseError,), samples=SAID)
+def words(raw: bytes) -> None:
+    """What is said over ssh: taken apart, and made into a question to policyd that can be sent."""
+    said = words_of.parse(VOCABULARY, words_of.split(raw))
+    if said.help:
+        assert words_of.help_of(said.word).isprintable() or "\n" in words_of.help_of(said.word)
+    elif said.word.ask is not None:
+        encode(1, said.word.ask(said.given))
+
+
+KEYS = (
+    b"disk is full\r",
+    b"a\x7f\x15\x17b\n",
+    "\u00e4\u6f22".encode(),
+    b"\x1b[A\x1bOB\x1b[1;5C\x03",
+    b"\x04",
+    b"\x1b[",
+)
+
+
+@target(
+    "prompt", samples=(script(*((turn, key) for turn, key in enumerate(KEYS))), *(script((0, key)) for key in KEYS))
+)
+def prompt(raw: bytes) -> None:
+    """Keys as they come: no more is kept than fits, and nothing is echoed that steers a terminal."""
+    for hidden in (False, True):
+        line = Line(hidden=hidden, most=20)
+        for _, keys in pieces(raw):
+            echo, outcome = line.key(keys)
+            assert len(line.text) <= 20
+            assert not hidden or not echo
+            assert neutral(echo.replace("\b \b", "")) == echo.replace("\b \b", "")
+            if outcome is not Outcome.OPEN:
+                break
+        assert neutral(line.text) == line.text
 
 
 def _fits(ops: list[SftpOp]) -> None:
@@ -149,3 +205,32 @@ def typed(raw: bytes) -> None:
                 recorded += length
                 hidden += length if kind == Kind.SEALED_INPUT else 0
             assert recorded == len(piece)
+
+
+_HELD = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f old\n"
+_BLOB = b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(range(32))
+
+
+@target("authorized-keys-file", samples=(_HELD, b'from="a b",no-pty ' + _HELD, b"#" + _HELD + b"\xff\0", b'"' * 300))
+def authorized_keys_file(raw: bytes) -> None:
+    """Whatever a target has there: a line comes and goes, every other byte stays."""
+    new = b"ssh-ed25519 " + base64.b64encode(_BLOB[:-1] + b"x")
+    longer = edited(raw, old=b"", new=new, keep=False)
+    assert longer.startswith(raw)
+    shorter = edited(raw, old=_BLOB, new=b"", keep=False)
+    assert len(shorter) <= len(raw)
+    assert edited(shorter, old=_BLOB, new=b"", keep=False) == shorter
+
+
+@target(
+    "passwd-talk", samples=(b"Current password: ", b"New password: Retype new password: ", b"BAD PASSWORD: x\nNew:")
+)
+def passwd_talk(raw: bytes) -> None:
+    """Whatever a target says, in pieces: each secret is said once at most, and never shown."""
+    deed = Passwd(b"the-old-one", b"the-new-one")
+    said = [effect.data for at in range(0, len(raw), 7) for effect in deed.heard(raw[at : at + 7], error=False)
+            if isinstance(effect, Type) and effect.secret]  # fmt: skip
+    assert len(said) <= 3
+    assert said.count(b"the-old-one") <= 1
+    result = deed.ended(0)
+    assert not isinstance(result, Passwd)

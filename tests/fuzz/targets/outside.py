@@ -5,7 +5,8 @@ import hmac
 import json
 from datetime import UTC, datetime
 
-from bastion.courier import radius_wire
+from bastion.courier import ldap_modify, radius_wire
+from bastion.courier.ber import BadAnswer, first_message
 from bastion.courier.places import may_call
 from bastion.courier.pointers import MAX_VALUE, MAX_VALUES, BadDocument, pick
 from policy.messages import Called
@@ -85,3 +86,12 @@ def radius_answer(raw: bytes) -> None:
         raise AssertionError("an answer that nobody signed")
     found = radius_wire.read_answer(answer, _REQUEST, b"secret")
     assert len(found.state) <= radius_wire.MAX_VALUE
+
+
+@target("ldap-changes", errors=(BadAnswer,), samples=(b"\x30\x0d\x02\x02\x03\xe8\x67\x07\x0a\x01\x00\x04\x00\x04\x00",))
+def ldap_changes(raw: bytes) -> None:
+    """What a directory answers to a change of a password."""
+    if first_message(raw) == len(raw):
+        code, text = ldap_modify.result(raw)
+        assert 0 <= code < 2**32
+        assert len(text) <= ldap_modify.MAX_TEXT

@@ -1,0 +1,1 @@
+"""Operators' scripts that change secrets in their own way, run for policyd by a process of its own user."""

@@ -1,0 +1,1 @@
+"""Applications: which they are, and what they are given."""

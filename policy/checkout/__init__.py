@@ -1,0 +1,1 @@
+"""Passwords of accounts that people have for a time."""

@@ -1,0 +1,86 @@
+"""Passwords that are out: who has which until when, and what brings one back. Pure; a clock is an argument.
+
+    out --the person brings it back--> returned      out --somebody else makes it so--> returned (forced)
+    out --its time is over-----------> returned      out --what it rests on is gone---> returned
+
+A row that is returned stays so, and what was shown is due to be changed. Whether something brings it back is judged
+from what there is, at each look, and not from what is told: nothing is missed, and a start looks like any other time.
+
+Time is kept by two clocks. The wall clock's end is what people are told and what a start of policyd goes by; the
+steady one ends it as well, so that a wall clock set back lends nobody a longer time.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Final
+
+from policy.naming import CommandRefused, counted
+from policy.rules.windows import format_duration
+from policy.store.records import Checkout
+
+SECOND: Final = 1_000_000_000
+OVER: Final = "over"
+"""Why it came back: its time."""
+
+
+class Checkouts:
+    """Those that are out, in memory; the database's unique index is what makes them exclusive."""
+
+    def __init__(self, out: Iterable[Checkout] = (), *, now: int = 0, clock: float = 0.0) -> None:
+        self._out: dict[tuple[str, str], Checkout] = {}
+        self._deadlines: dict[str, float] = {}
+        self.wake: Callable[[], None] = lambda: None
+        """Called when something that they rest on may have gone."""
+        for one in out:
+            # Never longer than it was given for, should the clock have been set back while we were not there.
+            self.put(one, clock + max(0.0, min(one.ends - now, one.ends - one.taken) / SECOND))
+
+    def __len__(self) -> int:
+        return len(self._out)
+
+    def put(self, one: Checkout, deadline: float) -> None:
+        """`deadline` on the steady clock, in seconds."""
+        assert (one.account, one.target) not in self._out, "its password is out"
+        self._out[one.account, one.target] = one
+        self._deadlines[one.id] = deadline
+
+    def drop(self, one: Checkout) -> None:
+        if (mine := self._out.get((one.account, one.target))) is not None and mine.id == one.id:
+            del self._out[one.account, one.target]
+            del self._deadlines[one.id]
+
+    def all(self) -> list[Checkout]:
+        """Those that end first, first."""
+        return sorted(self._out.values(), key=lambda one: one.ends)
+
+    def at(self, account: str, target: str) -> Checkout | None:
+        return self._out.get((account, target))
+
+    def find(self, word: str) -> Checkout | None:
+        """By id, or by ACCOUNT@TARGET."""
+        account, at, target = word.rpartition("@")
+        if at:
+            return self.at(account, target)
+        return next((one for one in self._out.values() if one.id == word), None)
+
+    def is_over(self, one: Checkout, now: int, clock: float) -> bool:
+        return one.ends <= now or self._deadlines.get(one.id, 0.0) <= clock
+
+    def next_end(self, now: int, clock: float) -> float | None:
+        """Seconds until the first one is over; None if none is out."""
+        left = [min((one.ends - now) / SECOND, self._deadlines[one.id] - clock) for one in self._out.values()]
+        return max(0.0, min(left)) if left else None
+
+
+def how_long(asked: int, *limits: timedelta | None) -> int:
+    """Seconds of a checkout: those that are asked for, or the most there is. CommandRefused if it is too long."""
+    most = min(limit for limit in limits if limit is not None)
+    seconds = int(most.total_seconds())
+    if seconds < 1:
+        raise CommandRefused("there is no time left for it now", "try again within its hours", code=77)
+    if asked < 0:
+        raise CommandRefused(f"{counted(asked, 'second')}, want 1 or more, or 0 for the most there is")
+    if asked > seconds:
+        wanted, longest = format_duration(timedelta(seconds=asked)), format_duration(timedelta(seconds=seconds))
+        raise CommandRefused(f"{wanted} is too long for this: at most {longest}", f"ask for less: --for {longest}")
+    return asked or seconds

@@ -1,0 +1,117 @@
+"""Passwords that come back: by hand, when their time is over, or when what they rest on is gone; and are changed then.
+
+What is due to be changed stands in the database: a row that is returned, of the version that is still in force. So a
+crash between the return and the change loses nothing; the next start finds it, by the same query as every look.
+"""
+
+import time
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+import trio
+
+from policy.authority import Authority
+from policy.checkout.lease import OVER
+from policy.model import ChannelKind
+from policy.rules.conditions import Facts
+from policy.rules.decide import attainable, decide
+from policy.store import Tables
+from policy.store.records import Checkout
+from policy.trail.audit import Event
+from policy.trail.ledger import LedgerError
+
+SWEEP_SECONDS: Final = 10.0
+"""How late an end is seen at most, should the wall clock have been set on; else it is in time."""
+WHY: Final = "checkout"
+"""What rotations are told."""
+
+log = structlog.get_logger()
+
+
+async def bring_back(desk: Authority) -> None:
+    """Return what is over or rests on nothing any more, and have it changed, until cancelled."""
+    woken = trio.Event()
+
+    def wake() -> None:
+        woken.set()
+
+    desk.checkouts.wake = wake
+    changed = -1.0
+    while True:
+        try:
+            await sweep(desk)
+            if trio.current_time() > changed + 60 * SWEEP_SECONDS or changed < 0:
+                await rotate(desk, await desk.ledger.read(lambda t: t.checkouts.still_known()))
+                changed = trio.current_time()
+        except LedgerError as error:
+            log.error("checkouts-not-returned", error=str(error))
+            await trio.sleep(SWEEP_SECONDS / 10)  # who is told that it is out cannot use it: sessions stay refused
+        wait = desk.checkouts.next_end(time.time_ns(), trio.current_time())
+        with trio.move_on_after(SWEEP_SECONDS if wait is None else min(SWEEP_SECONDS, wait + 0.01)):
+            await woken.wait()
+        woken = trio.Event()
+
+
+async def sweep(desk: Authority) -> None:
+    """Everything that is out, looked at once."""
+    back: list[Checkout] = []
+    async with desk.deciding:
+        now, clock = time.time_ns(), trio.current_time()
+        for why in (OVER, "what it rested on is gone"):
+            gone = [
+                one
+                for one in desk.checkouts.all()
+                if (desk.checkouts.is_over(one, now, clock) if why == OVER else not _stands(desk, one))
+            ]
+            events = [
+                Event(event="checkin", who="policyd", what=one.place, why=why, detail=given_back(one)) for one in gone
+            ]
+            if gone:
+                back += await give_back(desk, gone, "policyd", why, events)
+    await rotate(desk, back)
+
+
+async def give_back(desk: Authority, rows: list[Checkout], by: str, why: str, events: list[Event]) -> list[Checkout]:
+    """In the database, then in memory; those that did. Holding `desk.deciding`."""
+    now = time.time_ns()
+
+    def change(t: Tables) -> list[Checkout]:
+        return [one for one in rows if t.checkouts.give_back(one.id, by, why, now)]
+
+    done = await desk.ledger.write(change, *events, durable=True)
+    for one in rows:
+        desk.checkouts.drop(one)
+    return done
+
+
+async def rotate(desk: Authority, rows: list[Checkout]) -> None:
+    """What they knew is not to open anything any more."""
+    for account, target in dict.fromkeys((one.account, one.target) for one in rows):
+        if desk.rotations.covers(account, target):
+            await desk.rotations.due(account, target, WHY)
+
+
+def given_back(one: Checkout) -> dict[str, str]:
+    return {"checkout": one.id, "person": one.person, "version": str(one.version)}
+
+
+def _stands(desk: Authority, one: Checkout) -> bool:
+    """Whether the person could have it now, with what they brought along then.
+
+    Codes and tickets were judged when it was taken, and hours and grants gave it its end; what can go before that is
+    the person, the account, the grant, the rule, or that nothing forbids it.
+    """
+    person, target = desk.roster.person(one.person), desk.roster.target(one.target)
+    account = desk.roster.account(one.target, one.account)
+    if person is None or person.disabled or target is None or account is None:
+        return False
+    if one.access_grant and desk.standing.get(one.access_grant) is None:
+        return False
+    facts = Facts(
+        person=person.name, roles=person.roles, account=one.account, target=one.target, labels=target.labels,
+        now=datetime.now(UTC), source=one.source, channel=ChannelKind.CHECKOUT, ticket=one.ticket, reason=one.reason,
+        grants=desk.standing.facts(person.name, one.account, one.target, time.time_ns(), desk.counts),
+        using=one.access_grant,
+    )  # fmt: skip
+    return attainable(decide(desk.rules, facts))

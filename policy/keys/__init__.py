@@ -1,0 +1,1 @@
+"""SSH keys and certificates: judged, made, signed with. Pure."""

@@ -1,0 +1,1 @@
+"""Leave for a time: requests, votes, grants, tokens, broken glass, and watchers."""

@@ -1,0 +1,1 @@
+"""Sessions: leave to dial, the credential, what lives, and its end."""

@@ -1,0 +1,58 @@
+"""Passwords that people have, and had. On the connection of one transaction."""
+
+from dataclasses import asdict
+from typing import Any, Final
+
+from sqlalchemy import Connection, Select, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from policy.store import schema as s
+from policy.store.conflict import Conflict
+from policy.store.records import Checkout
+
+LIMIT: Final = 1000
+"""Rows of one list: more do not fit one message."""
+
+
+class CheckoutTables:
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def add(self, checkout: Checkout) -> None:
+        """Conflict if the account's password is out: of two at once one has it."""
+        try:
+            self._db.execute(insert(s.checkout).values(**asdict(checkout)))
+        except IntegrityError:
+            raise Conflict(f"the password of `{checkout.place}` is out") from None
+
+    def give_back(self, ident: str, by: str, why: str, now: int) -> bool:
+        """Compare and set: the first who does it, and the reason, stand."""
+        mine = (s.checkout.c.id == ident, s.checkout.c.returned.is_(None))
+        values = {"returned": now, "returned_by": by[:64], "returned_why": why[:512]}
+        return bool(self._db.execute(update(s.checkout).where(*mine).values(**values)).rowcount)
+
+    def out(self) -> list[Checkout]:
+        """Those that nobody gave back, whether their time is over or not."""
+        return self._checkouts(select(s.checkout).where(s.checkout.c.returned.is_(None)))
+
+    def every(self, limit: int = LIMIT) -> list[Checkout]:
+        """The newest."""
+        return self._checkouts(select(s.checkout).limit(limit))
+
+    def still_known(self) -> list[Checkout]:
+        """Those that came back while the password which was shown is still the one in force: they know it."""
+        v = s.secret_version.c
+        same = (s.secret.c.name == s.checkout.c.account + "@" + s.checkout.c.target, s.secret.c.id == v.secret)
+        query = (
+            select(s.checkout)
+            .join(s.secret, same[0])
+            .join(s.secret_version, same[1])
+            .where(s.checkout.c.returned.is_not(None), v.state == "current", v.version == s.checkout.c.version)
+            # An account that was removed and came back counts its versions anew: that password nobody was shown.
+            .where(s.secret.c.created <= s.checkout.c.taken)
+        )
+        return self._checkouts(query)
+
+    def _checkouts(self, query: Select[Any]) -> list[Checkout]:
+        ordered = query.order_by(s.checkout.c.taken.desc(), s.checkout.c.id)
+        return [Checkout(**row._mapping) for row in self._db.execute(ordered)]

@@ -1,0 +1,1 @@
+"""Targets and their accounts, as operators and persons see them."""

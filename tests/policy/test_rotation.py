@@ -1,0 +1,365 @@
+"""Rotations by a real policyd, with a worker of the test's that has a target in memory behind it."""
+
+import signal
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+
+from policy import messages as m
+from policy.keys import signatures, sshkeys
+from policy.keys.sshwire import string
+from tests.policy.conftest import copied
+from tests.policy.policyd import Gone, Peer, Policyd
+from tests.support.net import wait_until
+
+ROTATION = """
+[[rotation]]
+name     = "passwords"
+where    = { labels = { env = "test" } }
+as       = ["*"]
+after    = ["use", "checkout"]
+password = { length = 20, classes = ["lower", "digit"] }
+"""
+
+
+@dataclass
+class Targets:
+    """What opens which account; and what is said and done when somebody changes it."""
+
+    opens: dict[str, set[bytes]] = field(default_factory=dict)  # ACCOUNT@TARGET -> passwords, or public blobs
+    does: bool = True
+    says: str = "done"
+    logins: str = ""  # what is said instead of the truth
+    hold: threading.Event | None = None  # nothing is answered before it is set
+    at_once: Counter[str] = field(default_factory=Counter)
+    most: int = 0
+
+
+class Worker:
+    """The hands: it asks for the credential as a real one does, and tries it on `targets`."""
+
+    def __init__(self, policyd: Policyd, targets: Targets) -> None:
+        self.targets = targets
+        self.orders: list[m.ChangeSecret | m.VerifyLogin] = []
+        self.peer = Peer(policyd.home / "run" / "policyd.sock", m.Worker(pid=1))
+        self.peer.sock.settimeout(None)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                order = self._next()
+                if isinstance(order, m.ChangeSecret | m.VerifyLogin):
+                    self.orders.append(order)
+                    self._work(order)
+        except (Gone, OSError):  # one of us left
+            pass
+
+    def _next(self) -> m.Reply:
+        """What is pushed; replies to what needs none are passed over."""
+        while not self.peer.pushes:
+            ident, body = self.peer.receive()
+            self.peer.pushes += [body] if ident == 0 else []
+        return self.peer.pushes.pop(0)
+
+    def _work(self, order: m.ChangeSecret | m.VerifyLogin) -> None:
+        grant = order.grant
+        place = f"{grant.account}@{grant.target}"
+        self.peer.ask(m.SessionStarted(session=grant.session, recording="r.brec"))
+        shown = self._login(grant)
+        opens = shown in self.targets.opens[place]
+        if isinstance(order, m.VerifyLogin):
+            said = self.targets.logins or ("done" if opens else "refused")
+        elif not opens:
+            said = "refused"
+        else:
+            said = self._change(order)
+        if self.targets.hold is not None and isinstance(order, m.ChangeSecret):
+            self.targets.hold.wait(20)
+        self._say(m.SessionEnded(session=grant.session, reason="closed"))
+        self._say(m.Worked(task=order.task, outcome=said, detail="as the test says"))
+
+    def _say(self, body: m.Request) -> None:
+        self.peer.number += 1
+        self.peer.send(m.encode(self.peer.number, body))
+
+    def _login(self, grant: m.Grant) -> bytes:
+        """The password, or the blob of a key that signs."""
+        given = self.peer.ask(m.Credential(session=grant.session, session_key=b""))
+        if isinstance(given, m.UsePassword):
+            return given.password
+        assert isinstance(given, m.UseKey), given
+        data = (
+            string(b"s" * 32) + b"\x32" + string(grant.account) + string("ssh-connection") + string("publickey")
+            + b"\x01" + string(given.algorithms[0]) + string(given.public)
+        )  # fmt: skip
+        signed = self.peer.ask(m.Sign(session=grant.session, algorithm=given.algorithms[0], data=data))
+        assert isinstance(signed, m.Signature), signed
+        key = sshkeys.parse_public_key(given.public)
+        signatures.verify(key, signed.blob, data)
+        return given.public
+
+    def _change(self, order: m.ChangeSecret) -> str:
+        place = f"{order.account}@{order.grant.target}"
+        if self.targets.does:
+            new = order.new
+            if order.how == "authorized-keys":
+                new = sshkeys.parse_authorized_key(order.new.decode()).key.blob
+            kept = self.targets.opens[place] - {order.old} if order.how == "authorized-keys" else set()
+            if order.keep and order.how == "authorized-keys":
+                kept = self.targets.opens[place]
+            self.targets.opens[place] = kept | {new}
+        return self.targets.says
+
+    def close(self) -> None:
+        self.peer.sock.shutdown(2)
+        self.thread.join(10)
+        self.peer.close()
+
+
+@pytest.fixture
+def policyd(filled, tmp_path):
+    daemon = copied(filled, tmp_path)
+    (daemon.home / "policy.toml").write_text(daemon.rules + ROTATION)
+    daemon.start()
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture
+def targets():
+    return Targets(opens={f"{name}@web1": {f"password of {name}".encode()} for name in ("root", "deploy")})
+
+
+@pytest.fixture
+def worker(policyd, targets):
+    made = Worker(policyd, targets)
+    yield made
+    made.close()
+
+
+def rows(policyd: Policyd, **which) -> list[dict[str, str]]:
+    answer = policyd.done(m.RotationList(**which))
+    return [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+
+
+def rotated(policyd: Policyd, *places: str) -> list[dict[str, str]]:
+    """Asked for, and waited for: until each has come to something."""
+    answer = policyd.done(m.Rotate(places=list(places), reason="a test"))
+    ids = [row[0] for row in answer.rows]
+
+    def over() -> bool:
+        return all(row["ended"] or row["tries"] != "0" for row in rows(policyd, ids=ids))
+
+    wait_until("the rotations", over)
+    return rows(policyd, ids=ids)
+
+
+def versions(policyd: Policyd) -> Counter[str]:
+    """States of the secrets of root@web1, from the database."""
+    import sqlite3
+
+    with sqlite3.connect(policyd.database) as db:
+        found = db.execute(
+            "select v.state from secret_version v join secret s on s.id = v.secret where s.name = 'root@web1'"
+        )
+        return Counter(state for (state,) in found)
+
+
+def test_a_password_is_changed_proven_and_in_force(policyd, worker, targets) -> None:
+    (row,) = rotated(policyd, "root@web1")
+    assert (row["state"], row["problem"], row["entry"]) == ("committed", "", "passwords")
+    (new,) = targets.opens["root@web1"]
+    assert new != b"password of root"
+    assert len(new) == 20
+    assert new.isalnum()
+    assert [type(order).__name__ for order in worker.orders] == ["ChangeSecret", "VerifyLogin"]
+    assert versions(policyd) == {"current": 1, "previous": 1}
+    peer, grant = policyd.session("alice")
+    assert peer.ask(m.Credential(session=grant.session, session_key=b"")).password == new
+
+
+def test_what_happened_is_in_the_trail_and_no_secret_is(policyd, worker, targets) -> None:
+    rotated(policyd, "root@web1")
+    said = [row["event"] for row in policyd.audit() if row["event"].startswith("rotation")]
+    assert said == ["rotation-done", "rotation-begin", "rotation-due"]
+    (new,) = targets.opens["root@web1"]
+    for file in (policyd.home / "state").rglob("*"):
+        if file.is_file():
+            assert new not in file.read_bytes(), file
+    assert new not in (policyd.home / "log").read_bytes()
+
+
+def test_sessions_of_the_bastion_are_kept_like_a_persons(policyd, worker) -> None:
+    rotated(policyd, "root@web1")
+    answer = policyd.done(m.SessionsList(all=True))
+    mine = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+    assert {row["person"] for row in mine} == {"bastion"}
+    assert len(mine) == 2
+
+
+@pytest.mark.parametrize(
+    ("does", "says", "state"),
+    [
+        (False, "done", "rolled-back"),  # a lie
+        (True, "refused", "committed"),  # another
+        (False, "refused", "rolled-back"),
+        (True, "unknown", "committed"),
+        (False, "unreachable", "rolled-back"),
+    ],
+)
+def test_a_login_decides_what_is_in_force(policyd, worker, targets, does, says, state) -> None:
+    targets.does, targets.says = does, says
+    (row,) = rotated(policyd, "root@web1")
+    assert row["state"] == state
+    (opens,) = targets.opens["root@web1"]
+    peer, grant = policyd.session("alice")
+    assert peer.ask(m.Credential(session=grant.session, session_key=b"")).password == opens
+    assert versions(policyd)["pending"] == 0
+
+
+def test_what_was_rolled_back_is_still_wanted(policyd, worker, targets) -> None:
+    targets.does = False
+    rotated(policyd, "root@web1")
+    (waits,) = rows(policyd)
+    assert (waits["state"], waits["tries"], waits["account"]) == ("wanted", "1", "root")
+    assert waits["next try"]
+    targets.does = True
+    (row,) = rotated(policyd, "deploy@web1")  # another one is not held up
+    assert row["state"] == "committed"
+    policyd.done(m.Rotate(places=["root@web1"]))  # pressed: it waits no more
+    wait_until("the second try", lambda: not rows(policyd))
+    assert versions(policyd)["current"] == 1
+
+
+def test_doubt_keeps_both_alarms_and_is_cleared_up_by_the_next_run(policyd, worker, targets) -> None:
+    targets.logins = "unknown"
+    (row,) = rotated(policyd, "root@web1")
+    assert row["state"] == "both-kept"
+    assert versions(policyd) == {"current": 1, "pending": 1}
+    assert len(policyd.audit("rotation-in-doubt")) == 1
+    targets.logins = ""
+    policyd.done(m.Rotate(places=["root@web1"]))
+    wait_until("what opens", lambda: not rows(policyd))
+    (opens,) = targets.opens["root@web1"]
+    peer, grant = policyd.session("alice")
+    assert peer.ask(m.Credential(session=grant.session, session_key=b"")).password == opens
+
+
+def test_a_key_is_added_proven_and_the_old_one_taken_away(policyd, targets) -> None:
+    old = sshkeys.generate_private_key()
+    pem = sshkeys.write_private_key(old).decode()
+    policyd.done(m.AccountAdd(account="key", target="web1", private_key=pem))
+    targets.opens["key@web1"] = {old.public.blob}
+    worker = Worker(policyd, targets)
+    (row,) = rotated(policyd, "key@web1")
+    assert row["state"] == "committed"
+    changes = [order for order in worker.orders if isinstance(order, m.ChangeSecret)]
+    assert [(order.how, order.keep) for order in changes] == [("authorized-keys", True), ("authorized-keys", False)]
+    assert changes[0].new.startswith(b"ssh-ed25519 ")
+    (blob,) = targets.opens["key@web1"]
+    assert blob != old.public.blob
+    peer, grant = policyd.session("alice", "key")
+    assert peer.ask(m.Credential(session=grant.session, session_key=b"")).public == blob
+    worker.close()
+
+
+@pytest.mark.parametrize("does", [True, False])
+def test_killed_while_the_target_is_told(policyd, targets, does) -> None:
+    """Nobody hears what the target says. The next policyd finds out what opens, unasked, and people log in with it."""
+    targets.does, targets.hold = does, threading.Event()
+    worker = Worker(policyd, targets)
+    policyd.done(m.Rotate(places=["root@web1"]))
+    wait_until("the order", lambda: bool(worker.orders))
+    policyd.stop(signal.SIGKILL)
+    targets.hold.set()
+    worker.close()
+    assert versions(policyd) == {"current": 1, "pending": 1}
+    policyd.start()
+    again = Worker(policyd, Targets(opens=targets.opens))
+    wait_until("what opens", lambda: not versions(policyd)["pending"])
+    (opens,) = targets.opens["root@web1"]
+    peer, grant = policyd.session("alice")
+    assert peer.ask(m.Credential(session=grant.session, session_key=b"")).password == opens
+    assert (opens == b"password of root") is not does or versions(policyd)["current"] == 1
+    again.close()
+
+
+def test_a_worker_that_leaves_in_the_middle_proves_nothing(policyd, targets) -> None:
+    targets.hold = threading.Event()
+    worker = Worker(policyd, targets)
+    policyd.done(m.Rotate(places=["root@web1"]))
+    wait_until("the order", lambda: bool(worker.orders))
+    wait_until("the change", lambda: b"password of root" not in targets.opens["root@web1"])
+    worker.peer.sock.shutdown(2)
+    second = Worker(policyd, Targets(opens=targets.opens))
+    wait_until("what opens", lambda: versions(policyd)["previous"] == 1)
+    targets.hold.set()
+    assert isinstance(second.orders[0], m.VerifyLogin)
+    second.close()
+
+
+def test_a_login_meanwhile_waits_and_gets_the_new_one(policyd, targets) -> None:
+    """Else who logs in between the change and its proof is refused by the target, with a password that was good."""
+    targets.hold = threading.Event()
+    worker = Worker(policyd, targets)
+    policyd.done(m.Rotate(places=["root@web1"]))
+    wait_until("the order", lambda: bool(worker.orders))
+    peer, grant = policyd.session("alice")
+    threading.Timer(0.3, targets.hold.set).start()
+    given = peer.ask(m.Credential(session=grant.session, session_key=b"")).password
+    assert {given} == targets.opens["root@web1"]
+    worker.close()
+
+
+def test_the_last_session_of_an_account_ends_and_its_password_is_changed(policyd, worker, targets) -> None:
+    one, grant = policyd.session("alice")
+    two, _ = policyd.session("bob")
+    one.ask(m.SessionEnded(session=grant.session, reason="closed"))
+    assert not rows(policyd, all=True)
+    two.close()
+    wait_until("the rotation", lambda: b"password of root" not in targets.opens["root@web1"])
+    wait_until("its end", lambda: bool(rows(policyd, all=True)) and bool(rows(policyd, all=True)[0]["ended"]))
+    assert rows(policyd, all=True)[0]["why"] == "use"
+
+
+def test_a_use_that_a_crash_hid_is_found_at_the_start(policyd, targets) -> None:
+    policyd.session("alice")
+    policyd.stop(signal.SIGKILL)
+    policyd.start()
+    worker = Worker(policyd, targets)
+    wait_until("the rotation", lambda: b"password of root" not in targets.opens["root@web1"])
+    worker.close()
+
+
+def test_bad_commands_say_what_to_do(policyd) -> None:
+    for places, cause in (
+        (["root"], "ACCOUNT@TARGET"),
+        ([], "no account"),
+        (["nobody@web1"], "no account `nobody@web1`"),
+    ):
+        answer = policyd.command(m.Rotate(places=places))
+        assert isinstance(answer, m.Refused)
+        assert cause in answer.cause
+    answer = policyd.command(m.Rotate(places=["postgres@db1"]))  # no entry is about production
+    assert isinstance(answer, m.Refused)
+    assert (answer.code, "[[rotation]]" in answer.cause) == (78, True)
+
+
+def test_strangers_and_engineers_may_neither_rotate_nor_look(policyd) -> None:
+    peer = policyd.login("alice")
+    for body in (m.Rotate(places=["root@web1"]), m.RotationPlan(), m.RotationList()):
+        assert isinstance(peer.ask(body), m.Refused)
+
+
+def test_the_plan_shows_what_changes_how(policyd) -> None:
+    answer = policyd.done(m.RotationPlan())
+    assert [row[:5] for row in answer.rows] == [
+        ["deploy", "web1", "passwords", "ssh", "deploy"], ["root", "web1", "passwords", "ssh", "root"],
+    ]  # fmt: skip
+    assert policyd.done(m.RotationPlan(labels={"env": "prod"})).rows == []
+    (row,) = policyd.done(m.RotationPlan(places=["postgres@db1"])).rows
+    assert "no [[rotation]] entry" in row[-1]
