@@ -20,8 +20,6 @@ STORE, FAST, FASTEST = 0, 1, -5
 """Levels for what is compacted later, and under load: no time at all, 2.0 and 1.1 s/GB where level 3 takes 3.9."""
 
 _LONG_LIVED: Final = (FASTEST, FAST, 3)
-_TUNED: Final = {8: {"search_log": 3, "min_match": 6}}
-"""Where terminal output gains from other settings than the level's own: three quarters of the time for 1 % more."""
 _local = threading.local()  # a zstd context serves one thread at a time, and lets go of the interpreter lock
 
 
@@ -72,9 +70,7 @@ def _compressor(level: int, size: int) -> zstandard.ZstdCompressor:
         if level not in kept:
             kept[level] = zstandard.ZstdCompressor(level=level, write_content_size=True)
         return kept[level]
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        level, source_size=size, write_content_size=1, **_TUNED.get(level, {})
-    )
+    parameters = zstandard.ZstdCompressionParameters.from_level(level, source_size=size, write_content_size=1)
     return zstandard.ZstdCompressor(compression_params=parameters)
 
 

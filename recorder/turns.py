@@ -2,7 +2,8 @@
 
 A key passes recorderd twice, and the person waits for both. With trio alone a task is woken, runs, and its socket is
 armed anew: 85 to 105 us from message to reply and 105 to 130 us of CPU, cold as it all is after the pause of a typist,
-where epoll by itself takes 40 to 50 us and 30 to 40 us.
+where epoll by itself takes 40 to 50 us and 30 to 40 us. Of a key through the whole of the bastion that is 45 us, and 50
+of the 480 us of CPU that recorderd spends on it.
 
 So one task waits for all of them with an epoll of its own, armed once, and waits *in its place*, where trio would,
 as long as trio has no more to do than to sleep. INVARIANT: nothing but the time of the next deadline, the listener and
@@ -21,7 +22,7 @@ WAITERS: Final = 2
 """Tasks of trio that wait for descriptors when nothing is under way: its own alarm, and the listener's. Any other is a
 connection whose first message, last word or room to reply is waited for."""
 
-LONGEST: Final = 1.0
+LONGEST: Final = 5.0
 """Seconds of one wait, whatever the next deadline is."""
 
 
@@ -73,7 +74,7 @@ class Turns:
             raise failed[0]
 
     def _leave(self, handle: int) -> None:
-        if self._served.pop(handle, None):
+        if self._served.pop(handle, None) and not self._epoll.closed:
             self._epoll.unregister(handle)
 
     def _round(self, seconds: float) -> bool:

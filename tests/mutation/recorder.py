@@ -132,6 +132,15 @@ GUARDS: Final[list[Mutant]] = [
          "acknowledged and not written", "test_what_was_acknowledged_is_in_the_recording"),
     ),
     *guards(
+        "recorder/turns.py", "tests/recorder/test_turns.py",
+        (" | select.EPOLLET", "", "a caller whom nobody accepts keeps a core busy",
+         "test_a_caller_whom_nobody_accepts_does_not_wake_us_without_end"),
+        ("or any(limiter.borrowed_tokens for limiter in self._limiters)", "", "a sync that is done and not heard of",
+         "test_a_thread_that_is_done_is_not_kept_waiting"),
+        ("or now.io_statistics.tasks_waiting_read > WAITERS", "", "a session that cannot begin while somebody types",
+         "test_another_socket_that_a_task_waits_for_is_not_kept_waiting"),
+    ),
+    *guards(
         "recorder/sockets.py", "tests/recorder/test_daemon.py",
         ("if size > MAX_MESSAGE:\n        raise Oversized", "", "a message that was cut is taken for whole",
          "tests/recorder/test_sockets.py::test_a_message_has_an_end"),
