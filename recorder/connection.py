@@ -1,7 +1,6 @@
 """One gateway connection, which is one recording: messages in, replies out, by the table in `daemon`."""
 
 import socket
-from functools import partial
 from typing import Final, NoReturn
 
 import msgspec
@@ -66,9 +65,6 @@ class Connection:
         self._live: Live | None = None
         self._seq = -1
         self._gone = False
-        self._end_asked: End | None = None
-        self._owed = False  # an acknowledgement that the peer had no room for
-        self._last = 0.0  # seconds, when something came
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
 
@@ -140,37 +136,26 @@ class Connection:
 
     async def _recording(self, live: Live) -> None:
         """Take what is there, write it as one chunk, acknowledge the newest; again."""
+        last = 0.0
         while True:
-            if self._sync:
-                await trio.lowlevel.wait_readable(self._sock)
-                events, self._end_asked = self._take(alone=False)
-                if events:
-                    live.append(events, instant := now())
+            await trio.lowlevel.wait_readable(self._sock)
+            instant = now()
+            events, end = self._take(alone=instant.seconds - last > COMPANY)
+            last = instant.seconds
+            if events:
+                live.append(events, instant)
+                if self._sync:
                     await live.sync()
-                    self._owed = not give(self._sock, encode(Ack(self._seq)))
-                    live.appended(instant)
-            else:
-                await self._studio.turns.watch(self._sock, partial(self._turn, live))
-            if self._owed:
-                self._owed = False
-                await self._send(encode(Ack(self._seq)))
-            if self._end_asked:
-                return await self._end(live, self._end_asked)
+                ack = encode(Ack(self._seq))
+                if not give(self._sock, ack):
+                    await self._send(ack)
+                live.appended(instant)
+            if end:
+                return await self._end(live, end)
             if self._gone:
                 raise Lost
             if live.journal.full:
                 await live.room()
-
-    def _turn(self, live: Live) -> bool:
-        """One round of it; False if there is more to do than that."""
-        instant = now()
-        events, self._end_asked = self._take(alone=instant.seconds - self._last > COMPANY)
-        self._last = instant.seconds
-        if events:
-            live.append(events, instant)
-            self._owed = not give(self._sock, encode(Ack(self._seq)))
-            live.appended(instant)
-        return not (self._owed or self._end_asked or self._gone or live.journal.full)
 
     def _take(self, alone: bool) -> tuple[list[Event], End | None]:
         """The events of the messages that are there; with `alone`, of the first one if it is small."""

@@ -25,7 +25,6 @@ from recorder.nodelog import What
 from recorder.recovery import Outcome, recover
 from recorder.sockets import SOCKET, listen, passed_socket, peer_of, spare, welcome
 from recorder.systemd import tell, watchdog_seconds
-from recorder.turns import Turns
 
 MAX_CONNECTIONS: Final = 8192
 """One per live session; each holds four file handles of the 65,536 that the unit allows."""
@@ -51,8 +50,6 @@ async def serve(config: Configuration) -> None:
     limits = Limits(segment_seconds=settings.segment_seconds, segment_bytes=settings.segment_kib * 1024)
     with listener, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as background:
-            compactors = trio.CapacityLimiter(1)
-            turns = Turns(listener, [compactors])
             studio = Studio(
                 folder=folder,
                 node_key=key,
@@ -61,10 +58,7 @@ async def serve(config: Configuration) -> None:
                 auditors=config.auditors,
                 limits=limits,
                 background=background,
-                turns=turns,
-                compactors=compactors,
             )
-            background.start_soon(turns.run)
             background.start_soon(_commit, studio, (settings.sync_ms or SYNC_MS) / 1000)
             background.start_soon(_tick, studio)
             background.start_soon(_watchdog)

@@ -128,17 +128,8 @@ GUARDS: Final[list[Mutant]] = [
          "a header of fields without end", "test_a_header_that_is_too_long_is_refused"),
         ("if not self._studio.folder.accepting:", "if False:", "recordings begun on a disk that is nearly full",
          "tests/recorder/test_faults.py::test_below_the_low_water_mark_only_what_runs_goes_on"),
-        ("        if events:\n            live.append(events, instant)\n", "        if events:\n",
+        ("            if events:\n                live.append(events, instant)\n", "            if events:\n",
          "acknowledged and not written", "test_what_was_acknowledged_is_in_the_recording"),
-    ),
-    *guards(
-        "recorder/turns.py", "tests/recorder/test_turns.py",
-        (" | select.EPOLLET", "", "a caller whom nobody accepts keeps a core busy",
-         "test_a_caller_whom_nobody_accepts_does_not_wake_us_without_end"),
-        ("or any(limiter.borrowed_tokens for limiter in self._limiters)", "", "a sync that is done and not heard of",
-         "test_a_thread_that_is_done_is_not_kept_waiting"),
-        ("or now.io_statistics.tasks_waiting_read > WAITERS", "", "a session that cannot begin while somebody types",
-         "test_another_socket_that_a_task_waits_for_is_not_kept_waiting"),
     ),
     *guards(
         "recorder/sockets.py", "tests/recorder/test_daemon.py",
