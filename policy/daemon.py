@@ -41,6 +41,7 @@ from policy.peers import (
     welcome,
 )
 from policy.rotation.runner import Runner
+from policy.rules.ruleset import RuleSet
 from policy.sessions import access
 from policy.sessions.live import Sessions, interrupted
 from policy.store import Tables
@@ -69,9 +70,35 @@ log = structlog.get_logger()
 
 async def serve(config: Configuration) -> None:
     """Serve until SIGTERM or SIGINT. What open_state and read_all raise says why it cannot start."""
-    rules, trusted, revoked = read_all(config)
+    files = read_all(config)
     couriers = Couriers()
-    state, sockets, opening = await _opened(config, couriers)
+    state, early, opening = await _opened(config, couriers)
+    # Before there is a socket: who sees one may send a signal. While the vault is locked, each ends us.
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        sockets = early or _sockets(config)
+        try:
+            desk = _desk(config, files, state, couriers)
+            rotations = Runner(desk)
+            desk.rotations = rotations
+            desk.sessions.over = lambda live: None if live.machine else rotations.used(live.account, live.target)
+            async with trio.open_nursery() as writing:  # outlives the conversations: their ends are written, too
+                writing.start_soon(desk.ledger.run)
+                await _run(desk, rotations, sockets, signals, opening)
+                writing.cancel_scope.cancel()
+        finally:
+            for sock in sockets.values():
+                sock.close()
+            state.store.close()
+
+
+def _desk(
+    config: Configuration,
+    files: tuple[RuleSet, frozenset[bytes], frozenset[str]],
+    state: setup.State,
+    couriers: Couriers,
+) -> Authority:
+    """What every handler works with, as the database and the files have it now."""
+    rules, trusted, revoked = files
     with state.store.read() as tables:
         everyone, granted = roster.load(tables), standing.load(tables, time.time_ns())
         applications = Registry(tables.applications.all(), tables.applications.tokens(time.time_ns()))
@@ -80,7 +107,7 @@ async def serve(config: Configuration) -> None:
     lockouts = Lockouts(config.policy)
     lockouts.load(past)
     ledger = Ledger(state.store, state.head_file, state.head, state.register)
-    desk = Authority(
+    return Authority(
         settings=config.policy,
         config=config,
         rules=rules,
@@ -99,28 +126,15 @@ async def serve(config: Configuration) -> None:
         applications=applications,
         checkouts=out,
     )
-    rotations = Runner(desk)
-    desk.rotations = rotations
-    desk.sessions.over = lambda live: None if live.machine else rotations.used(live.account, live.target)
-    try:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            async with trio.open_nursery() as writing:  # outlives the conversations: their ends are written, too
-                writing.start_soon(ledger.run)
-                await _run(desk, rotations, sockets, signals, opening)
-                writing.cancel_scope.cancel()
-    finally:
-        for sock in sockets.values():
-            sock.close()
-        state.store.close()
 
 
 async def _opened(
     config: Configuration, couriers: Couriers
 ) -> tuple[setup.State, dict[State, SocketType], Opening | None]:
-    """What is at rest, and the sockets: first those, if the vault can only be opened by somebody who comes there."""
+    """What is at rest; with it the sockets, if the vault could only be opened by somebody who came there."""
     master = parse(config.policy.master_key, config.state, os.environ, couriers.http)
     if not isinstance(master, PassphraseMaster | TransitMaster):
-        return await setup.open_state(config, master), _sockets(config), None
+        return await setup.open_state(config, master), {}, None
     sockets = _sockets(config)
     unlocking = Unlocking(master, partial(setup.open_state, config, master), couriers)
     try:

@@ -18,7 +18,9 @@ from policy.model import ChannelKind
 from tests.policy.policyd import Peer, hello, proof
 from tests.support.net import LOOPBACK, wait_until
 from tests.support.site import DIRECT, EVERYTHING, Site
-from tests.support.sshd import Sshd
+from tests.support.sshd import SSHD, Sshd
+
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not Path(SSHD).exists(), reason="needs OpenSSH's sshd")]
 
 GATEWAY = sshkeys.generate_private_key()
 FREE = f"""

@@ -121,7 +121,8 @@ def test_a_strangers_signatures_lock_nobody(make_policyd):
     """Whoever knows a public key could keep its owner out."""
     policyd = make_policyd(settings="source_failures = 1000")
     good = proof(policyd.keys["alice"])
-    forged = m.ProveKey(person="", blob=good.blob, signed=good.signed, signature=good.signature[:-1] + b"\0")
+    spoilt = good.signature[:-1] + bytes([good.signature[-1] ^ 1])
+    forged = m.ProveKey(person="", blob=good.blob, signed=good.signed, signature=spoilt)
     for _ in range(2):
         with policyd.connection() as peer:
             for _ in range(5):
@@ -779,10 +780,12 @@ def test_a_vault_that_was_tampered_with_gives_nothing(make_policyd):
     policyd = make_policyd()
     peer, grant = policyd.session("alice")
     with sqlite3.connect(policyd.database) as database:
-        rows = dict(database.execute("SELECT id, sealed FROM secret").fetchall())
+        rows = dict(database.execute(
+            "SELECT secret, sealed FROM secret_version JOIN secret ON id = secret WHERE kind IN ('password', 'key')"
+        ).fetchall())  # fmt: skip
         first, second, *_ = rows
-        database.execute("UPDATE secret SET sealed = ? WHERE id = ?", (rows[second], first))
-        database.execute("UPDATE secret SET sealed = ? WHERE id = ?", (rows[first], second))
+        for ident, sealed in ((first, rows[second]), (second, rows[first])):
+            database.execute("UPDATE secret_version SET sealed = ? WHERE secret = ?", (sealed, ident))
     database.close()
     refused(peer.ask(m.Credential(session=grant.session, session_key=b"")), code=78)
 
