@@ -150,11 +150,6 @@ GUARDS: Final[list[Mutant]] = [
          "test_what_is_no_request_of_ours_ends_the_connection"),
     ),
     *guards(
-        "bastion/broker/link.py", "tests/broker/test_hostile.py",
-        ("            _buffer[:size] = bytes(size)\n", "            pass\n", "secrets left in a broker at rest",
-         "test_a_broker_at_rest_holds_no_secret"),
-    ),
-    *guards(
         "bastion/broker/listening.py", "tests/broker/test_https.py",
         ("    context.options |= ssl.OP_NO_TICKET\n    context.num_tickets = 0\n", "",
          "a session resumed with a certificate shown once", "test_a_session_is_not_resumed"),

@@ -99,7 +99,8 @@ GUARDS: Final[list[Mutant]] = [
     ),
     *guards(
         "bastion/ssh/jump.py", "tests/bastion/test_jump.py",
-        ("if not isinstance(reply, Certificate):\n            raise refused(reply)", "",
+        ("if not isinstance(reply, Certificate):\n            raise refused(reply)",
+         "if not isinstance(reply, Certificate):\n            return made[3]",
          "the certificate of a target that is out of reach", "test_every_connection_asks_for_its_certificate"),
         ("        if outer.has_target:\n            return False\n        outer.refuse_open",
          "        return False\n        outer.refuse_open", "a tunnel to an unknown place without a session",

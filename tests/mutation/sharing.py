@@ -166,8 +166,6 @@ GUARDS: Final[list[Mutant]] = [
     ),
     *guards(
         "policy/checkout/returning.py", "tests/policy/test_checkout_rotation.py",
-        ("await rotate(desk, await desk.ledger.read(lambda t: t.checkouts.still_known()))", "pass",
-         "known for ever, since policyd died in between", "test_killed_between_the_return_and_the_change"),
         ("    await rotate(desk, back)\n", "", "known for ever after its time",
          "test_however_it_came_back[over]"),
     ),
