@@ -58,15 +58,16 @@ def locked(behind_passphrase: Policyd) -> Policyd:
 def is_untouched(daemon: Policyd) -> bool:
     if daemon.process is None or daemon.process.poll() is not None:
         return False
-    told = daemon.command(m.VaultStatus())
+    try:
+        told = daemon.command(m.VaultStatus())
+    except Gone:  # it has just been unlocked, and who came meanwhile comes again
+        return False
     return isinstance(told, m.Rows) and ["wrong passphrases", "0"] in told.rows
 
 
 def unlock(daemon: Policyd, passphrase: str = PASSPHRASE) -> m.Reply:
     with daemon.operator() as operator:
-        operator.sock.settimeout(
-            90
-        )  # its turn comes after those of others, each with its wait and a second of argon2id
+        operator.sock.settimeout(90)  # others have their turns first, each with its wait and a second of argon2id
         return operator.ask(m.VaultUnlock(passphrase=passphrase.encode()))  # type: ignore[no-any-return]
 
 
@@ -271,7 +272,7 @@ def test_nothing_of_policyd_goes_to_swap(filled: Policyd, tmp_path: Path):
         assert int(status_of(daemon.process.pid, "VmLck").split()[0]) > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
 def test_a_policyd_that_crashes_leaves_no_core(
     filled: Policyd, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ):
