@@ -1,10 +1,8 @@
 """The process: its sockets, who is let in, and the signals. It holds nothing: a restart loses connections, no more."""
 
 import os
-import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
@@ -19,8 +17,7 @@ from bastion.broker.door import HEAD_SECONDS, Visit
 from bastion.broker.evidence import LocalPeer
 from bastion.broker.listening import listeners, tls_context
 from bastion.config import Settings
-from bastion.errors import BastionError
-from bastion.systemd import tell_systemd
+from bastion.lifetime import SIGNALS, obey, tell, watchdog
 from policy.messages import Applicant
 
 ACCEPT_PAUSE: Final = 0.5
@@ -39,26 +36,19 @@ class Service:
         """Until SIGTERM or SIGINT."""
         self.context = tls_context(self.settings)
         sockets = listeners(self.settings)
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(*SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
                 for listener in sockets:
                     nursery.start_soon(self._accept, trio.socket.from_stdlib_socket(listener), nursery)
-                nursery.start_soon(_watchdog)
+                nursery.start_soon(watchdog)
                 log.info("ready", pid=os.getpid(), sockets=len(sockets))
-                _tell("READY=1")
-                await self._obey(signals)
+                tell("READY=1")
+                await obey(signals, self._reload)
                 nursery.cancel_scope.cancel()
 
-    async def _obey(self, signals: AsyncIterator[int]) -> None:
-        async for number in signals:
-            if number != signal.SIGHUP:
-                _tell("STOPPING=1")
-                return
-            try:
-                settings = config.load(self.settings.path)
-                self.context, self.settings = tls_context(settings), settings
-            except BastionError as error:
-                log.error("configuration kept", problem=error.cause)
+    def _reload(self) -> None:
+        settings = config.load(self.settings.path)
+        self.context, self.settings = tls_context(settings), settings
 
     async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
         while True:
@@ -124,18 +114,3 @@ class Service:
             return True
         log.warning("crowded", source=who)
         return False
-
-
-async def _watchdog() -> None:
-    """WATCHDOG=1 while the loop turns."""
-    microseconds = os.environ.get("WATCHDOG_USEC", "")
-    if not microseconds.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return
-    while True:
-        _tell("WATCHDOG=1")
-        await trio.sleep(int(microseconds) / 1e6 / 3)
-
-
-def _tell(message: str) -> None:
-    if why := tell_systemd(message):
-        log.warning("notify-failed", why=why)

@@ -4,9 +4,9 @@ It listens nowhere, keeps nothing, and knows nothing of persons or tickets: a ca
 """
 
 import os
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -20,13 +20,11 @@ from bastion.courier.link import COURIER_SOCKET, Link
 from bastion.courier.places import networks
 from bastion.courier.reach import Reach
 from bastion.errors import BastionError, PeerError
-from bastion.systemd import tell_systemd
+from bastion.lifetime import SIGNALS, obey, watchdog, work_for_policyd
 from policy.messages import Called, Courier, HttpCall, LdapCall, LdapPassword, MailCall, RadiusCall, Reply
 
 CALLS_AT_ONCE: Final = 16
 """policyd asks for no more; a megabyte each while they are read."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""Seconds between tries to reach policyd: it may be starting again."""
 
 CALLS: Final[Mapping[type, Callable[[Any, Reach], Awaitable[Called]]]] = MappingProxyType(
     {
@@ -46,73 +44,38 @@ log = structlog.get_logger()
 class Service:
     settings: Settings
     reach: Reach
+    free: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(CALLS_AT_ONCE))
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(*SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._serve_policyd)
-                nursery.start_soon(_watchdog)
-                await self._obey(signals)
+                nursery.start_soon(work_for_policyd, self._socket, Courier(pid=os.getpid()), self._answer)
+                nursery.start_soon(watchdog)
+                await obey(signals, self._reload)
                 nursery.cancel_scope.cancel()
 
-    async def _obey(self, signals: AsyncIterator[int]) -> None:
-        async for number in signals:
-            if number != signal.SIGHUP:
-                _tell("STOPPING=1")
-                return
-            try:
-                settings = config.load(self.settings.path)
-                self.settings, self.reach = settings, reach_of(settings)
-            except BastionError as error:
-                log.error("configuration kept", problem=error.cause)
+    def _socket(self) -> Path:
+        return self.settings.run / COURIER_SOCKET
 
-    async def _serve_policyd(self) -> None:
-        """Again whenever it breaks."""
-        pause = FIRST_PAUSE
-        while True:
-            try:
-                link = await Link.connect(self.settings.run / COURIER_SOCKET, Courier(pid=os.getpid()))
-            except PeerError as error:
-                log.warning("policyd-unreachable", why=error.cause, again_in=pause)
-            else:
-                pause = FIRST_PAUSE
-                log.info("ready", pid=os.getpid())
-                _tell("READY=1")
-                await self.serve(link)
-                log.warning("policyd-lost")
-            await trio.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+    def _reload(self) -> None:
+        settings = config.load(self.settings.path)
+        self.settings, self.reach = settings, reach_of(settings)
 
-    async def serve(self, link: Link) -> None:
-        """Make calls until policyd is gone; what is under way then is given up, since nobody waits for it."""
-        free = trio.CapacityLimiter(CALLS_AT_ONCE)
-        try:
-            async with trio.open_nursery() as nursery:
-                while True:
-                    try:
-                        call = await link.receive()
-                    except PeerError:
-                        nursery.cancel_scope.cancel()
-                        return
-                    nursery.start_soon(self._answer, link, call, free)
-        finally:
-            link.close()
-
-    async def _answer(self, link: Link, call: Reply, free: trio.CapacityLimiter) -> None:
+    async def _answer(self, link: Link, call: Reply) -> None:
         if not isinstance(call, Call):
             log.warning("unknown-call", call=type(call).__name__)
             return
         answer = Called(task=call.task, error="cannot be called: the courier has too much to do")
         try:
-            free.acquire_on_behalf_of_nowait(task := object())
+            self.free.acquire_on_behalf_of_nowait(task := object())
         except trio.WouldBlock:
             log.warning("busy", call=type(call).__name__)
         else:
             try:
                 answer = await self._made(call)
             finally:
-                free.release_on_behalf_of(task)
+                self.free.release_on_behalf_of(task)
         try:
             await link.answer(answer)
         except PeerError:  # noticed by the reader as well
@@ -135,18 +98,3 @@ def reach_of(settings: Settings) -> Reach:
         return Reach(networks(settings.courier.reach))
     except ValueError as error:
         raise BastionError(f"courier.reach: {error}", f"see all of it: bastion check-config {settings.path}") from None
-
-
-async def _watchdog() -> None:
-    """WATCHDOG=1 while the loop turns."""
-    microseconds = os.environ.get("WATCHDOG_USEC", "")
-    if not microseconds.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return
-    while True:
-        _tell("WATCHDOG=1")
-        await trio.sleep(int(microseconds) / 1e6 / 3)
-
-
-def _tell(message: str) -> None:
-    if why := tell_systemd(message):
-        log.warning("notify-failed", why=why)
