@@ -24,15 +24,14 @@ def main(argv: list[str] | None = None) -> None:
     serve.add_argument("--config", required=True, type=Path, metavar="FILE", help="bastion.toml")
     arguments = parser.parse_args(argv)
     _log_json()
-    import trio
-
     from recorder import daemon
     from recorder.configuration import BadConfiguration, read_configuration
     from recorder.durable import Unusable
+    from recorder.quick import QuickLoop
     from recorder.sockets import SocketError
 
     try:
-        trio.run(daemon.serve, read_configuration(arguments.config))
+        QuickLoop().run(daemon.serve, read_configuration(arguments.config))
     except BadConfiguration as error:
         _fail("\n".join(error.problems), f"edit `{arguments.config}`, then: bastion check-config {arguments.config}")
     except Unusable as error:

@@ -1,6 +1,7 @@
 """One gateway connection, which is one recording: messages in, replies out, by the table in `daemon`."""
 
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Final, NoReturn
 
 import msgspec
@@ -9,7 +10,7 @@ import trio
 
 from recorder.chain import session_id
 from recorder.codec import FormatError
-from recorder.journal import Opening
+from recorder.journal import Instant, Opening
 from recorder.live import Failed, Live, Studio, now
 from recorder.messages import (
     Ack,
@@ -64,6 +65,7 @@ class Connection:
         self._sync, self._drain_seconds = sync, drain_seconds
         self._live: Live | None = None
         self._seq = -1
+        self._last = 0.0  # seconds: when something came
         self._gone = False
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
@@ -135,27 +137,39 @@ class Connection:
         return self._live
 
     async def _recording(self, live: Live) -> None:
-        """Take what is there, write it as one chunk, acknowledge the newest; again."""
-        last = 0.0
-        while True:
-            await trio.lowlevel.wait_readable(self._sock)
-            instant = now()
-            events, end = self._take(alone=instant.seconds - last > COMPANY)
-            last = instant.seconds
-            if events:
-                live.append(events, instant)
-                if self._sync:
-                    await live.sync()
-                ack = encode(Ack(self._seq))
-                if not give(self._sock, ack):
-                    await self._send(ack)
+        """Step by step; what a step cannot do at once is done here, up to the End."""
+        while self._live:
+            rest = await self._studio.loop.serve(self._sock, lambda: self._step(live))
+            await rest()
+
+    def _step(self, live: Live) -> Callable[[], Awaitable[None]] | None:
+        """Take what is there, write it as one chunk, acknowledge the newest. What it returns is left to do."""
+        instant = now()
+        events, end = self._take(alone=instant.seconds - self._last > COMPANY)
+        self._last = instant.seconds
+        owed = False
+        if events:
+            live.append(events, instant)
+            owed = self._sync or not give(self._sock, encode(Ack(self._seq)))
+            if not owed:
                 live.appended(instant)
-            if end:
-                return await self._end(live, end)
-            if self._gone:
-                raise Lost
-            if live.journal.full:
-                await live.room()
+        if owed or end or self._gone or live.journal.full:
+            return lambda: self._rest(live, end, instant if owed else None)
+        return None
+
+    async def _rest(self, live: Live, end: End | None, owed: Instant | None) -> None:
+        """`owed`: when what is not acknowledged yet was written."""
+        if owed:
+            if self._sync:
+                await live.sync()
+            await self._send(encode(Ack(self._seq)))
+            live.appended(owed)
+        if end:
+            return await self._end(live, end)
+        if self._gone:
+            raise Lost
+        if live.journal.full:
+            await live.room()
 
     def _take(self, alone: bool) -> tuple[list[Event], End | None]:
         """The events of the messages that are there; with `alone`, of the first one if it is small."""

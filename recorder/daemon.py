@@ -22,6 +22,7 @@ from recorder.connection import Connection
 from recorder.journal import Limits
 from recorder.live import Live, Studio, now
 from recorder.nodelog import What
+from recorder.quick import QuickLoop
 from recorder.recovery import Outcome, recover
 from recorder.sockets import SOCKET, listen, passed_socket, peer_of, spare, welcome
 from recorder.systemd import tell, watchdog_seconds
@@ -37,7 +38,7 @@ TICK: Final = 1.0
 log = structlog.get_logger()
 
 
-async def serve(config: Configuration) -> None:
+async def serve(loop: QuickLoop, config: Configuration) -> None:
     """Serve until SIGTERM or SIGINT. OSError, ValueError and SocketError say why it cannot start."""
     settings = config.recorder
     folder = durable.Folder(config.directory, settings.reserve_mib, settings.low_water_mib)
@@ -58,6 +59,7 @@ async def serve(config: Configuration) -> None:
                 auditors=config.auditors,
                 limits=limits,
                 background=background,
+                loop=loop,
             )
             background.start_soon(_commit, studio, (settings.sync_ms or SYNC_MS) / 1000)
             background.start_soon(_tick, studio)

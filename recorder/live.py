@@ -32,6 +32,7 @@ from recorder.journal import (
 from recorder.model import Event, KeyClasses
 from recorder.node import NodeLog
 from recorder.nodelog import What
+from recorder.quick import QuickLoop
 
 INLINE: Final = 4096
 """Bytes of a segment that is made at once (0.2 ms): most sessions are short, a thread costs them more."""
@@ -54,6 +55,7 @@ class Studio:
     auditors: list[X25519PublicKey]
     limits: Limits
     background: trio.Nursery
+    loop: QuickLoop
     # One: zstd has the core to itself, and keystrokes have the other one.
     compactors: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
     live: dict[str, "Live"] = field(default_factory=dict)

@@ -128,7 +128,7 @@ GUARDS: Final[list[Mutant]] = [
          "a header of fields without end", "test_a_header_that_is_too_long_is_refused"),
         ("if not self._studio.folder.accepting:", "if False:", "recordings begun on a disk that is nearly full",
          "tests/recorder/test_faults.py::test_below_the_low_water_mark_only_what_runs_goes_on"),
-        ("            if events:\n                live.append(events, instant)\n", "            if events:\n",
+        ("        if events:\n            live.append(events, instant)\n", "        if events:\n",
          "acknowledged and not written", "test_what_was_acknowledged_is_in_the_recording"),
     ),
     *guards(
