@@ -30,6 +30,8 @@ BATCH: Final = 256
 
 SYNC_SECONDS: Final = 0.2
 """What the loss of power may take: as much as recorderd risks of a recording."""
+RELIEVE_SECONDS: Final = 1.0
+"""Between two moves of what was committed into the database's file: of some hundred logins, which takes 10 ms."""
 
 log = structlog.get_logger()
 
@@ -61,12 +63,15 @@ class Ledger:
         self._synced = head
         self._written = trio.Event()
         self._syncing = trio.Lock()
+        self._relieving = trio.Lock()
         # Told of each event and its row in the trail, once it is kept; returns at once.
         self.heard: Callable[[Event, int], None] = lambda *_: None
         self._send, self._receive = trio.open_memory_channel[_Job](QUEUE)
         self._readers = trio.CapacityLimiter(2)
         self._walkers = trio.CapacityLimiter(1)
         self._writers = trio.CapacityLimiter(1)
+        self._movers = trio.CapacityLimiter(1)
+        self._savers = trio.CapacityLimiter(1)  # who commits does not wait for the disk meanwhile
 
     async def note(self, *events: Event, durable: bool = False) -> int:
         """Keep events that go with no other change; the row of the first one. LedgerError if they could not be kept.
@@ -120,6 +125,7 @@ class Ledger:
         """Write batches until cancelled; what was taken from the queue is finished and on disk at the end."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sync_often)
+            nursery.start_soon(self._relieve_often)
             try:
                 await self._write_batches()
             finally:
@@ -154,14 +160,25 @@ class Ledger:
 
     async def checkpoint(self) -> None:
         """`Store.checkpoint`, between two batches. StoreError."""
-        await trio.to_thread.run_sync(self.store.checkpoint, limiter=self._writers)
+        async with self._relieving:
+            await trio.to_thread.run_sync(self.store.checkpoint, limiter=self._writers)
+
+    async def _relieve_often(self) -> None:
+        """Beside the commits: one that had to do it would take ten times as long, and a login waits for it."""
+        head = self._head
+        while True:
+            await trio.sleep(RELIEVE_SECONDS)
+            if head != self._head:
+                head = self._head
+                async with self._relieving:
+                    await trio.to_thread.run_sync(self.store.relieve, limiter=self._movers)
 
     async def _sync(self) -> None:
         """Rows first, then the head that names them. OSError ends policyd: a disk that fails a sync has lost data."""
         async with self._syncing:
             head = self._head
             if head != self._synced:
-                await trio.to_thread.run_sync(self._save, head, limiter=self._writers)
+                await trio.to_thread.run_sync(self._save, head, limiter=self._savers)
                 self._synced = head
 
     def _save(self, head: Head) -> None:

@@ -16,6 +16,7 @@ from policy import store
 from policy.store import Conflict, StoreError, migrate, records
 from policy.store.schema import metadata
 from policy.trail import audit
+from policy.trail import ledger as ledgers
 from policy.trail.audit import START, Event, HeadFile
 from policy.trail.ledger import Ledger, LedgerError
 from policy.vault.register import Register
@@ -281,6 +282,43 @@ async def test_the_head_follows_within_the_time_that_power_may_cost(made, head_f
 
 
 @pytest.mark.trio
+async def test_a_slow_disk_holds_up_no_commit(made, head_file, nursery, monkeypatch):
+    syncing, going_on, sync = threading.Event(), threading.Event(), made.sync
+
+    def slow() -> None:
+        syncing.set()
+        assert going_on.wait(10)
+        sync()
+
+    monkeypatch.setattr(made, "sync", slow)
+    ledger = Ledger(made, head_file, START, Register(b"k" * 32, ()))
+    nursery.start_soon(ledger.run)
+    try:
+        with trio.fail_after(5):
+            await ledger.note(Event(event="one"))
+            assert await trio.to_thread.run_sync(syncing.wait, 5)
+            await ledger.note(Event(event="two"))
+        assert head_file.load() == START, "the head follows the disk"
+    finally:
+        going_on.set()
+    await ledger.write(lambda _: None, Event(event="three"), durable=True)
+    assert head_file.load().seq == 3
+
+
+@pytest.mark.trio
+async def test_the_log_is_moved_beside_the_commits(made, head_file, tmp_path, nursery, monkeypatch):
+    monkeypatch.setattr(ledgers, "RELIEVE_SECONDS", 0.05)
+    ledger = Ledger(made, head_file, START, Register(b"k" * 32, ()))
+    nursery.start_soon(ledger.run)
+    await ledger.note(Event(event="a-thing-that-was-kept"))
+    with trio.fail_after(5):
+        while b"a-thing-that-was-kept" not in (tmp_path / "bastion.db").read_bytes():  # noqa: ASYNC110 - a file
+            await trio.sleep(0.02)
+    await ledger.checkpoint()
+    assert (tmp_path / "bastion.db-wal").stat().st_size == 0
+
+
+@pytest.mark.trio
 async def test_the_end_is_synced(made, head_file):
     ledger = Ledger(made, head_file, START, Register(b"k" * 32, ()))
     async with trio.open_nursery() as nursery:
@@ -310,11 +348,9 @@ async def test_a_locked_database_is_a_refusal_and_then_works_again(made, head_fi
 
 @pytest.mark.trio
 async def test_a_full_queue_is_a_refusal(made, head_file):
-    from policy.trail import ledger as module
-
     ledger = Ledger(made, head_file, START, Register(b"k" * 32, ()))  # nobody writes
     async with trio.open_nursery() as nursery:
-        for _ in range(module.QUEUE):
+        for _ in range(ledgers.QUEUE):
             nursery.start_soon(ledger.note, Event(event="x"))
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(LedgerError, match="too busy"):
