@@ -8,7 +8,7 @@ import pytest
 from policy import messages as m
 from tests.policy.conftest import copied
 from tests.policy.policyd import Policyd
-from tests.policy.test_rotation import ROTATION, Targets, Worker, rows
+from tests.policy.rotating import ROTATION, Targets, Worker, rows
 from tests.policy.vaulting import RULES, bring, done, no, revealed, take
 from tests.support.net import wait_until
 
