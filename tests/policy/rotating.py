@@ -152,3 +152,12 @@ def versions(policyd: Policyd) -> Counter[str]:
             "select v.state from secret_version v join secret s on s.id = v.secret where s.name = 'root@web1'"
         )
         return Counter(state for (state,) in found)
+
+
+def password_of(policyd: Policyd, account: str = "root") -> bytes:
+    """What a person's session on web1 is given."""
+    peer, grant = policyd.session("alice", account)
+    with peer:
+        given = peer.ask(m.Credential(session=grant.session, session_key=b""))
+    assert isinstance(given, m.UsePassword), given
+    return given.password
