@@ -31,8 +31,7 @@ class Targets:
     logins: str = ""  # what is said instead of the truth
     hold: threading.Event | None = None  # nothing is answered before it is set
     dies: tuple[str, Policyd] | None = None  # policyd is killed at this moment
-    at_once: Counter[str] = field(default_factory=Counter)
-    most: int = 0
+    ends: bool = True  # whether the worker says when its sessions are over
 
 
 class Worker:
@@ -87,7 +86,8 @@ class Worker:
         self._at(order, "is done")
         if self.targets.hold is not None and isinstance(order, m.ChangeSecret):
             self.targets.hold.wait(20)
-        self._say(m.SessionEnded(session=grant.session, reason="closed"))
+        if self.targets.ends:
+            self._say(m.SessionEnded(session=grant.session, reason="closed"))
         self._say(m.Worked(task=order.task, outcome=said, detail="as the test says"))
 
     def _say(self, body: m.Request) -> None:

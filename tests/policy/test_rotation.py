@@ -88,6 +88,7 @@ def test_a_login_decides_what_is_in_force(policyd, worker, targets, does, says, 
 def test_what_was_rolled_back_is_still_wanted(policyd, worker, targets) -> None:
     targets.does = False
     rotated(policyd, "root@web1")
+    assert len(rows(policyd)) == 1
     (waits,) = rows(policyd)
     assert (waits["state"], waits["tries"], waits["account"]) == ("wanted", "1", "root")
     assert waits["next try"]

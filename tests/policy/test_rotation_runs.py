@@ -69,11 +69,12 @@ def many(policyd: Policyd, targets: Targets, count: int, *accounts: str) -> list
 
 def test_what_cannot_be_gone_back_to_is_not_left(policyd, worker) -> None:
     """The row in force was written by somebody else: it opens nothing, so the target must keep what it has."""
-    alter(policyd, "update secret_version set sealed = substr(sealed, 1, length(sealed) - 1) || x'00' "
+    alter(policyd, "update secret_version set sealed = cast(substr(sealed, 1, length(sealed) - 1) || x'00' as blob) "
                    "where state = 'current' and secret = (select id from secret where name = 'root@web1')")  # fmt: skip
     (row,) = rotated(policyd, "root@web1")
     assert (row["state"], row["tries"], row["ended"]) == ("wanted", "1", ""), "who waits for it is told"
     assert row["problem"]
+    assert "fault of the bastion" not in row["problem"]
     assert not policyd.audit("rotation-begin")
     assert not worker.orders
     (other,) = rotated(policyd, "deploy@web1")
@@ -255,6 +256,27 @@ def test_a_grant_of_the_bastion_opens_commands_alone_and_ends_by_itself(policyd,
         assert order.grant.expires_in <= 70
         assert len(order.grant.commitment_key) == 32
     assert not [row for row in policyd.done(m.SessionsList()).rows if "bastion" in row], "none is left"
+
+
+def test_a_worker_that_leaves_its_sessions_open(policyd, worker, targets) -> None:
+    targets.ends = False
+    assert rotated(policyd, "root@web1")[0]["state"] == "committed"
+    wait_until("their end", lambda: not under_way(policyd))
+
+
+def test_no_rule_ends_a_session_of_the_bastion(policyd, targets) -> None:
+    """None allows it either: it is policyd's own."""
+    targets.hold = threading.Event()
+    worker = Worker(policyd, targets)
+    policyd.done(m.Rotate(places=["root@web1"]))
+    wait_until("the order", lambda: bool(worker.orders))
+    policyd.done(m.Reload())
+    assert under_way(policyd) == {"web1": 1}
+    targets.hold.set()
+    wait_until("its end", lambda: not rows(policyd))
+    assert [type(order).__name__ for order in worker.orders] == ["ChangeSecret", "VerifyLogin"]
+    assert rows(policyd, all=True)[0]["state"] == "committed"
+    worker.close()
 
 
 def test_a_key_of_another_is_never_in_an_order(policyd, targets) -> None:
