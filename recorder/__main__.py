@@ -50,7 +50,7 @@ def _hide_memory() -> None:
     """No core dump and no ptrace by others of our user: this memory holds the keys of what is being recorded."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         _fail(f"prctl: {os.strerror(ctypes.get_errno()).lower()}", "")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _log_json() -> None:

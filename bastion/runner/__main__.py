@@ -1,24 +1,17 @@
 """`python -m bastion.runner --config FILE`: the process that runs operators' scripts for policyd."""
 
 import argparse
-import ctypes
-import resource
 import sys
 from pathlib import Path
-from typing import Final
 
 from bastion import config
 from bastion.errors import BastionError
 from bastion.logs import log_json
-
-_PR_SET_DUMPABLE: Final = 4
+from bastion.memory import hide_memory
 
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM; the exit status."""
-    # No core dump and no ptrace by others of our user; for the scripts, no core dump either: passwords are in there.
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     parser = argparse.ArgumentParser(prog="bastion-runner", description="Runs operators' scripts for policyd.")
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="bastion.toml")
     parser.add_argument("--owner", type=int, default=0, metavar="UID", help="whose scripts are run beside root's")
@@ -29,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     from bastion.runner.service import Service, whom_of
 
     try:
+        hide_memory()
         settings = config.load(arguments.config)
         trio.run(Service(settings, arguments.owner, whom_of(settings, arguments.owner)).run)
     except BastionError as error:

@@ -2,26 +2,21 @@
 
 import argparse
 import asyncio
-import ctypes
 import logging
 import random
 import sys
 from pathlib import Path
-from typing import Final
 
 import structlog
 
 from bastion import config
 from bastion.errors import BastionError
 from bastion.logs import log_json
-
-_PR_SET_DUMPABLE: Final = 4
+from bastion.memory import hide_memory
 
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM; the exit status."""
-    # No core dump and no ptrace by others of our user: passwords pass through this memory.
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     parser = argparse.ArgumentParser(prog="bastion-ssh", description="A worker of the SSH gateway.")
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="bastion.toml")
     parser.add_argument("--worker", required=True, type=int, metavar="N", help="its number, from 0")
@@ -32,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     from bastion.startups import Startups
 
     try:
+        hide_memory()
         settings = config.load(arguments.config)
         admission = Startups(settings.ssh, random.SystemRandom().random)
         asyncio.run(Worker(settings=settings, number=arguments.worker, admission=admission).run())

@@ -3,11 +3,14 @@
 After each write it says here what the next run finds if we die then:
 
     begin    pending is stored, the target has heard nothing: the new one does not open, the old one does; rolled back
-    keep     what opened is in force with the row that says so; or neither has changed, and logins find it out again
+    keep     what opened is in force with the row that says so; or neither has changed, and logins find it out again.
+             Rolled back, it is wanted still: the row that says that is written with it
+    later    the row, with one try more
 """
 
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,6 +23,7 @@ from policy.store import Tables
 from policy.store.records import Account, RotationRow
 from policy.store.vault_tables import CURRENT, PENDING, PREVIOUS, RETIRED
 from policy.trail.audit import Event, clean
+from policy.trail.ledger import LedgerError
 from policy.vault.secret import VaultError
 from policy.vault.secrets import next_version
 
@@ -42,6 +46,7 @@ class Noted:
     row: RotationRow
     rotation: Rotation
     effect: Effect
+    again: RotationRow | None = None  # what comes after it
 
 
 def wanted(account: str, target: str, why: str, by: str) -> RotationRow:
@@ -99,6 +104,8 @@ async def keep(desk: Authority, job: Job, before: Noted, one: Rotation, effect: 
         before.row, state=one.state, problem=clean(one.problem, MAX_PROBLEM), changed=now,
         attempts=before.row.attempts + failed, ended=now if one.state in plan.ENDED else None,
     )  # fmt: skip
+    # Attack: a crash in between. What a person has seen in a checkout would never be changed.
+    again = _again(row) if one.state is State.ROLLED_BACK else None
     force = _comes_into_force(was, one)
     public = await _public(desk, job, force) if force else b""
 
@@ -115,6 +122,8 @@ async def keep(desk: Authority, job: Job, before: Noted, one: Rotation, effect: 
         if one.state in plan.ENDED:
             _forget(t, ident)
         t.rotations.put(row)
+        if again is not None:
+            t.rotations.add(again)
 
     event = _result(job, row, one, effect, force)
     if event is None:
@@ -123,10 +132,18 @@ async def keep(desk: Authority, job: Job, before: Noted, one: Rotation, effect: 
         await desk.change_target(job.target.name, run, event)
     else:
         await desk.ledger.write(run, event, durable=True)
-    return Noted(row, one, effect)
+    return Noted(row, one, effect, again)
 
 
-def again(row: RotationRow) -> RotationRow:
+async def later(desk: Authority, row: RotationRow, problem: str) -> RotationRow:
+    """A run that broke off: the row as it was, with one try more. Kept if it can be, for those who wait for it."""
+    waits = replace(row, attempts=row.attempts + 1, changed=time.time_ns(), problem=clean(problem, MAX_PROBLEM))
+    with suppress(LedgerError):  # which may be the very reason
+        await desk.ledger.write(lambda t: t.rotations.put(waits))
+    return waits
+
+
+def _again(row: RotationRow) -> RotationRow:
     """After a rotation that was rolled back: what it was wanted for is still wanted, later."""
     now = time.time_ns()
     return replace(

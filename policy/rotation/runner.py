@@ -154,10 +154,10 @@ class Runner:
             row = await self._carry_out(row)
         except (VaultError, LedgerError) as error:
             log.error("rotation", rotation=row.id, account=row.account, target=row.target, error=str(error))
-            row = self._later(row, str(error))
+            row = await self._later(row, str(error))
         except Exception as error:  # one that fails for a fault of ours must not end the others; it has its row
             log.critical("rotation-failed", rotation=row.id, error=type(error).__name__)
-            row = self._later(row, f"fault of the bastion: {type(error).__name__}")
+            row = await self._later(row, f"fault of the bastion: {type(error).__name__}")
         finally:
             _, done = self._running.pop(row.place)
             done.set()
@@ -167,10 +167,9 @@ class Runner:
             self._rows.pop(row.place, None)
         self.wake()
 
-    def _later(self, row: RotationRow, problem: str) -> RotationRow:
-        """What memory has of it is what was written last, and when to try again."""
-        kept = self._rows.get(row.place, row)
-        return replace(kept, attempts=kept.attempts + 1, changed=time.time_ns(), problem=problem[:300])
+    async def _later(self, row: RotationRow, problem: str) -> RotationRow:
+        """What memory has of it is what was written last."""
+        return await journal.later(self._desk, self._rows.get(row.place, row), problem)
 
     async def _carry_out(self, row: RotationRow) -> RotationRow:
         """One run: until it is ended, or has to wait for the next."""
@@ -199,15 +198,7 @@ class Runner:
             event = journal.outcome_event(noted.effect, told.outcome, told.detail)
             noted = await journal.keep(self._desk, job, noted, *plan.step(noted.rotation, event))
             job = self._now(job)
-        if noted.row.state == State.ROLLED_BACK:
-            await self._try_again(noted.row)
-        return noted.row
-
-    async def _try_again(self, row: RotationRow) -> None:
-        async with self._writing:
-            new = journal.again(row)
-            await self._desk.ledger.write(lambda t: t.rotations.add(new))
-            self._rows[row.place] = new
+        return noted.row if noted.again is None else noted.again
 
     async def _quiet(self, row: RotationRow) -> None:
         """Until no session is in the handshake for which it was given the secret that is to go."""

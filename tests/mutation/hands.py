@@ -1,9 +1,14 @@
-"""Guards of what changes secrets on targets: the hands of workers, passwords of directories, the runner of scripts."""
+"""Guards of what changes secrets on targets: the hands of workers, passwords of directories, the runner of scripts.
+
+And of the memory that secrets pass through on the way.
+"""
 
 # fmt: off
 from typing import Final
 
 from tests.mutation.mutant import Mutant, guards
+
+_MEMORY: Final = "test_it_leaves_no_core_and_shows_nothing_to_its_user"
 
 GUARDS: Final[list[Mutant]] = [
     *guards(
@@ -166,5 +171,33 @@ GUARDS: Final[list[Mutant]] = [
         ("self.settings.runner.scripts.get(order.script)",
          "self.settings.runner.scripts.get(order.script, order.script)",
          "policyd names any file", "test_it_runs_what_is_named_to_it_and_nothing_else"),
+    ),
+    *guards(
+        "bastion/memory.py", "tests/bastion/test_memory.py",
+        ("ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0", "False",
+         "a crash writes passwords to the disk", f"{_MEMORY}[gateway]"),
+        ("resource.setrlimit(resource.RLIMIT_CORE, (0,", "str((0,", "what a script leaves behind",
+         f"{_MEMORY}[runner]"),
+    ),
+    *(
+        mutant
+        for name in ("ssh", "courier", "runner", "broker")
+        for mutant in guards(
+            f"bastion/{name}/__main__.py", "tests/bastion/test_memory.py",
+            ("        hide_memory()", "        pass", "a crash writes secrets to the disk",
+             f"{_MEMORY}[{'gateway' if name == 'ssh' else name}]"),
+        )
+    ),
+    *guards(
+        "recorder/__main__.py", "tests/bastion/test_memory.py",
+        ("ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0", "False",
+         "a crash writes the keys of recordings to the disk", f"{_MEMORY}[recorderd]"),
+        ("resource.setrlimit(resource.RLIMIT_CORE, (0,", "str((0,", "a limit that the shell has set",
+         f"{_MEMORY}[recorderd]"),
+    ),
+    *guards(
+        "policy/memory.py", "tests/bastion/test_memory.py",
+        ("_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0", "False",
+         "a crash writes the vault to the disk", f"{_MEMORY}[policyd]"),
     ),
 ]  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from policy import messages as m
 from tests.policy.conftest import copied
 from tests.policy.policyd import Policyd
-from tests.policy.test_rotation import ROTATION, Targets, Worker, rows
+from tests.policy.rotating import ROTATION, Targets, Worker, rotated, rows
 from tests.policy.vaulting import RULES, bring, done, no, revealed, take
 from tests.support.net import wait_until
 
@@ -107,6 +107,18 @@ def test_while_it_is_out_it_is_not_changed_under_the_persons_hands(policyd, work
         assert targets.opens["root@web1"] == {OLD}
         done(bring(alice, "root@web1"))
         assert changed(targets) != OLD
+
+
+def test_what_was_begun_goes_on_while_somebody_has_it(policyd, worker, targets):
+    targets.logins = "unknown"
+    assert rotated(policyd, "root@web1")[0]["state"] == "both-kept"
+    with policyd.login("alice") as alice:
+        revealed(take(alice))
+        targets.logins = ""
+        policyd.restart()
+        again = Worker(policyd, targets)
+        wait_until("what opens", lambda: not rows(policyd))
+        again.close()
 
 
 def test_what_is_being_changed_is_not_shown_before_it_is(policyd, worker, targets):
