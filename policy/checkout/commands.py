@@ -65,7 +65,7 @@ async def checkout_take(desk: Authority, talk: Conversation, request: CheckoutTa
         assert isinstance(decision, Allow)
         account = desk.roster.account(request.target, request.account)
         assert account is not None, "decide denies what has no record"
-        seconds = how_long(request.seconds, decision.expires_in, desk.rules.checkout.longest)
+        seconds = how_long(_asked(desk, request, decision), decision.expires_in, desk.rules.checkout.longest)
         try:
             opened = await _opened(desk, account)
         except VaultError as error:
@@ -143,6 +143,12 @@ async def _refused(desk: Authority, talk: Conversation, facts: Facts, decision: 
     event, what = "checkout-refused", _place(facts)
     if isinstance(decision, Deny):
         return await denied(desk, talk, facts, decision, what, event=event)
+    if not facts.reason.strip():  # whatever the rule says: a password in hand is never nobody's business
+        cause, hint = (
+            f"the password of `{what}` needs a reason",
+            f"say it: ssh bastion vault checkout {what} --reason why",
+        )
+        return await desk.refuse(talk, event, "no reason", cause, hint, what=what, need="reason")
     if decision.watched:
         cause = "a rule wants somebody to look on, and nobody sees what is done with a password"
         return await desk.refuse(talk, event, "a rule wants a watcher", cause, "use a session", what=what)
@@ -164,6 +170,14 @@ async def _refused(desk: Authority, talk: Conversation, facts: Facts, decision: 
             )
         return await desk.refuse(talk, event, f"checked out by {out.person}", cause, hint, code=PENDING, what=what)
     return None
+
+
+def _asked(desk: Authority, request: CheckoutTake, allow: Allow) -> int:
+    """Seconds. Who was given leave for half an hour, and asks for it a moment later, has it for what is left."""
+    grant = desk.standing.get(allow.grant) if allow.grant else None
+    if grant is None or not request.seconds:
+        return request.seconds
+    return min(request.seconds, max(1, (grant.ends - time.time_ns()) // SECOND))
 
 
 async def _keep(desk: Authority, talk: Conversation, row: Checkout, opened: Opened, allow: Allow, seconds: int) -> None:
