@@ -12,6 +12,7 @@ import trio
 from policy.authority import Authority
 from policy.checkout.lease import SECOND, how_long
 from policy.checkout.returning import give_back, given_back, rotate
+from policy.checkout.telling import FORCED, tell_gone
 from policy.conversation import Conversation, State
 from policy.leave.deciding import new_id
 from policy.leave.requests import MAX_TICKET, text
@@ -101,11 +102,13 @@ async def checkout_return(desk: Authority, talk: Conversation, request: Checkout
             raise CommandRefused(
                 f"`{found.place}` is with `{found.person}`", "take it away: --force --reason why", code=77
             )
-        event = talk.event("checkin", found.place, given_back(found) | {"forced": "" if own else "yes"}, why=why)
+        event = talk.event("checkin" if own else FORCED, found.place, given_back(found), why=why)
         if not await give_back(desk, [found], talk.who, why or "brought back", [event]):
             raise CommandRefused(f"`{found.place}` came back meanwhile", "see: ssh bastion vault checkouts --all")
         desk.alarm(event)
     await rotate(desk, [found])
+    if not own:
+        await tell_gone(desk, [found], talk.who, why)
     changed = "; it is to be changed now" if desk.rotations.covers(found.account, found.target) else ""
     return Done(
         text=f"the password of `{found.place}` came back from {found.person}{changed}",
@@ -199,7 +202,7 @@ async def _keep(desk: Authority, talk: Conversation, row: Checkout, opened: Open
         "break-glass": "yes" if allow.break_glass else "",
     }  # fmt: skip
     # Known before it is kept: a session that begins while we write finds it.
-    desk.checkouts.put(row, trio.current_time() + seconds)
+    desk.checkouts.put(row, (clock := trio.current_time()) + seconds, clock)
     try:
         await desk.ledger.write(keep, talk.event("checkout", row.place, detail, why=row.reason), durable=True)
     except Conflict as error:

@@ -23,7 +23,8 @@ GUARDS: Final[list[Mutant]] = [
     *guards(
         "bastion/ssh/needs.py", "tests/e2e/test_checkout_words.py",
         ('same and (ChannelKind.CHECKOUT in row["kinds"].split()) == out', "same",
-         "leave for a session is waited for, and the password stays away", "test_leave_for_a_session_is_not_waited_for"),
+         "leave for a session is waited for",
+         "test_leave_for_a_session_is_not_waited_for"),
     ),
     *guards(
         "bastion/ssh/ask.py", "tests/bastion/test_needs.py",
