@@ -64,7 +64,7 @@ async def notices(desk: Authority, talk: Conversation) -> list[list[str]]:
 def _gone(one: Checkout, by: str, why: str) -> str:
     if why == OVER:
         return f"your time with the password of `{one.place}` is over"
-    return f"{by} brought the password of `{one.place}` back, you have it no more: {why}"
+    return f"{by} took the password of `{one.place}` back: {why}"
 
 
 async def _say(desk: Authority, one: Checkout, text: str) -> None:

@@ -195,6 +195,21 @@ def test_leave_for_a_session_is_not_waited_for(site: Site) -> None:
         assert alice.wait() == 75
 
 
+def test_who_loses_it_reads_it_where_they_are(site: Site) -> None:
+    """In a shell on another machine, in the menu that is open, and at the next login."""
+    with Person(*site.command("ssh", "-tt"), "direct") as shell, Person(*site.command("ssh", "-tt"), "bastion") as menu:
+        shell.type("echo $((6*7))\n")
+        shell.until("42")
+        menu.until("web1")
+        assert plain(site, "free@web2", "--for", "50s", "--reason", "repair").returncode == 0
+        menu.until("the password of free@web2 is yours until")
+        site.ask(m.CheckoutReturn(checkout="free@web2", force=True, reason="she is on holiday"))
+        shell.until("took the password of `free@web2` back: she is on holiday")
+        menu.until("took the password of")
+    with Person(*site.command("ssh", "-tt"), "direct") as later:
+        later.until("she is on holiday")
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_nobody_is_asked_where_nobody_is(site: Site, terminal: bool) -> None:
     """A script, and ansible with `-tt` and nobody at it: the exact command is said, and the exit code says which."""

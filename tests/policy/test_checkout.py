@@ -513,7 +513,7 @@ def test_who_loses_it_hears_by_whom_and_why(lending, place):
         said = alice.push()
         assert isinstance(said, m.Warn)
         assert said.session == grant.session
-        assert "sue brought the password" in said.text
+        assert "sue took the password" in said.text
         assert "she is on holiday" in said.text
         (row,) = news(alice, place)
         assert row[0] == "taken"
@@ -529,7 +529,7 @@ def test_who_loses_it_to_a_rule_hears_of_it(lending, place):
         lending.done(m.TargetSet(name=target, set_labels={"env": "secret"}))
         back(lending, place)
         (row,) = news(alice, place)
-        assert "policyd brought" in row[1]
+        assert "policyd took" in row[1]
         assert "what it rested on is gone" in row[1]
 
 
