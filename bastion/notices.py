@@ -6,7 +6,7 @@ from typing import Any, Final
 from policy.messages import Rows
 
 MOST: Final = 3
-"""Lines about grants that end soon: more of them would hide what the person came for."""
+"""Lines about what ends soon, or was taken away: more of them would hide what the person came for."""
 
 _COUNTED: Final = {
     "request": ("request", "waits for you", "wait for you", "ssh bastion requests"),
@@ -25,5 +25,5 @@ def lines(answer: Any) -> list[str]:
         if number := counts[kind]:
             said.append(f"{number} {noun}{'' if number == 1 else 's'} {one if number == 1 else many}: {command}")
     told = {kind: [f"{row.get('text', '')}: {row.get('command', '')}" for row in rows if row.get("kind") == kind]
-            for kind in ("recovery", "grant")}  # fmt: skip
-    return said + told["recovery"] + told["grant"][:MOST]
+            for kind in ("recovery", "taken", "checkout", "grant")}  # fmt: skip
+    return said + told["recovery"] + told["taken"][:MOST] + (told["checkout"] + told["grant"])[:MOST]

@@ -107,7 +107,7 @@ VAULT: Final = (
          ask=_checkout, here=True,
          options=(Option("--for", "how long: 2h, 90m; the most that is allowed when left out", value="1h"),
                   Option("--ticket", "a ticket that says so", value="ID"),
-                  _why("the audit trail keeps it", needed=True))),
+                  _why("asked for on a terminal when left out; the audit trail keeps it"))),
     Word(name="vault checkin", arguments="CHECKOUT", about="bring a password back; its id or place", here=True,
          ask=lambda given: CheckoutReturn(checkout=given.rest[0], force=given.has("--force"),
                                           reason=given.text("--reason")),

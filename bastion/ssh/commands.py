@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from bastion.errors import BastionError, Denied, ExitCode, MisuseError
 from bastion.present import as_json, as_text, qr
-from bastion.ssh import ask, pages, secrets
+from bastion.ssh import ask, needs, pages, secrets
 from bastion.ssh.local import LocalChannel
 from bastion.text import neutral
 from bastion.vocabulary import VOCABULARY, overview
@@ -14,6 +15,7 @@ from bastion.vocabulary_vault import BINARY
 from bastion.words import Given, Said, Word, help_of, parse, split
 from policy.messages import (
     AccountAdd,
+    CheckoutTake,
     Done,
     MfaConfirm,
     MfaEnrol,
@@ -30,7 +32,7 @@ Watch = Callable[[str], asyncio.Event]
 """A session that is to be looked at -> set when it is over."""
 
 
-async def run(channel: LocalChannel, policy: Any, address: str, watch: Watch) -> None:
+async def run(channel: LocalChannel, policy: Any, person: str, address: str, watch: Watch) -> None:
     """Answer the channel's command and set its exit status. `address` is how people reach this bastion."""
     assert channel.command is not None
     try:
@@ -38,7 +40,7 @@ async def run(channel: LocalChannel, policy: Any, address: str, watch: Watch) ->
         if said.help or said.word.ask is None:
             _put(channel, _help(said))
         else:
-            await _carry_out(channel, policy, said.word, said.given, address, watch)
+            await _carry_out(channel, policy, person, said.word, said.given, address, watch)
         channel.exit(0)
     except BastionError as error:
         say(channel, "".join(f"{line}\n" for line in error.lines()))
@@ -61,7 +63,9 @@ def say(channel: LocalChannel, text: str) -> None:
         channel.write_error(text.encode())
 
 
-async def _carry_out(channel: LocalChannel, policy: Any, word: Word, given: Given, address: str, watch: Watch) -> None:
+async def _carry_out(
+    channel: LocalChannel, policy: Any, person: str, word: Word, given: Given, address: str, watch: Watch
+) -> None:
     assert word.ask is not None
     question = word.ask(given)
     if isinstance(question, AccountAdd) and not question.user_ca:
@@ -69,7 +73,10 @@ async def _carry_out(channel: LocalChannel, policy: Any, word: Word, given: Give
     if isinstance(question, SecretAdd | SecretSet) and question.value is not None:
         question = await secrets.with_value(channel, question, binary=given.has(BINARY))
     over = watch(question.session) if isinstance(question, WatchBegin) else None
-    answer = await pages.whole(policy, question)
+    if isinstance(question, CheckoutTake):
+        answer = await _lent(channel, policy, person, question)
+    else:
+        answer = await pages.whole(policy, question)
     _show(channel, word, given, answer, address)
     match word.name:
         case "request" if given.has("--wait") and isinstance(answer, Done):
@@ -81,6 +88,15 @@ async def _carry_out(channel: LocalChannel, policy: Any, word: Word, given: Give
             if over.is_set():
                 return say(channel, "bastion: the session is over\n")
             await pages.answered(policy, WatchEnd(session=given.rest[0]))
+
+
+async def _lent(channel: LocalChannel, policy: Any, person: str, wish: CheckoutTake) -> Rows | Done | Revealed:
+    """A password, once everything that a rule wants for it is there: as at a login."""
+    take = partial(pages.answered, policy)
+    try:
+        return await take(wish)
+    except BastionError as failure:
+        return await needs.settle(policy, person, wish, failure, channel, take)
 
 
 async def _decided(channel: LocalChannel, policy: Any, asked: Done, given: Given) -> None:

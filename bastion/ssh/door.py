@@ -157,7 +157,7 @@ class Door(ServerConnection):
         """With what came with the channel (a ticket, a reason), and what the person at it says when they are asked."""
         if self.relay is not None and not self.relay.is_live:
             raise failure  # it has ended: what comes along now does not begin another one
-        return await settle(self, self.wanted(), failure, local)
+        return await settle(self.policy, self.person, self.wanted(), failure, local, self.authorize)
 
     async def authorize(self, request: Authorize) -> Relay:
         """One more try; of two channels that try for the same at the same time, one dials and both have the session."""
@@ -174,7 +174,7 @@ class Door(ServerConnection):
         try:
             return await self.authorize(request)
         except BastionError as failure:
-            return await settle(self, request, failure, local)
+            return await settle(self.policy, self.person, request, failure, local, self.authorize)
 
     async def news(self) -> list[str]:
         """What waits for this person, told with the first shell of a connection."""

@@ -81,7 +81,7 @@ class Entrance(PersonConnection, Door):
     async def serve(self, local: "LocalChannel") -> Relay | None:
         self._welcome(local)
         if local.command is not None:
-            await commands.run(local, self.policy, self._place, self.watch)
+            await commands.run(local, self.policy, self.person, self._place, self.watch)
             return None
         if local.terminal is None:
             commands.refuse_no_target(local)

@@ -1,16 +1,18 @@
 """What a denial says is missing, asked of the person who is there: a reason, a ticket, a newer code, leave.
 
     Refused.need   at a terminal                              without one
-    reason         `reason: `                                 the hint: -o SetEnv=BASTION_REASON=...
-    ticket         `ticket: `                                 the hint: -o SetEnv=BASTION_TICKET=...
+    reason         `reason: `                                 the hint: -o SetEnv=BASTION_REASON=..., or --reason
+    ticket         `ticket: `                                 the hint: -o SetEnv=BASTION_TICKET=..., or --ticket
     mfa            the prompts of AskCode, hidden             the hint: log in again
     approval       ask for it, wait, go on when it is given   exit 75, and the command that asks
 
-policyd decides anew each time; what is asked here only goes into the next Authorize.
+So it is for a session and for a password that is checked out. policyd decides anew each time; what is asked here only
+goes into the next Authorize or CheckoutTake.
 """
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -24,6 +26,7 @@ from policy.messages import (
     AskCode,
     Authorize,
     Challenge,
+    CheckoutTake,
     Done,
     Refused,
     RequestAccess,
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
     from bastion.ssh.door import Door
     from bastion.ssh.relay import Relay
     from bastion.ssh.sessions import SessionChannel
+
+Wish = TypeVar("Wish", Authorize, CheckoutTake)
+Found = TypeVar("Found")
 
 
 async def find(
@@ -80,12 +86,16 @@ class News:
         self._lines = []
 
 
-async def settle(door: "Door", request: Authorize, failure: BastionError, local: LocalChannel) -> "Relay":
-    """The session, once nothing is missing; the denial that nothing more can be done about."""
-    request.ticket = local.env.get(b"BASTION_TICKET", b"").decode("utf-8", "replace")
-    request.reason = local.env.get(b"BASTION_REASON", b"").decode("utf-8", "replace")
+async def settle(
+    policy: Any, person: str, wish: Wish, failure: BastionError, local: LocalChannel,
+    again: Callable[[Wish], Awaitable[Found]],
+) -> Found:  # fmt: skip
+    """What `again` finds for a wish, once nothing is missing; the denial that nothing more can be done about."""
+    said = {key: local.env.get(f"BASTION_{key.upper()}".encode(), b"").decode("utf-8", "replace")
+            for key in ("ticket", "reason") if not getattr(wish, key)}  # fmt: skip
+    wish = msgspec.structs.replace(wish, **said)
     asked: Counter[str] = Counter()
-    brought = bool(request.ticket or request.reason)
+    brought = any(said.values())
     while True:
         if not brought:
             need = failure.need if isinstance(failure, Denied) else ""
@@ -93,37 +103,36 @@ async def settle(door: "Door", request: Authorize, failure: BastionError, local:
             if not need or not ask.is_there(local) or asked[need] >= ask.TRIES:
                 raise failure
             asked[need] += 1
-            request = await _bring(door, local, failure, need, request)
+            wish = await _bring(policy, person, local, failure, need, wish)
         brought = False
         try:
-            return await door.authorize(request)
+            return await again(wish)
         except BastionError as error:
             failure = error
 
 
-async def _bring(door: "Door", local: LocalChannel, why: BastionError, need: str, request: Authorize) -> Authorize:
+async def _bring(policy: Any, person: str, local: LocalChannel, why: BastionError, need: str, wish: Wish) -> Wish:
     """What is needed, from the person. `why` is raised again if they would rather not."""
     ask.tell(local, why.cause)
     match need:
         case "reason" | "ticket":
             if not (said := await ask.line(local, f"{need}: ")):
                 raise why
-            return msgspec.structs.replace(request, **{need: said})
+            return msgspec.structs.replace(wish, **{need: said})
         case "mfa":
-            await _show_code(door, local, why)
+            await _show_code(policy, person, local, why)
         case "approval":
-            reason = await _get_leave(door, local, why, request)
-            if not request.reason:
-                return msgspec.structs.replace(request, reason=reason)
+            reason, ticket = await _get_leave(policy, person, local, why, wish)
+            return msgspec.structs.replace(wish, reason=wish.reason or reason, ticket=ticket)
         case _:
             raise why
-    return request
+    return wish
 
 
-async def _show_code(door: "Door", local: LocalChannel, why: BastionError) -> None:
+async def _show_code(policy: Any, person: str, local: LocalChannel, why: BastionError) -> None:
     """A newer proof of the second factor, asked as at the login and never shown."""
     for left in reversed(range(ask.TRIES)):
-        challenge = await door.policy.ask(AskCode(person=door.person))
+        challenge = await policy.ask(AskCode(person=person))
         if isinstance(challenge, Refused):  # they have none to show
             raise Denied(why.cause, challenge.hint or why.hint, ref=challenge.ref)
         if not isinstance(challenge, Challenge):
@@ -135,7 +144,7 @@ async def _show_code(door: "Door", local: LocalChannel, why: BastionError) -> No
             if not (answer := await ask.line(local, prompt, hidden=not echo)):
                 raise why
             answers.append(answer)
-        verdict = await door.policy.ask(AnswerCode(person=door.person, answers=answers))
+        verdict = await policy.ask(AnswerCode(person=person, answers=answers))
         if isinstance(verdict, Verdict) and verdict.outcome is Outcome.DONE:
             return
         if not left or not isinstance(verdict, Verdict) or verdict.outcome is Outcome.DISCONNECT:
@@ -143,44 +152,53 @@ async def _show_code(door: "Door", local: LocalChannel, why: BastionError) -> No
         ask.tell(local, "that code is wrong, or was used before")
 
 
-async def _get_leave(door: "Door", local: LocalChannel, why: BastionError, request: Authorize) -> str:
-    """Ask those who may give it, and wait. Returns the reason that was given; Denied if the answer is no."""
-    ident, reason = await _waiting(door, request)
+async def _get_leave(
+    policy: Any, person: str, local: LocalChannel, why: BastionError, wish: Authorize | CheckoutTake
+) -> tuple[str, str]:
+    """Ask those who may give it, and wait. The reason and ticket that were given; Denied if the answer is no."""
+    ident, reason = await _waiting(policy, person, wish)
+    ticket = wish.ticket
     if not ident:
         reason = await ask.line(local, "to ask for it, say why (empty: do not ask): ") or ""
         if not reason:
             raise why
-        asked = await _ask_for_leave(door, local, request, reason)
-        if asked.data.get("state") != "pending":
-            ask.tell(local, asked.text)
-            return reason
-        ident = asked.data["request"]
+        asked, ticket = await _ask_for_leave(policy, local, wish, reason)
         ask.tell(local, asked.text)
-    answer = await ask.decision(local, door.policy, ident)
+        if asked.data.get("state") != "pending":
+            return reason, ticket
+        ident = asked.data["request"]
+    answer = await ask.decision(local, policy, ident)
     ask.tell(local, answer.text)
     if answer.data.get("state") != "approved":
         raise Denied(answer.text, "see: ssh bastion requests --all")
-    return reason
+    return reason, ticket
 
 
-async def _ask_for_leave(door: "Door", local: LocalChannel, request: Authorize, reason: str) -> Done:
-    wish = RequestAccess(account=request.account, target=request.target, ticket=request.ticket, reason=reason)
-    answer = await door.policy.ask(wish)
+async def _ask_for_leave(
+    policy: Any, local: LocalChannel, wish: Authorize | CheckoutTake, reason: str
+) -> tuple[Done, str]:
+    """What came of asking, and the ticket that was named for it."""
+    asked = RequestAccess(account=wish.account, target=wish.target, ticket=wish.ticket, reason=reason)
+    if isinstance(wish, CheckoutTake):
+        asked.kinds, asked.seconds = [ChannelKind.CHECKOUT.value], wish.seconds
+    answer = await policy.ask(asked)
     if isinstance(answer, Refused) and answer.need == "ticket":
         ask.tell(local, answer.cause)
-        wish.ticket = request.ticket = await ask.line(local, "ticket: ") or ""
-        answer = await door.policy.ask(wish)
+        asked.ticket = await ask.line(local, "ticket: ") or ""
+        answer = await policy.ask(asked)
     if not isinstance(answer, Done):
         raise refused(answer)
-    return answer
+    return answer, asked.ticket
 
 
-async def _waiting(door: "Door", request: Authorize) -> tuple[str, str]:
-    """A request of theirs that waits already, from an earlier try, and its reason."""
-    answer = await door.policy.ask(RequestList())
+async def _waiting(policy: Any, person: str, wish: Authorize | CheckoutTake) -> tuple[str, str]:
+    """A request of theirs for the same that waits already, from an earlier try, and its reason."""
+    out = isinstance(wish, CheckoutTake)
+    answer = await policy.ask(RequestList())
     if isinstance(answer, Rows):
         for cells in answer.rows:
             row = dict(zip(answer.columns, cells, strict=False))
-            if (row["person"], row["account"], row["target"]) == (door.person, request.account, request.target):
+            same = (row["person"], row["account"], row["target"]) == (person, wish.account, wish.target)
+            if same and (ChannelKind.CHECKOUT in row["kinds"].split()) == out:
                 return row["request"], row["reason"]
     return "", ""

@@ -12,6 +12,7 @@ import trio
 from policy.authority import Authority
 from policy.checkout.lease import SECOND, how_long
 from policy.checkout.returning import give_back, given_back, rotate
+from policy.checkout.telling import FORCED, tell_gone
 from policy.conversation import Conversation, State
 from policy.leave.deciding import new_id
 from policy.leave.requests import MAX_TICKET, text
@@ -65,7 +66,7 @@ async def checkout_take(desk: Authority, talk: Conversation, request: CheckoutTa
         assert isinstance(decision, Allow)
         account = desk.roster.account(request.target, request.account)
         assert account is not None, "decide denies what has no record"
-        seconds = how_long(request.seconds, decision.expires_in, desk.rules.checkout.longest)
+        seconds = how_long(_asked(desk, request, decision), decision.expires_in, desk.rules.checkout.longest)
         try:
             opened = await _opened(desk, account)
         except VaultError as error:
@@ -101,11 +102,13 @@ async def checkout_return(desk: Authority, talk: Conversation, request: Checkout
             raise CommandRefused(
                 f"`{found.place}` is with `{found.person}`", "take it away: --force --reason why", code=77
             )
-        event = talk.event("checkin", found.place, given_back(found) | {"forced": "" if own else "yes"}, why=why)
+        event = talk.event("checkin" if own else FORCED, found.place, given_back(found), why=why)
         if not await give_back(desk, [found], talk.who, why or "brought back", [event]):
             raise CommandRefused(f"`{found.place}` came back meanwhile", "see: ssh bastion vault checkouts --all")
         desk.alarm(event)
     await rotate(desk, [found])
+    if not own:
+        await tell_gone(desk, [found], talk.who, why)
     changed = "; it is to be changed now" if desk.rotations.covers(found.account, found.target) else ""
     return Done(
         text=f"the password of `{found.place}` came back from {found.person}{changed}",
@@ -143,6 +146,12 @@ async def _refused(desk: Authority, talk: Conversation, facts: Facts, decision: 
     event, what = "checkout-refused", _place(facts)
     if isinstance(decision, Deny):
         return await denied(desk, talk, facts, decision, what, event=event)
+    if not facts.reason.strip():  # whatever the rule says: a password in hand is never nobody's business
+        cause, hint = (
+            f"the password of `{what}` needs a reason",
+            f"say it: ssh bastion vault checkout {what} --reason why",
+        )
+        return await desk.refuse(talk, event, "no reason", cause, hint, what=what, need="reason")
     if decision.watched:
         cause = "a rule wants somebody to look on, and nobody sees what is done with a password"
         return await desk.refuse(talk, event, "a rule wants a watcher", cause, "use a session", what=what)
@@ -166,6 +175,14 @@ async def _refused(desk: Authority, talk: Conversation, facts: Facts, decision: 
     return None
 
 
+def _asked(desk: Authority, request: CheckoutTake, allow: Allow) -> int:
+    """Seconds. Who was given leave for half an hour, and asks for it a moment later, has it for what is left."""
+    grant = desk.standing.get(allow.grant) if allow.grant else None
+    if grant is None or not request.seconds:
+        return request.seconds
+    return min(request.seconds, max(1, (grant.ends - time.time_ns()) // SECOND))
+
+
 async def _keep(desk: Authority, talk: Conversation, row: Checkout, opened: Opened, allow: Allow, seconds: int) -> None:
     """In the database with its event, and in memory. CommandRefused if something was faster."""
 
@@ -185,7 +202,7 @@ async def _keep(desk: Authority, talk: Conversation, row: Checkout, opened: Open
         "break-glass": "yes" if allow.break_glass else "",
     }  # fmt: skip
     # Known before it is kept: a session that begins while we write finds it.
-    desk.checkouts.put(row, trio.current_time() + seconds)
+    desk.checkouts.put(row, (clock := trio.current_time()) + seconds, clock)
     try:
         await desk.ledger.write(keep, talk.event("checkout", row.place, detail, why=row.reason), durable=True)
     except Conflict as error:

@@ -21,6 +21,8 @@ from policy.store.records import Checkout
 SECOND: Final = 1_000_000_000
 OVER: Final = "over"
 """Why it came back: its time."""
+WARNINGS: Final = (300.0, 60.0)
+"""Seconds before its end at which the person is told, as of a session's end; who has it for less knows it."""
 
 
 class Checkouts:
@@ -29,25 +31,29 @@ class Checkouts:
     def __init__(self, out: Iterable[Checkout] = (), *, now: int = 0, clock: float = 0.0) -> None:
         self._out: dict[tuple[str, str], Checkout] = {}
         self._deadlines: dict[str, float] = {}
+        self._warnings: dict[str, list[float]] = {}  # those of WARNINGS that are still to come
+        self._told: set[str] = set()
         self.wake: Callable[[], None] = lambda: None
         """Called when something that they rest on may have gone."""
         for one in out:
             # Never longer than it was given for, should the clock have been set back while we were not there.
-            self.put(one, clock + max(0.0, min(one.ends - now, one.ends - one.taken) / SECOND))
+            self.put(one, clock + max(0.0, min(one.ends - now, one.ends - one.taken) / SECOND), clock)
 
     def __len__(self) -> int:
         return len(self._out)
 
-    def put(self, one: Checkout, deadline: float) -> None:
-        """`deadline` on the steady clock, in seconds."""
+    def put(self, one: Checkout, deadline: float, clock: float) -> None:
+        """`deadline` and now, on the steady clock, in seconds."""
         assert (one.account, one.target) not in self._out, "its password is out"
         self._out[one.account, one.target] = one
         self._deadlines[one.id] = deadline
+        self._warnings[one.id] = [before for before in WARNINGS if before < deadline - clock]
 
     def drop(self, one: Checkout) -> None:
         if (mine := self._out.get((one.account, one.target))) is not None and mine.id == one.id:
             del self._out[one.account, one.target]
-            del self._deadlines[one.id]
+            del self._deadlines[one.id], self._warnings[one.id]
+            self._told.discard(one.id)
 
     def all(self) -> list[Checkout]:
         """Those that end first, first."""
@@ -66,10 +72,26 @@ class Checkouts:
     def is_over(self, one: Checkout, now: int, clock: float) -> bool:
         return one.ends <= now or self._deadlines.get(one.id, 0.0) <= clock
 
-    def next_end(self, now: int, clock: float) -> float | None:
-        """Seconds until the first one is over; None if none is out."""
-        left = [min((one.ends - now) / SECOND, self._deadlines[one.id] - clock) for one in self._out.values()]
-        return max(0.0, min(left)) if left else None
+    def to_warn(self, now: int, clock: float) -> list[tuple[Checkout, float, bool]]:
+        """Whose holder is to hear now how many seconds are left, and whether for the first time; each once."""
+        found = []
+        for one in self._out.values():
+            coming, left = self._warnings[one.id], self._left(one, now, clock)
+            due = [before for before in coming if left <= before]
+            self._warnings[one.id] = [before for before in coming if before not in due]
+            if due and left > 0:
+                found.append((one, min(due), one.id not in self._told))
+                self._told.add(one.id)
+        return found
+
+    def next_moment(self, now: int, clock: float) -> float | None:
+        """Seconds until the first one is over, or is to be told of; None if none is out."""
+        moments = [self._left(one, now, clock) - max(self._warnings[one.id], default=0.0) for one in self._out.values()]
+        return max(0.0, min(moments)) if moments else None
+
+    def _left(self, one: Checkout, now: int, clock: float) -> float:
+        """Seconds until its end, by the clock that says so first."""
+        return min((one.ends - now) / SECOND, self._deadlines[one.id] - clock)
 
 
 def how_long(asked: int, *limits: timedelta | None) -> int:

@@ -6,12 +6,14 @@ crash between the return and the change loses nothing; the next start finds it, 
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import structlog
 import trio
 
 from policy.authority import Authority
+from policy.checkout import telling
 from policy.checkout.lease import OVER
 from policy.model import ChannelKind
 from policy.rules.conditions import Facts
@@ -23,6 +25,7 @@ from policy.trail.ledger import LedgerError
 
 SWEEP_SECONDS: Final = 10.0
 """How late an end is seen at most, should the wall clock have been set on; else it is in time."""
+GONE: Final = "what it rested on is gone"
 WHY: Final = "checkout"
 """What rotations are told."""
 
@@ -31,34 +34,30 @@ log = structlog.get_logger()
 
 async def bring_back(desk: Authority) -> None:
     """Return what is over or rests on nothing any more, and have it changed, until cancelled."""
-    woken = trio.Event()
-
-    def wake() -> None:
-        woken.set()
-
-    desk.checkouts.wake = wake
-    changed = -1.0
-    while True:
-        try:
-            await sweep(desk)
-            if trio.current_time() > changed + 60 * SWEEP_SECONDS or changed < 0:
-                await rotate(desk, await desk.ledger.read(lambda t: t.checkouts.still_known()))
-                changed = trio.current_time()
-        except LedgerError as error:
-            log.error("checkouts-not-returned", error=str(error))
-            await trio.sleep(SWEEP_SECONDS / 10)  # who is told that it is out cannot use it: sessions stay refused
-        wait = desk.checkouts.next_end(time.time_ns(), trio.current_time())
-        with trio.move_on_after(SWEEP_SECONDS if wait is None else min(SWEEP_SECONDS, wait + 0.01)):
-            await woken.wait()
-        woken = trio.Event()
+    async with trio.open_nursery() as nursery:
+        changed = -1.0
+        while True:
+            woken = trio.Event()
+            desk.checkouts.wake = woken.set
+            try:
+                await _sweep(desk, nursery)
+                if trio.current_time() > changed + 60 * SWEEP_SECONDS or changed < 0:
+                    await rotate(desk, await desk.ledger.read(lambda t: t.checkouts.still_known()))
+                    changed = trio.current_time()
+            except LedgerError as error:
+                log.error("checkouts-not-returned", error=str(error))
+                await trio.sleep(SWEEP_SECONDS / 10)  # who is told that it is out cannot use it: sessions stay refused
+            wait = desk.checkouts.next_moment(time.time_ns(), trio.current_time())
+            with trio.move_on_after(SWEEP_SECONDS if wait is None else min(SWEEP_SECONDS, wait + 0.01)):
+                await woken.wait()
 
 
-async def sweep(desk: Authority) -> None:
-    """Everything that is out, looked at once."""
+async def _sweep(desk: Authority, nursery: trio.Nursery) -> None:
+    """Everything that is out, looked at once. Who has it is told in the nursery: no gateway is waited for."""
     back: list[Checkout] = []
     async with desk.deciding:
         now, clock = time.time_ns(), trio.current_time()
-        for why in (OVER, "what it rested on is gone"):
+        for why in (OVER, GONE):
             gone = [
                 one
                 for one in desk.checkouts.all()
@@ -68,7 +67,11 @@ async def sweep(desk: Authority) -> None:
                 Event(event="checkin", who="policyd", what=one.place, why=why, detail=given_back(one)) for one in gone
             ]
             if gone:
-                back += await give_back(desk, gone, "policyd", why, events)
+                done = await give_back(desk, gone, "policyd", why, events)
+                nursery.start_soon(telling.tell_gone, desk, done, "policyd", why)
+                back += done
+    for one, before, first in desk.checkouts.to_warn(now, clock):
+        nursery.start_soon(partial(telling.warn, desk, one, before, first=first))
     await rotate(desk, back)
 
 

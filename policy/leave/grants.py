@@ -10,6 +10,7 @@ import structlog
 import trio
 
 from policy.authority import Authority, ended_note
+from policy.checkout import telling
 from policy.conversation import Conversation, State
 from policy.leave.concerned import approver_of, facts_about, gives_anything, may_decide, may_give, the_rule
 from policy.leave.deciding import attempt, cast_vote, close, new_id
@@ -176,6 +177,7 @@ async def notices(desk: Authority, talk: Conversation, _: Notices) -> Rows:
         if grant.ends - time.time_ns() <= SOON and grant.token is None:
             what = f"your leave for {place_of(grant)} ends at {shown_time(grant.ends)}"
             rows.append(["grant", grant.id, what, f"ssh bastion request {place_of(grant)}"])
+    rows += await telling.notices(desk, talk)
     if talk.recovery_left is not None:
         left = counted(talk.recovery_left, "recovery code")
         rows.append(["recovery", "", f"you logged in with a recovery code; {left} left", "ssh bastion mfa recovery"])

@@ -66,6 +66,7 @@ TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
         "grant-add": Topic.DECISION,
         "grant-revoke": Topic.DECISION,
         "request-expiring": Topic.EXPIRING,
+        "checkout-ending": Topic.EXPIRING,
         "break-glass": Topic.BREAK_GLASS,
         "host-key-mismatch": Topic.HOST_KEY,
         "person-locked": Topic.LOCK_OUT,
@@ -78,6 +79,7 @@ TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
         "vault-rekey-stopped": Topic.VAULT,
         "rotation-in-doubt": Topic.VAULT,
         "secret-taken": Topic.VAULT,
+        "checkin-forced": Topic.VAULT,
     }
 )
 """Events of the audit trail that people are told of: nothing is told that is not kept, and nothing is told twice."""
@@ -181,6 +183,10 @@ def _words(topic: Topic, event: Event, to: Destination) -> tuple[str, list[str]]
                 f"see: {to.command} requests",
             ]
         case Topic.EXPIRING:
+            if event.event == "checkout-ending":
+                return f"the password of {what} is {person}'s until {_plain(detail.get('until', ''))}", [
+                    f"bring it back: {to.command} vault checkin {_plain(detail.get('checkout', ''))}",
+                ]
             return f"request {ident} of {person} for {_plain(detail.get('place', ''))} is void soon", [
                 f"decide: {to.command} approve {ident}",
                 f"or: {to.command} deny {ident}",
@@ -218,6 +224,8 @@ def _words(topic: Topic, event: Event, to: Destination) -> tuple[str, list[str]]
             if event.event == "secret-taken":
                 before, after = _plain(detail.get("owner before", "")), _plain(detail.get("owner after", ""))
                 return f"secret {what} was taken from {before} and given to {after} by {who}", [reason]
+            if event.event == "checkin-forced":
+                return f"the password of {what} was taken from {person} by {who}", [reason]
             if event.event == "vault-rekey-stopped":
                 return f"the vault is not sealed anew: {_plain(event.why)}", ["see: bastion vault status"]
             return f"what opens {what} is in doubt: neither its new nor its last secret is proven", [

@@ -102,14 +102,17 @@ def denial_for_person(denial: Deny, facts: Facts) -> tuple[str, str]:
     where = f"{'the password of ' if out else ''}`{facts.account}` on `{facts.target}`"
     match cause.why:
         case Why.MFA:
-            return f"{where} needs a second factor: {cause.text}", "log in again and enter a new code"
+            hint = f"enter a new code: ssh -t {_take(facts)}" if out else "log in again and enter a new code"
+            return f"{where} needs a second factor: {cause.text}", hint
         case Why.REASON:
-            return f"{where} needs a reason", f"add: {'--reason why' if out else '-o SetEnv=BASTION_REASON=why'}"
+            return f"{where} needs a reason", (
+                f"say it: ssh {_take(facts)} --reason why" if out else "add: -o SetEnv=BASTION_REASON=why"
+            )
         case Why.TICKET:
             hint = "name one that does" if facts.ticket.strip() else "add"
             return (
                 f"{where} needs a ticket: {cause.text}",
-                f"{hint}: {'--ticket NUMBER' if out else '-o SetEnv=BASTION_TICKET=NUMBER'}",
+                f"{hint}: {f'ssh {_take(facts)} --ticket NUMBER' if out else '-o SetEnv=BASTION_TICKET=NUMBER'}",
             )
         case Why.APPROVAL:
             return f"{where} needs leave: {cause.text}", f"ask for it: {_request(facts)} --reason why"
@@ -138,6 +141,10 @@ def denial_for_audit(denial: Deny) -> str:
     return "; ".join(
         f"{cause.why}: {f'rule `{cause.rule}`: ' if cause.rule else ''}{cause.text}" for cause in denial.causes
     )
+
+
+def _take(facts: Facts) -> str:
+    return f"bastion vault checkout {facts.account}@{facts.target}"
 
 
 def _request(facts: Facts) -> str:

@@ -39,6 +39,12 @@ class CheckoutTables:
         """The newest."""
         return self._checkouts(select(s.checkout).limit(limit))
 
+    def taken_back(self, person: str, since: int) -> list[Checkout]:
+        """Those that this person had until somebody else, or policyd, brought them back, and that not long ago."""
+        c = s.checkout.c
+        query = select(s.checkout).where(c.person == person, c.returned >= since, c.returned_by != person)
+        return self._checkouts(query)
+
     def still_known(self) -> list[Checkout]:
         """Those that came back while the password which was shown is still the one in force: they know it."""
         v = s.secret_version.c

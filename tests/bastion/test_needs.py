@@ -317,7 +317,10 @@ def test_settle_takes_no_terminal_for_an_answer() -> None:
         terminal = None
         command = None
 
+    async def never(_: Authorize) -> None:
+        raise AssertionError("tried again with nothing new")
+
     why = Denied("no", need="approval")
     with pytest.raises(Denied) as raised:
-        asyncio.run(settle(None, Authorize(account="root", target="web1"), why, Nobody()))  # type: ignore[arg-type]
+        asyncio.run(settle(None, "alice", Authorize(account="root", target="web1"), why, Nobody(), never))  # type: ignore[arg-type]
     assert raised.value is why

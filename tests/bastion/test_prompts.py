@@ -91,6 +91,7 @@ def test_what_waits_is_counted() -> None:
         "2 requests wait for you: ssh bastion requests", "1 review is owed: ssh bastion review list",
     ]  # fmt: skip
     assert len(lines(waiting(*["grant"] * 20))) == 3
+    assert len(lines(waiting(*["checkout"] * 2, *["taken"] * 20, *["grant"] * 20))) == 6
 
 
 @pytest.mark.parametrize("answer", [Refused(code=77, cause="no"), Rows(columns=[], rows=[["x"]]), None])

@@ -21,6 +21,12 @@ GUARDS: Final[list[Mutant]] = [
          "test_no_leave_is_said"),
     ),
     *guards(
+        "bastion/ssh/needs.py", "tests/e2e/test_checkout_words.py",
+        ('same and (ChannelKind.CHECKOUT in row["kinds"].split()) == out', "same",
+         "leave for a session is waited for",
+         "test_leave_for_a_session_is_not_waited_for"),
+    ),
+    *guards(
         "bastion/ssh/ask.py", "tests/bastion/test_needs.py",
         ("local.terminal is not None and (local.command is None or local.terminal.columns > 0)",
          "local.terminal is not None", "a terminal with nobody at it is asked", "test_nobody_there"),

@@ -34,7 +34,7 @@ _numbers = itertools.count(1)
 def test_one_password_is_out_once() -> None:
     found = Checkouts([ROW], now=100 * SECOND, clock=7.0)
     with pytest.raises(AssertionError):
-        found.put(replace(ROW, id="c-2", person="bob"), 1.0)
+        found.put(replace(ROW, id="c-2", person="bob"), 1.0, 0.0)
     assert found.at("root", "web1") is ROW
     assert found.find("c-1") is found.find("root@web1") is ROW
     assert found.find("c-2") is found.find("root@web2") is None
@@ -49,16 +49,36 @@ def test_it_is_over_by_the_clock_that_says_so_first() -> None:
     assert not found.is_over(ROW, 159 * SECOND, 66.9)
     assert found.is_over(ROW, 160 * SECOND, 7.0), "the wall clock, as people are told"
     assert found.is_over(ROW, 1 * SECOND, 67.0), "a wall clock set back lends no time"
-    assert found.next_end(130 * SECOND, 7.0) == 30
-    assert found.next_end(1 * SECOND, 60.0) == 7
-    assert found.next_end(999 * SECOND, 0.0) == 0
-    assert Checkouts().next_end(0, 0.0) is None
+    assert found.next_moment(130 * SECOND, 7.0) == 30
+    assert found.next_moment(1 * SECOND, 60.0) == 7
+    assert found.next_moment(999 * SECOND, 0.0) == 0
+    assert Checkouts().next_moment(0, 0.0) is None
 
 
 def test_a_start_with_a_clock_set_back_lends_no_longer_than_it_was_given_for() -> None:
     found = Checkouts([ROW], now=1 * SECOND, clock=7.0)
     assert found.is_over(ROW, 1 * SECOND, 67.0)
     assert Checkouts([ROW], now=500 * SECOND, clock=7.0).is_over(ROW, 0, 7.0)
+
+
+def test_each_warning_once_and_by_the_clock_that_says_so_first() -> None:
+    row = replace(ROW, ends=700 * SECOND)
+    found = Checkouts([row], now=100 * SECOND, clock=0.0)
+    assert found.next_moment(100 * SECOND, 0.0) == 300
+    assert found.to_warn(399 * SECOND, 299.0) == []
+    assert found.to_warn(1 * SECOND, 300.0) == [(row, 300.0, True)], "a wall clock set back keeps nobody from hearing"
+    assert found.to_warn(400 * SECOND, 300.0) == []
+    assert found.next_moment(400 * SECOND, 300.0) == 240
+    assert found.to_warn(640 * SECOND, 300.0) == [(row, 60.0, False)]
+    assert found.next_moment(640 * SECOND, 300.0) == 60
+    late = Checkouts([row], now=100 * SECOND, clock=0.0)
+    assert late.to_warn(690 * SECOND, 0.0) == [(row, 60.0, True)], "of two that are due the one that is true"
+    assert Checkouts([row], now=100 * SECOND, clock=0.0).to_warn(700 * SECOND, 0.0) == [], "it is over: that is told"
+
+
+def test_who_has_it_for_a_minute_knows_it() -> None:
+    found = Checkouts([ROW], now=100 * SECOND, clock=7.0)
+    assert found.to_warn(159 * SECOND, 66.0) == []
 
 
 @pytest.mark.parametrize(
@@ -449,9 +469,75 @@ def test_forced(lending, place):
         assert "--force" in no(bring(sue, ident)).hint
         assert "--force" in no(bring(sue, ident, force=True)).hint
         done(bring(sue, place, force=True, reason="she is on holiday"))
-        event = lending.audit("checkin")[0]
-        assert (event["who"], event["why"]) == ("sue", "she is on holiday")
-        assert "forced=yes" in event["detail"]
+        event = lending.audit("checkin-forced")[0]
+        assert (event["who"], event["why"], event["what"]) == ("sue", "she is on holiday", place)
+
+
+# --- the one who has it hears of it ------------------------------------------------------------------------------
+
+
+def news(peer, place: str) -> list[list[str]]:
+    return [[row[0], row[2], row[3]] for row in peer.ask(m.Notices()).rows if place in row[2]]
+
+
+def test_before_its_end_the_holder_is_warned(lending, place):
+    with lending.login("alice") as alice, lending.login("alice") as working, lending.login("bob") as bob:
+        lending.target("w1", "root")
+        grant, other = (one.ask(m.Authorize(account="root", target="w1")) for one in (working, bob))
+        assert isinstance(grant, m.Grant)
+        assert isinstance(other, m.Grant)
+        ident = revealed(take(alice, place, seconds=62)).data["checkout"]
+        said = working.push()
+        assert isinstance(said, m.Warn)
+        assert said.session == grant.session
+        assert f"the password of `{place}` is yours for 1 minute more" in said.text
+        ((kind, text, command),) = news(alice, place)
+        assert (kind, command) == ("checkout", f"ssh bastion vault checkin {ident}")
+        assert "is yours until" in text
+        assert news(bob, place) == [], "it is not for others to hear"
+        wait_until("the event", lambda: [one for one in lending.audit("checkout-ending") if one["what"] == place])
+        event = lending.audit("checkout-ending")[0]
+        assert f"checkout={ident}" in event["detail"]
+        assert "person=alice" in event["detail"]
+        done(bring(alice, ident))
+        assert news(alice, place) == [], "and not who brought it back"
+        assert len([one for one in lending.audit("checkout-ending") if one["what"] == place]) == 1
+
+
+def test_who_loses_it_hears_by_whom_and_why(lending, place):
+    with lending.login("alice") as alice, lending.login("bob") as bob, lending.login("sue") as sue:
+        lending.target("w2", "root")
+        grant = alice.ask(m.Authorize(account="root", target="w2"))
+        revealed(take(alice, place))
+        done(bring(sue, place, force=True, reason="she is on holiday"))
+        said = alice.push()
+        assert isinstance(said, m.Warn)
+        assert said.session == grant.session
+        assert "sue took the password" in said.text
+        assert "she is on holiday" in said.text
+        (row,) = news(alice, place)
+        assert row[0] == "taken"
+        assert "sue" in row[1]
+        assert "she is on holiday" in row[1]
+        assert news(bob, place) == news(sue, place) == []
+
+
+def test_who_loses_it_to_a_rule_hears_of_it(lending, place):
+    target = place.partition("@")[2]
+    with lending.login("alice") as alice:
+        revealed(take(alice, place))
+        lending.done(m.TargetSet(name=target, set_labels={"env": "secret"}))
+        back(lending, place)
+        (row,) = news(alice, place)
+        assert "policyd took" in row[1]
+        assert "what it rested on is gone" in row[1]
+
+
+def test_its_end_is_no_news_the_day_after(lending, place):
+    with lending.login("alice") as alice:
+        revealed(take(alice, place, seconds=1))
+        back(lending, place)
+        assert news(alice, place) == []
 
 
 # --- races --------------------------------------------------------------------------------------------------------

@@ -66,6 +66,12 @@ def test_a_request_is_told_with_the_command_that_decides_it() -> None:
         (Event(event="person-locked", what="alice", source="192.0.2.7"), ["too many failures: password of alice"]),
         (Event(event="code-locked", what="alice"), ["second factor of alice"]),
         (Event(event="source-locked", what="192.0.2.7"), ["source 192.0.2.7"]),
+        (Event(event="checkout-ending", who="policyd", what="root@web1", detail={
+            "checkout": "c-1", "person": "alice", "until": "2026-11-25 10:00"}),
+         ["the password of root@web1 is alice's until 2026-11-25 10:00",
+          "bring it back: ssh bastion vault checkin c-1"]),
+        (Event(event="checkin-forced", who="sue", what="root@web1", why="<holiday>", detail={"person": "alice"}),
+         ["the password of root@web1 was taken from alice by sue", "reason: `<holiday>`"]),
         (Event(event="request-expiring", what="r-1", detail={"person": "alice", "place": "root@web1"}),
          ["request r-1 of alice for root@web1 is void soon", "decide: ssh bastion approve r-1"]),
     ],
