@@ -266,6 +266,7 @@ async def test_a_recorder_that_is_gone(target: AccountsTarget, tmp_path: Path) -
         assert answer.outcome == "unreachable"
         assert "disk is full" in answer.detail
         assert one.asked_for(Credential) == [], "what is not recorded is not done"
+        assert [report.event for report in one.asked_for(Report)] == ["recorder-lost"]
 
 
 @asynchronous
@@ -273,8 +274,9 @@ async def test_a_recorder_that_goes_in_the_middle(target: AccountsTarget, tmp_pa
     target.fault("hangs")
     async with worker(tmp_path, target) as one:
         order = ChangeSecret(
-            task=1, grant=one.grant(ANN), how="passwd", account=ANN, old=PASSWORD.encode(), new=NEW.encode()
-        )
+            task=1, grant=one.grant(ANN), how="passwd", account=ANN, old=PASSWORD.encode(), new=NEW.encode(),
+            seconds=6.0,
+        )  # fmt: skip
         waiting = asyncio.ensure_future(one.do(order))
         await until("it was told", lambda: one.recorder.tapes and len(one.typed()) == 6)
         one.tape.hang_up()

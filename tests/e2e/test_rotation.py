@@ -1,46 +1,17 @@
 """Secrets of accounts on a real sshd change by themselves; and nothing that goes wrong locks anybody out."""
 
-import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from policy.messages import AccountAdd, RotationList, Rows, TargetAdd
+from tests.e2e.rotating import ROTATION, There, has_heard
 from tests.support.accounts_target import ANN, OPS, PASSWORD, ROOT, AccountsTarget, missing
 from tests.support.chaos import FaultSite, patience
 from tests.support.net import wait_until
 from tests.support.sshd import keygen
 
 pytestmark = [pytest.mark.e2e, pytest.mark.fault, pytest.mark.skipif(bool(missing()), reason=missing())]
-
-ROTATION = """
-[[rotation]]
-name  = "by root"
-where = { targets = ["by-*"] }
-as    = ["ann"]
-via   = "root"
-
-[[rotation]]
-name  = "by a sudoer"
-where = { targets = ["sudo-*"] }
-as    = ["ann"]
-via   = "ops"
-
-[[rotation]]
-name  = "after use"
-where = { targets = ["used-*"] }
-as    = ["*"]
-after = ["use"]
-
-[[rotation]]
-name  = "each by itself"
-where = { labels = { env = "test" } }
-as    = ["*"]
-password = { length = 30 }
-"""
 
 
 @pytest.fixture(scope="module")
@@ -61,47 +32,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultSite]:
         yield made
     finally:
         made.stop()
-
-
-class There:
-    """One name for the target, with accounts of this test's own."""
-
-    def __init__(self, site: FaultSite, target: AccountsTarget, name: str, address: str = "") -> None:
-        self.site, self.target, self.name = site, target, name
-        pins = [target.host_key.read_text().strip()]
-        site.ask(
-            TargetAdd(name=name, address=address or target.address, labels={"env": "test"}, host_keys=pins)
-        )  # fmt: skip
-
-    def account(self, name: str, password: str = PASSWORD) -> str:
-        """With a password, on the target as in the vault."""
-        self.target.set_password(name, password)
-        self.site.ask(AccountAdd(account=name, target=self.name, password=password))
-        return f"{name}@{self.name}"
-
-    def keyed(self, name: str, key: Path) -> str:
-        self.site.ask(AccountAdd(account=name, target=self.name, private_key=key.read_text()))
-        return f"{name}@{self.name}"
-
-    def rotate(self, place: str, *more: str) -> dict[str, Any]:
-        """`bastion account rotate`, to its end; the row."""
-        done = self.site.bastion("account", "rotate", place, "--json", *more, check=False)
-        assert done.returncode in (0, 75), done.stderr
-        row: dict[str, Any] = json.loads(done.stdout)[0]
-        assert (done.returncode == 0) is (row["state"] == "committed")
-        return row
-
-    def state(self) -> str:
-        """Of what is not ended; "" if everything is."""
-        answer = self.site.ask(RotationList())
-        assert isinstance(answer, Rows)
-        rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
-        return next((row["state"] for row in rows if row["target"] == self.name), "")
-
-    def works(self, account: str = ANN) -> bool:
-        """Whether a person gets there, with what the vault has."""
-        said = self.site.ssh("direct", "id", "-un", options=("-o", f"User={account}@{self.name}"))
-        return said.returncode == 0 and said.stdout.decode().strip() == account
 
 
 @pytest.fixture
@@ -185,7 +115,7 @@ def test_a_target_that_dies_when_it_was_told_leaves_both_until_one_is_proven(the
     place = there.account(ANN)
     there.target.fault("hangs")
     there.site.bastion("account", "rotate", place, "--no-wait")
-    wait_until("the change", lambda: _has_heard(there.target))
+    wait_until("the change", lambda: has_heard(there.target))
     there.target.stop()
     try:
         wait_until("the doubt", lambda: there.state() == "both-kept", patience(30))
@@ -205,7 +135,7 @@ def test_killed_while_the_target_is_told(there: There, role: str) -> None:
     place = there.account(ANN)
     there.target.fault("hangs")
     there.site.bastion("account", "rotate", place, "--no-wait")
-    wait_until("the change", lambda: _has_heard(there.target))
+    wait_until("the change", lambda: has_heard(there.target))
     there.target.fault()
     there.site.kill(role)
     there.site.recovers(patience(20))
@@ -236,11 +166,3 @@ def test_no_secret_stays_anywhere(there: There) -> None:
         assert b"seeded-Password-4711" not in there.site.log.read_bytes()
     finally:
         there.site.start_bastion()
-
-
-def _has_heard(target: AccountsTarget) -> bool:
-    """Whether `chpasswd` hangs there: it has read the new password by then."""
-    assert target.process is not None
-    first = Path(f"/proc/{target.process.pid}/task/{target.process.pid}/children").read_text().split()[0]
-    words = ["pgrep", "-f", "^sleep 600$", "--ns", first, "--nslist", "pid"]  # those of other tests are not meant
-    return subprocess.run(words, capture_output=True, check=False).returncode == 0

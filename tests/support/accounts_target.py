@@ -2,7 +2,8 @@
 
 It runs in private mount and process namespaces: its /etc is a copy, its /home, /run and /var/log are its own, so that
 the accounts of the machine stay as they are, and nothing of it lives longer than `stop`. `passwd` and `chpasswd` are
-wrappers first in PATH that do what `fault` says, and otherwise run the real ones.
+wrappers first in PATH that do what `fault` says, and otherwise run the real ones; `mv`, which replaces
+authorized_keys, as well.
 """
 
 import os
@@ -31,6 +32,8 @@ FAULTS: Final = (
     "drops",  # the line breaks once it is done
     "drops-before",  # the line breaks once the new password was read, and nothing is done
     "hangs",  # reads everything and says nothing more
+    "hangs-after",  # does it, and says nothing more
+    "turns",  # does it, and lies from then on
     "floods",  # talks without end
     "echoes",  # says back what it reads, and does it
     "terminal",  # wants a terminal
@@ -70,11 +73,13 @@ esac
 listen
 case "$fault" in
   lies) echo "{name}: password updated successfully"; exit 0 ;;
-  denies) again >/dev/null 2>&1; echo "{name}: Authentication token manipulation error" >&2; exit 10 ;;
-  drops) again >/dev/null 2>&1; cut ;;
+  denies) again "$@" >/dev/null 2>&1; echo "{name}: Authentication token manipulation error" >&2; exit 10 ;;
+  turns) again "$@"; echo lies > /usr/local/bin/{name}.fault ;;
+  drops) again "$@" >/dev/null 2>&1; cut ;;
   drops-before) cut ;;
   hangs) sleep 600 ;;
-  echoes) echo "you said $said"; again 2>/dev/null ;;
+  hangs-after) again "$@" >/dev/null 2>&1; sleep 600 ;;
+  echoes) echo "you said $said"; again "$@" 2>/dev/null ;;
 esac
 """
 _ASK: Final = (
@@ -93,6 +98,19 @@ mount -t tmpfs tmpfs /var/log
 mkdir /run/sshd
 shift
 exec "$@"
+"""
+
+
+_CRAMP: Final = """\
+size=$(du -s --block-size=4096 "$1" | cut -f1)
+mkdir -p /run/cramped
+mount -t tmpfs -o size=$(((size + 64) * 4096)),mode=755 tmpfs /run/cramped
+cp -a "$1/." /run/cramped
+chown --reference="$1" /run/cramped
+chmod --reference="$1" /run/cramped
+mount --move /run/cramped "$1"
+dd if=/dev/zero of="$1/filler" bs=4096 2>/dev/null || :
+truncate -s -$(($2 * 4096)) "$1/filler"
 """
 
 
@@ -135,6 +153,12 @@ class AccountsTarget:
     def client_key(self) -> Path:
         return self.home / "client_key"
 
+    @property
+    def listener(self) -> int:
+        """The first process of its namespace, which takes connections."""
+        assert self.process is not None
+        return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()[0])
+
     def start(self) -> "AccountsTarget":
         if not self.home.exists():
             self.home.mkdir(parents=True)
@@ -161,11 +185,13 @@ class AccountsTarget:
 
     # --- what a test changes ------------------------------------------------------------------------
 
-    def fault(self, name: str = "", programs: tuple[str, ...] = ("passwd", "chpasswd")) -> None:
-        """What `passwd` and `chpasswd` do from now on: one of FAULTS, or "" for what they should."""
+    def fault(self, name: str = "", *programs: str) -> None:
+        """What `passwd` and `chpasswd`, or these, do from now on: one of FAULTS, or "" for what all of them should."""
         assert name in ("", *FAULTS)
-        for program in programs:
-            (self.home / f"tools/{program}.fault").write_text(name)
+        for program in programs or ("passwd", "chpasswd", *(() if name else ("mv",))):
+            path = self.home / f"tools/{program}.fault"
+            path.write_text(name)
+            path.chmod(0o666)  # `turns` is anybody's to write
 
     def set_password(self, account: str, password: str) -> None:
         """As if an administrator of the target had done it; who was locked or expired is so no longer."""
@@ -185,6 +211,26 @@ class AccountsTarget:
     def sudoers(self, *rules: str) -> None:
         """What OPS may from now on, like `ALL = (root) NOPASSWD: /usr/sbin/chpasswd`."""
         (self.home / "etc/sudoers").write_text("".join(f"{OPS} {rule}\n" for rule in rules))
+
+    def inside(self, script: str, *words: str) -> str:
+        """Run as root among its own files and processes; what it wrote."""
+        command = ["nsenter", "--target", str(self.listener), "--mount", "--pid", "sh", "-ec", script, "sh", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, f"{script}: {done.stderr}"
+        return done.stdout
+
+    def cramp(self, folder: str, pages: int) -> None:
+        """Put a folder on a file system with room for so many pages of 4 KiB. Without `roomy`, until `stop`."""
+        self.inside(_CRAMP, folder, str(pages))
+
+    def roomy(self, folder: str) -> None:
+        """Somebody tidied up."""
+        self.inside('rm "$1/filler"', folder)
+
+    def read_only(self, folder: str, yes: bool = True) -> None:
+        """As a disk after an error; `False`: somebody repaired it."""
+        self.inside('mountpoint -q "$1" || mount --bind "$1" "$1"; mount -o "remount,bind,$2" "$1"',
+                    folder, "ro" if yes else "rw")  # fmt: skip
 
     # --- what a test looks at -----------------------------------------------------------------------
 
@@ -287,6 +333,7 @@ class AccountsTarget:
         for name, real, listen, again in (
             ("passwd", "/usr/bin/passwd", _ASK, pipe),
             ("chpasswd", "/usr/sbin/chpasswd", "said=$(cat)", "printf '%s\\n' \"$said\" | $real"),
+            ("mv", "/usr/bin/mv", ":", '$real "$@"'),  # what replaces authorized_keys
         ):
             (tools / name).write_text(_WRAPPER.format(name=name, real=real, listen=listen, again=again))
             (tools / name).chmod(0o755)
