@@ -134,6 +134,9 @@ def _refused(reply: Refused) -> Answer:
                            headers=(("www-authenticate", 'Bearer realm="bastion"'),))  # fmt: skip
         case "rate", _:
             return problem(429, reply.cause, reply.hint, headers=(("retry-after", "1"),))
+        case "lent", _:
+            wait = (("retry-after", str(reply.wait)),) if reply.wait else ()
+            return problem(423, reply.cause, reply.hint, reply.ref, headers=wait)
         case "lease", _:
             return problem(410, reply.cause, reply.hint, reply.ref)
         case _, 69:

@@ -29,11 +29,15 @@ BUSY = (429, 503)
 
 
 class BrokerError(Exception):
-    """`status` is HTTP's, 0 if there was no answer; `ref` is what the bastion's people find in `bastion audit show`."""
+    """`status` is HTTP's, 0 if there was no answer; `ref` is what the bastion's people find in `bastion audit show`.
 
-    def __init__(self, status: int, error: str, hint: str = "", ref: str = "") -> None:
+    `retry_after` are the seconds after which to ask again, None if the broker does not say. With 423 (a person has the
+    password checked out) it may be hours, and is not waited for here.
+    """
+
+    def __init__(self, status: int, error: str, hint: str = "", ref: str = "", retry_after: int | None = None) -> None:
         super().__init__(f"{error}{f': {hint}' if hint else ''}{f' [{ref}]' if ref else ''}")
-        self.status, self.error, self.hint, self.ref = status, error, hint, ref
+        self.status, self.error, self.hint, self.ref, self.retry_after = status, error, hint, ref, retry_after
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class Broker:
                 return self._once(method, path)
             where = self._parts.netloc if self._parts is not None else self._path
             raise BrokerError(0, f"the broker at {where} does not answer: {error or type(error).__name__}") from None
-        status, body = answer
+        status, wait, body = answer
         try:
             told = json.loads(body)
         except ValueError:
@@ -143,10 +147,11 @@ class Broker:
         if not isinstance(told, dict):
             raise BrokerError(0, f"this is no answer of the broker (HTTP {status})")
         if status != 200:
-            raise BrokerError(status, str(told.get("error")), str(told.get("hint", "")), str(told.get("ref", "")))
+            cause, hint, ref = (str(told.get(key, "")) for key in ("error", "hint", "ref"))
+            raise BrokerError(status, cause, hint, ref, int(wait) if wait.isdecimal() else None)
         return told
 
-    def _exchange(self, method: str, path: str) -> tuple[int, bytes]:
+    def _exchange(self, method: str, path: str) -> tuple[int, str, bytes]:
         if self._connection is None:
             self._connection = self._connect()
         self._connection.request(method, path, headers=self._headers())
@@ -156,7 +161,7 @@ class Broker:
             raise http.client.HTTPException("the answer is too long")
         if answer.will_close:
             self.close()
-        return answer.status, body
+        return answer.status, answer.getheader("Retry-After", ""), body
 
     def _headers(self) -> dict[str, str]:
         headers = {"Host": "bastion"} if self._parts is None else {}

@@ -70,5 +70,6 @@ def _json(secret: Secret) -> bytes:
 def _said(error: BrokerError) -> BastionError:
     if error.status == 0:
         return PeerError(error.error, "is it running: systemctl status bastion-broker")
-    code = {400: ExitCode.USAGE, 429: ExitCode.PENDING, 503: ExitCode.PENDING}.get(error.status, ExitCode.DENIED)
+    later = dict.fromkeys((423, 429, 503), ExitCode.PENDING)
+    code = (later | {400: ExitCode.USAGE}).get(error.status, ExitCode.DENIED)
     return Denied(error.error, error.hint, ref=error.ref, code=code)

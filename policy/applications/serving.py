@@ -2,6 +2,9 @@
 
 Who stands at the other end is judged again at every request, and whether the secret is shared in the transaction that
 keeps the lease. There is no answer with a secret without its row and its event.
+
+A password that a person has checked out is theirs alone: it is read by nobody meanwhile, and no lease of it is renewed.
+What an application has read before it goes on using until its lease is over, as sessions that live go on.
 """
 
 import secrets
@@ -17,7 +20,7 @@ from policy.authority import Authority
 from policy.conversation import Conversation, State
 from policy.messages import Applicant, EndLease, Lease, Leased, ReadSecret, Recognised, Refused, RenewLease
 from policy.store import Tables
-from policy.store.records import LeaseRecord, SecretRecord, SecretVersion
+from policy.store.records import Checkout, LeaseRecord, SecretRecord, SecretVersion
 from policy.trail.audit import Event
 from policy.vault.secret import VaultError
 
@@ -39,8 +42,18 @@ NO_SECRET_HINT: Final = "its owner may share it: ssh BASTION vault share NAME ap
 NO_LEASE: Final = "no such lease, or it is over"
 
 
+LENT: Final = "a person has this password checked out"
+LENT_HINT: Final = "read it again after Retry-After: it is changed when it comes back"
+
+
 class _Gone(Exception):
     """What was looked up before does not hold any more."""
+
+
+class _Lent(Exception):
+    def __init__(self, out: Checkout) -> None:
+        super().__init__(out.id)
+        self.out = out
 
 
 async def applicant(desk: Authority, talk: Conversation, request: Applicant) -> Recognised | Refused:
@@ -86,6 +99,9 @@ async def read_secret(desk: Authority, talk: Conversation, request: ReadSecret) 
     )  # fmt: skip
 
     def keep(t: Tables) -> None:
+        # Attack: a read that began before a checkout and ends within it, so that two have what one answers for.
+        if (out := t.checkouts.at(request.name)) is not None:
+            raise _Lent(out)
         # Attack: a share ended, an application disabled, while the read is under way.
         if not t.applications.add_lease(lease):
             raise _Gone
@@ -95,6 +111,8 @@ async def read_secret(desk: Authority, talk: Conversation, request: ReadSecret) 
         await desk.ledger.write(keep, talk.event("secret-read", request.name, detail))
     except _Gone:
         return await _no_secret(desk, talk, request.name, "not shared any more")
+    except _Lent as error:
+        return await _lent(desk, talk, "secret-refused", request.name, error.out)
     return Leased(
         name=request.name, kind=record.kind, value=value, version=lease.version, lease=lease.id,
         seconds=_seconds(lease.expires, now), longest=_seconds(longest, now),
@@ -116,6 +134,8 @@ async def renew_lease(desk: Authority, talk: Conversation, request: RenewLease) 
         sealed = t.applications.sealed(lease.secret)
         if not usable or sealed is None:
             raise _Gone("not shared any more")
+        if (out := t.checkouts.at(lease.secret)) is not None:
+            raise _Lent(out)
         expires = min(now + LEASE_SECONDS * SECOND, lease.longest, ends or 2**63 - 1)
         if expires <= now or not t.applications.renew_lease(lease.id, expires, now):
             raise _Gone("over")
@@ -126,6 +146,8 @@ async def renew_lease(desk: Authority, talk: Conversation, request: RenewLease) 
         lease, expires, superseded = await desk.ledger.write(renew, event)
     except _Gone as error:
         return await _no_lease(desk, talk, request.lease, str(error))
+    except _Lent as error:
+        return await _lent(desk, talk, "lease-refused", request.lease[:64], error.out)
     return Lease(
         lease=lease.id, name=lease.secret, version=lease.version, seconds=_seconds(expires, now), superseded=superseded
     )
@@ -186,6 +208,15 @@ async def _no_secret(desk: Authority, talk: Conversation, name: str, why: str) -
 async def _no_lease(desk: Authority, talk: Conversation, lease: str, why: str) -> Refused:
     return await _denied(desk, talk, f"denied {talk.application}", "lease-refused", why, NO_LEASE,
                          "read the secret again", what=lease[:64], need="lease")  # fmt: skip
+
+
+async def _lent(desk: Authority, talk: Conversation, event: str, what: str, out: Checkout) -> Refused:
+    """For who may read it otherwise: nobody else hears that it is out, and they not with whom."""
+    refused = await _denied(desk, talk, f"denied {talk.application}", event, f"checked out by {out.person}", LENT,
+                            LENT_HINT, what=what, need="lent")  # fmt: skip
+    if refused.need == "lent":
+        refused.wait = max(1, _seconds(out.ends, time.time_ns()))
+    return refused
 
 
 async def _denied(

@@ -145,7 +145,8 @@ class Allowed(Message):
 class Refused(Message):
     """`cause` and `hint` are for the person; `ref` is in the audit trail and the log.
 
-    `need` is what would turn a denial of Authorize into leave: mfa | reason | ticket | approval, or "" for nothing.
+    `need` is what would turn a denial of Authorize or CheckoutTake into leave: mfa | reason | ticket | approval, or ""
+    for nothing; to an application identity | rate | lease | lent. `wait`: seconds until to ask again, 0 if not known.
     """
 
     code: int  # exit code: 64 69 75 76 77 78
@@ -153,6 +154,7 @@ class Refused(Message):
     hint: str = ""
     ref: str = ""
     need: str = ""
+    wait: int = 0
 
 
 # --- dial -------------------------------------------------------------------------------------------

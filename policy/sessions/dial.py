@@ -27,8 +27,9 @@ from policy.messages import (
     UseKey,
     UsePassword,
 )
-from policy.sessions.access import may_come_to
+from policy.sessions.access import PENDING, may_come_to
 from policy.sessions.live import Live
+from policy.sessions.words import has_it
 from policy.store.records import Account
 from policy.trail.audit import Event
 from policy.vault.secret import Secret, VaultError
@@ -51,6 +52,14 @@ async def credential(
     account = desk.roster.account(live.target, live.account)
     if account is None or desk.sessions.of(talk, live.id) is not live:
         return await _refuse(desk, live, "credential-refused", "account is gone, or the session", NOT_LIVE)
+    out = desk.checkouts.at(live.account, live.target)
+    if out is not None and out.person != live.person and not live.machine:
+        # Attack: a session granted just before the checkout, and begun within it: nobody could tell who did what.
+        cause, hint = has_it(out)
+        return await desk.refuse(
+            talk, "credential-refused", f"checked out by {out.person}", cause, hint, code=PENDING,
+            what=f"{live.account}@{live.target}", session=live.id,
+        )  # fmt: skip
     if live.leases > live.redials:
         return await _refuse(
             desk, live, "credential-refused", "asked for twice", "the credential was handed out already"

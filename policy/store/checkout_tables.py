@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from policy.store import schema as s
@@ -35,6 +35,12 @@ class CheckoutTables:
         """Those that nobody gave back, whether their time is over or not."""
         return self._checkouts(select(s.checkout).where(s.checkout.c.returned.is_(None)))
 
+    def at(self, place: str) -> Checkout | None:
+        """Who has the password of ACCOUNT@TARGET; None for any other name."""
+        account, _, target = place.rpartition("@")
+        row = self._db.execute(_AT, {"account": account, "target": target}).first()
+        return None if row is None else Checkout(**row._mapping)
+
     def every(self, limit: int = LIMIT) -> list[Checkout]:
         """The newest."""
         return self._checkouts(select(s.checkout).limit(limit))
@@ -62,3 +68,10 @@ class CheckoutTables:
     def _checkouts(self, query: Select[Any]) -> list[Checkout]:
         ordered = query.order_by(s.checkout.c.taken.desc(), s.checkout.c.id)
         return [Checkout(**row._mapping) for row in self._db.execute(ordered)]
+
+
+# Asked at each read of an application, so built once.
+_AT: Final = select(s.checkout).where(
+    s.checkout.c.target == bindparam("target"), s.checkout.c.account == bindparam("account"),
+    s.checkout.c.returned.is_(None),
+)  # fmt: skip

@@ -69,6 +69,27 @@ GUARDS: Final[list[Mutant]] = [
          "test_disabled_and_removed_ends_at_once_on_a_connection_that_is_open"),
     ),
     *guards(
+        "policy/applications/serving.py", "tests/broker/test_lent.py",
+        ("if (out := t.checkouts.at(request.name)) is not None:", "if (out := None) is not None:",
+         "read by a program while one person answers for it",
+         "test_it_is_not_read_while_a_person_has_it test_reads_and_checkouts_at_once"),
+        ("if (out := t.checkouts.at(lease.secret)) is not None:", "if (out := None) is not None:",
+         "held for ever, whoever has it", "test_a_lease_of_it_is_not_renewed_and_goes_on_afterwards"),
+        ("max(1, _seconds(out.ends, time.time_ns()))", "_seconds(out.ends, time.time_ns())",
+         "asked again without a pause", "test_over_and_not_yet_back_is_still_out"),
+    ),
+    *guards(
+        "policy/sessions/dial.py", "tests/broker/test_lent.py",
+        ("if out is not None and out.person != live.person and not live.machine:", "if False:",
+         "a session granted before, injected with what another answers for",
+         "test_a_session_that_was_granted_before_is_not_injected_with_it", "Gone"),
+    ),
+    *guards(
+        "policy/store/checkout_tables.py", "tests/broker/test_lent.py",
+        ("    s.checkout.c.returned.is_(None),\n)", ")", "kept from programs for ever",
+         "test_it_is_not_read_while_a_person_has_it"),
+    ),
+    *guards(
         "policy/applications/serving.py", "tests/broker/test_hostile.py",
         ("    turn = desk.rates.take(key, found.application.rate, trio.current_time())\n", "    turn = Turn.YES\n",
          "as fast as it can", "test_a_flood_is_one_event_and_429"),

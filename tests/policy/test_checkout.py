@@ -287,6 +287,29 @@ def test_a_reason_and_a_code(lending):
         done(bring(eve, "root@p1"))
 
 
+def test_there_is_always_a_reason(lending, place):
+    """Also where no rule wants one; who may not have it at all is not asked."""
+    with lending.login("alice") as alice, lending.login("gina") as gina:
+        for empty in ("", "  "):
+            refused = no(take(alice, place, reason=empty))
+            assert (refused.need, f"ssh bastion vault checkout {place} --reason why" in refused.hint) == (
+                "reason",
+                True,
+            )
+            assert no(take(gina, place, reason=empty)).need == ""
+        assert out(lending) == []
+
+
+def test_leave_for_a_while_is_leave_for_what_is_left_of_it(lending):
+    lending.target("l9", "root", env="leave")
+    lending.done(m.GrantAdd(person="alice", account="root", target="l9", kinds=["checkout"], seconds=1800, reason="x"))
+    with lending.login("alice") as alice:
+        assert 1790 < int(revealed(take(alice, "root@l9", seconds=1800)).data["seconds"]) <= 1800
+        done(bring(alice, "root@l9"))
+        assert revealed(take(alice, "root@l9", seconds=60)).data["seconds"] == "60"
+        done(bring(alice, "root@l9"))
+
+
 def test_with_leave_that_is_for_passwords(lending):
     lending.target("l1", "root", env="leave")
     with lending.login("alice") as alice, lending.login("lena") as lena:
