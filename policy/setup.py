@@ -159,9 +159,13 @@ async def _open_vault(tables: Tables, master: Master) -> tuple[Vault, Register]:
         raise VaultError("the seed of the vault is missing from the database", "restore it from a backup")
     vault = Vault(roots, Vault(roots).open(SEED, seed.record, sealed.version, sealed.sealed))
     try:
-        return vault, Register(vault.register_key(), tables.vault.entries())
+        return vault, _register(vault, tables)
     except Broken as error:
         raise VaultError(f"the vault was altered: {error}", "restore the database from a backup") from None
+
+
+def _register(vault: Vault, tables: Tables) -> Register:
+    return Register(vault.register_key(), [*tables.vault.entries(), *tables.authorities.entries()])
 
 
 async def _unwrapped(tables: Tables, master: Master) -> dict[int, Secret]:
@@ -216,7 +220,7 @@ def _fill(
         tables.put_setting(MASTER, config.policy.master_key.encode())
         tables.vault.add_secret(record, version)
         authorities = keeping.make_first(tables, vault, now)
-        register = Register(vault.register_key(), tables.vault.entries())
+        register = _register(vault, tables)
         events[-1] = replace(events[-1], register=register.mac(len(events)).hex())
         if admin:
             tables.add_person(admin, now)

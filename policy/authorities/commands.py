@@ -15,6 +15,7 @@ from policy.leave.requests import text
 from policy.messages import CaKrl, CaLines, CaRetire, CaRevoke, CaRotate, CaShow, Done, Rows
 from policy.naming import CommandRefused, shown_time
 from policy.store import Tables
+from policy.store.authority_tables import REGISTERED
 from policy.trail.audit import Event, clean
 
 PART: Final = 32 * 1024
@@ -54,7 +55,7 @@ async def ca_rotate(desk: Authority, talk: Conversation, request: CaRotate) -> D
                 life.may_promote(cas, use)
         except NotNow as error:
             raise CommandRefused(error.cause, error.hint) from None
-        key = coming.key if coming else sshkeys.generate_private_key()
+        key = coming.private if coming else sshkeys.generate_private_key()
         promotes, name, old = request.promote or request.now, f"{use}-{number}", cas.signing(use)
         detail = {"key": key.public.fingerprint}
 
@@ -88,17 +89,17 @@ async def ca_retire(desk: Authority, talk: Conversation, request: CaRetire) -> D
             raise CommandRefused(error.cause, error.hint) from None
 
         def change(t: Tables) -> None:
-            record = t.vault.named(life.SECRETS[ca.use])
-            assert record is not None, "loaded at start"
-            t.vault.retire(record.id, ca.number)
-            t.authorities.ended(record.id, ca.number, time.time_ns())
+            ident = keeping.end(t, desk.vault, ca)
+            t.authorities.ended(ident, ca.number, time.time_ns())
             t.authorities.krl_changed(int(time.time()))
 
         event = talk.event("ca-retired", ca.name, {"key": ca.public.fingerprint, "was": ca.stage.value}, why=why)
         await _changed(desk, change, event)
+    await desk.rekeying.wipe()
     whom = "targets" if ca.use is Use.USER else "clients"
     return Done(
-        text=f"retired `{ca.name}`: take its line from {whom}, or give them the new list: bastion ca krl --to FILE",
+        text=f"retired `{ca.name}`; its private key is destroyed. Take its line from {whom}, or"
+        " give them the new list: bastion ca krl --to FILE",
         data={"ca": ca.name, "stage": "retired", "key": ca.public.fingerprint},
     )
 
@@ -129,22 +130,35 @@ async def ca_revoke(desk: Authority, talk: Conversation, request: CaRevoke) -> D
 
 
 async def ca_krl(desk: Authority, talk: Conversation, request: CaKrl) -> Done:
-    now = time.time()
-
-    def query(t: Tables) -> tuple[tuple[int, int], list[Revoked]]:
-        rows = t.authorities.revoked(_oldest(int(now * 1e9)), MAX_LISTED)
-        return t.authorities.krl(), [Revoked(kind=k, what=w, at=at, by=by, reason=why) for k, w, at, by, why in rows]
-
-    (version, changed), revoked = await desk.ledger.read(query)
-    data = write_krl(revocation_list(desk.authorities, revoked, version=version, changed=changed, now=now))
+    version, entries, data = await _list(desk)
     if request.offset == 0:
-        await desk.ledger.note(talk.event("view", "ca krl", {"version": str(version), "entries": str(len(revoked))}))
+        await desk.ledger.note(talk.event("view", "ca krl", {"version": str(version), "entries": str(entries)}))
     start = max(0, request.offset)
     part = base64.b64encode(data[start : start + PART]).decode()
     return Done(
         text=f"version {version} of the list, {len(data)} bytes; as a file: bastion ca krl --to FILE",
         data={"version": str(version), "size": str(len(data)), "list": part},
     )
+
+
+async def _list(desk: Authority) -> tuple[int, int, bytes]:
+    """Version, number of entries, and the list of now. VaultError if somebody else wrote to the database."""
+    now = time.time()
+
+    def query(t: Tables) -> tuple[tuple[int, int], list[Revoked], bool]:
+        rows = t.authorities.revoked(_oldest(int(now * 1e9)), MAX_LISTED)
+        revoked = [Revoked(kind=k, what=w, at=at, by=by, reason=why) for k, w, at, by, why in rows]
+        return t.authorities.krl(), revoked, desk.ledger.register.lists(REGISTERED, t.authorities.entries())
+
+    found = await desk.ledger.read(query)
+    if not found[2]:
+        found = await desk.ledger.write(query)  # the register is told before the commit: ask in the writer's turn
+    (version, changed), revoked, known = found
+    if not known:
+        # Attack: a row is taken away, or an old one put back, and what was revoked is good again.
+        raise await desk.secrets.alarm("krl", "the list of what is revoked is not the one that was written")
+    listed = revocation_list(desk.authorities, revoked, version=version, changed=changed, now=now)
+    return version, len(revoked), write_krl(listed)
 
 
 async def _revoked(desk: Authority, request: CaRevoke) -> tuple[Kind, str]:

@@ -4,7 +4,7 @@ from typing import Final
 
 from policy.authorities.life import SECRETS, Authorities, Ca, Stage, Use
 from policy.keys import sshkeys
-from policy.keys.sshkeys import PrivateKey
+from policy.keys.sshkeys import PrivateKey, PublicKey
 from policy.keys.sshwire import BadKey
 from policy.store import Tables
 from policy.store.records import SecretVersion
@@ -31,10 +31,12 @@ def load(tables: Tables, vault: Vault) -> Authorities:
             raise VaultError(f"{name} is missing from the database", "restore it from a backup")
         for one in versions:
             since, until = times.get((record.id, one.version), (None, None))
+            stage = STAGES[one.state]
+            public, key = _keys(name, stage, vault.open(CA, record.record, one.version, one.sealed))
             found.append(
                 Ca(
-                    use=use, number=one.version, stage=STAGES[one.state], made=one.made, since=since, until=until,
-                    key=_key(name, vault.open(CA, record.record, one.version, one.sealed)),
+                    use=use, number=one.version, stage=stage, made=one.made, since=since, until=until,
+                    public=public, key=key,
                 )
             )  # fmt: skip
     return Authorities(tuple(found))
@@ -62,12 +64,27 @@ def make_next(tables: Tables, vault: Vault, use: Use, number: int, key: PrivateK
     return record.id
 
 
+def end(tables: Tables, vault: Vault, ca: Ca) -> str:
+    """Retire it; the id of its secret. In the place of its private key the public one is sealed from now on."""
+    record = tables.vault.named(SECRETS[ca.use])
+    if record is None:
+        raise KeyError(SECRETS[ca.use])
+    tables.vault.retire(record.id, ca.number)
+    retired = next(one for one in tables.vault.versions(record.id) if one.version == ca.number)
+    # Attack: whoever opens the vault one day certifies for every target that was never told of the end.
+    tables.vault.reseal(retired, vault.seal(CA, record.record, ca.number, Secret(ca.public.blob)))
+    return record.id
+
+
 def _sealable(key: PrivateKey) -> Secret:
     return Secret(sshkeys.write_private_key(key))
 
 
-def _key(name: str, secret: Secret) -> PrivateKey:
+def _keys(name: str, stage: Stage, secret: Secret) -> tuple[PublicKey, PrivateKey | None]:
     try:
-        return sshkeys.parse_private_key(secret.reveal())
+        if stage is Stage.RETIRED:
+            return sshkeys.parse_public_key(secret.reveal()), None
+        key = sshkeys.parse_private_key(secret.reveal())
+        return key.public, key
     except BadKey:
         raise VaultError(f"{name} is no key", "restore the database from a backup") from None

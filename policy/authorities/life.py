@@ -3,7 +3,7 @@
     next      made, shown to those who will trust it, signs nothing
     current   signs; one of each use
     retiring  signs no more, and is trusted still: targets and clients that do not know the new one yet go on
-    retired   over, and listed as revoked
+    retired   over, and listed as revoked; its private key is destroyed, its public one stays for the list and the trail
 
 `rotate` makes a next, `rotate --promote` puts it in force, `retire` ends what is retiring, or a next that is not
 wanted. One of each at most, but for those that are retired: an overlap of three would hide that nobody cleaned up.
@@ -43,7 +43,8 @@ class Ca:
     use: Use
     number: int  # version of the secret
     stage: Stage
-    key: PrivateKey = field(repr=False)
+    public: PublicKey
+    key: PrivateKey | None = field(repr=False)  # None: it is retired, and its key destroyed
     made: int
     since: int | None = None
     until: int | None = None
@@ -54,8 +55,10 @@ class Ca:
         return f"{self.use}-{self.number}"
 
     @property
-    def public(self) -> PublicKey:
-        return self.key.public
+    def private(self) -> PrivateKey:
+        """The key of one that is not retired."""
+        assert self.key is not None, "a retired authority signs nothing"
+        return self.key
 
 
 class NotNow(Exception):

@@ -133,7 +133,7 @@ async def host_certificate(desk: Authority, talk: Conversation, request: HostCer
         key = sshkeys.parse_public_key(request.public)
         signing, serial = desk.authorities.signing(Use.HOST), random_serial()
         blob, seconds = certificates.mint_host_certificate(
-            signing.key, key, target=target.name, serial=serial, now=time.time(),
+            signing.private, key, target=target.name, serial=serial, now=time.time(),
             hours=desk.settings.host_certificate_hours,
         )  # fmt: skip
     except BadKey as error:
@@ -152,7 +152,7 @@ def _certificate(desk: Authority, live: Live, session_key: bytes) -> tuple[bytes
     principals = terms.principals_of(live.account, live.person)
     sources = [str(one) for one in terms.sources] or desk.settings.certificate_sources
     blob = certificates.mint_user_certificate(
-        signing.key,
+        signing.private,
         sshkeys.parse_public_key(session_key),
         principals=principals,
         key_id=key_id(live.person, live.id),

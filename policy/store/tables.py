@@ -38,8 +38,8 @@ class Tables:
     def __init__(self, connection: Connection) -> None:
         self._db = connection
         self.access = AccessTables(connection)  # requests, votes, grants, reviews
-        self.authorities = AuthorityTables(connection)  # certificate authorities, and what was revoked
         self.vault = VaultTables(connection)  # secrets, and the keys that seal them
+        self.authorities = AuthorityTables(connection, self.vault)  # certificate authorities, and what was revoked
         self.applications = ApplicationTables(connection)  # their tokens and leases, too
         self.shares = ShareTables(connection)  # what of the vault was lent to whom
         self.checkouts = CheckoutTables(connection)

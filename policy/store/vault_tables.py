@@ -207,10 +207,12 @@ class VaultTables:
         return [(self._must(one.secret), one) for one in versions]
 
     def retired_beyond(self, keep: int, limit: int = LIMIT) -> list[SecretVersion]:
-        """Retired versions, but for the `keep` newest of each secret."""
+        """Retired versions, but for the `keep` newest of each secret. Authorities stay: what is forgotten of them is no
+        longer in the list of what is revoked."""
         c = s.secret_version.c
         rank = func.row_number().over(partition_by=c.secret, order_by=c.version.desc())
-        ranked = select(s.secret_version, rank.label("rank")).where(c.state == RETIRED).subquery()
+        forgettable = (c.state == RETIRED) & c.secret.in_(select(s.secret.c.id).where(s.secret.c.kind != "ca"))
+        ranked = select(s.secret_version, rank.label("rank")).where(forgettable).subquery()
         rows = self._db.execute(select(ranked).where(ranked.c.rank > keep).limit(limit))
         return [_version(row) for row in rows]
 

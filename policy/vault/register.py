@@ -1,5 +1,7 @@
 """The register of everything sealed: a row that was put back, taken away or exchanged in the database is noticed. Pure.
 
+What is revoked stands in it as well: nobody keeps that secret, but whoever takes it away makes it count again.
+
 Each sealed row is one entry, `table|record|version|state|SHA-256(sealed)`. The register is a keyed multiset hash of all
 entries (MSet-XOR-Hash: Clarke, Devadas, van Dijk, Gassend, Suh, ASIACRYPT 2003): the XOR of their HMACs, and their
 number. What leaves memory is only its MAC, since XORs seen in the clear could be combined into another set. That MAC
@@ -8,7 +10,7 @@ consistent they are among themselves; at work, policyd compares what it reads wi
 """
 
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -19,13 +21,13 @@ EMPTY: Final = bytes(32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One sealed row. `record` is unique in its table."""
+    """One row. `record` is unique in its table."""
 
     table: str
     record: str
     version: int
     state: str
-    digest: bytes  # SHA-256 of what is sealed
+    digest: bytes  # SHA-256 of what is sealed, or of the row
 
     @property
     def place(self) -> tuple[str, str, int]:
@@ -94,6 +96,11 @@ class Register:
     def holds(self, table: str, record: str) -> bool:
         """Whether a row of this record, or of one that begins with it and a blank, was written and not taken away."""
         return any(at == table and f"{name} ".startswith(f"{record} ") for at, name, _ in self._entries)
+
+    def lists(self, tables: Collection[str], entries: Collection[Entry]) -> bool:
+        """Whether these are all rows of these tables, as they were written last."""
+        wanted = {one for one in self._entries.values() if one.table in tables}
+        return wanted == set(entries) and len(wanted) == len(entries)
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Make these changes, all of them or, with Broken, none: one of them starts from what is not registered."""

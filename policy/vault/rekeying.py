@@ -81,12 +81,12 @@ class Rekeying:
 
             await self._ledger.write(change, event, durable=True)
             self.master, self.place = master, place
-            await self._wipe()
+            await self.wipe()
             return said
 
     async def run(self) -> None:
         """Until cancelled."""
-        await self._wipe()  # of one that died before it did
+        await self.wipe()  # of one that died before it did
         while True:
             try:
                 while self.under_way:
@@ -149,11 +149,11 @@ class Rekeying:
                 return
             for one in old:
                 self._vault.drop_root(one)
-            await self._wipe()
+            await self.wipe()
             log.info("vault-rekeyed", **detail)
 
-    async def _wipe(self) -> None:
-        """Out of the log, too; not at once if somebody reads, and then at the next start or checkpoint."""
+    async def wipe(self) -> None:
+        """What was overwritten is out of the log, too; not at once if somebody reads, and then at the next start."""
         try:
             await self._ledger.checkpoint()
         except (StoreError, LedgerError) as error:

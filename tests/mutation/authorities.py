@@ -26,6 +26,32 @@ GUARDS: Final[list[Mutant]] = [
          "test_every_stage_and_what_may_be_done"),
     ),
     *guards(
+        "policy/authorities/keeping.py", "tests/policy/test_authorities.py",
+        ("tables.vault.reseal(retired, vault.seal(CA, record.record, ca.number, Secret(ca.public.blob)))", "",
+         "who opens the vault later certifies with a retired authority",
+         "test_the_private_key_of_a_retired_one_is_destroyed"),
+    ),
+    *guards(
+        "policy/store/authority_tables.py", "tests/policy/test_authorities.py",
+        ("self._vault.changes.append(Change(None, _entry(made)))", "", "a revocation that nobody vouches for",
+         "test_what_is_revoked_stays_revoked_whoever_writes_to_the_database"),
+        ("self._vault.changes.append(Change(None if before is None else _version(before), _version(after)))", "",
+         "an old version of the list, which targets take for the one they have",
+         "test_what_is_revoked_stays_revoked_whoever_writes_to_the_database"),
+        ("repr((row.kind, row.what, row.at, row.by, row.reason)).encode()", 'b""', "a revocation of something else",
+         "test_what_is_revoked_stays_revoked_whoever_writes_to_the_database"),
+    ),
+    *guards(
+        "policy/store/vault_tables.py", "tests/policy/test_authorities.py",
+        ('.where(s.secret.c.kind != "ca")', "", "a retired authority leaves the list of what is revoked",
+         "test_retired_ones_are_never_forgotten"),
+    ),
+    *guards(
+        "policy/setup.py", "tests/policy/test_authorities.py",
+        (", *tables.authorities.entries()]", "]", "a revocation is taken away while policyd is stopped",
+         "test_what_is_revoked_stays_revoked_whoever_writes_to_the_database"),
+    ),
+    *guards(
         "policy/authorities/revocation.py", "tests/policy/test_authorities.py",
         ("keys |= {hashlib.sha256(ca.public.blob).digest() for ca in cas.all if ca.stage is Stage.RETIRED}", "",
          "a retired authority opens every target that was told nothing", "test_a_rotation_from_first_to_last"),
@@ -38,6 +64,10 @@ GUARDS: Final[list[Mutant]] = [
         "policy/authorities/commands.py", "tests/policy/test_authorities.py",
         ('if not (why := text(given, "reason")):', 'if not (why := text(given, "reason") or "none"):',
          "ended, and nobody knows why", "test_revocations_that_name_nothing"),
+        ("    if not known:", "    if False:", "a revocation is taken away while policyd runs",
+         "test_what_is_revoked_stays_revoked_whoever_writes_to_the_database"),
+        ("    await desk.rekeying.wipe()", "", "a private key in a log that nobody empties",
+         "test_the_private_key_of_a_retired_one_is_destroyed"),
     ),
     *guards(
         "policy/rules/terms.py", "tests/policy/test_terms.py",

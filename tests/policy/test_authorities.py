@@ -4,16 +4,25 @@ import base64
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
+import trio
 
 from policy import messages as m
 from policy.authorities.life import Authorities, Ca, NotNow, Stage, Use, may_promote, next_number, to_promote, to_retire
 from policy.authorities.revocation import Revoked, key_fingerprint, revocation_list, serials
+from policy.configuration import read_configuration
 from policy.keys import sshkeys
 from policy.keys.certificates import SshCertificate, parse_certificate
 from policy.keys.krl import Krl, read_krl
+from policy.setup import open_state
+from policy.store import open_store
+from policy.vault.envelope import Vault
+from policy.vault.masters import parse
 from tests.policy.policyd import Policyd
+from tests.policy.test_rekey import rekeyed, sealed_anywhere, select
+from tests.support.net import wait_until
 
 GATEWAY = sshkeys.generate_private_key()
 Make = Callable[..., Policyd]
@@ -124,6 +133,58 @@ def test_stages_are_vouched_for_by_the_register(make_policyd: Make) -> None:
     assert "not as policyd left it" in done.stderr
 
 
+def test_the_private_key_of_a_retired_one_is_destroyed(make_policyd: Make) -> None:
+    """Attack: whoever opens the vault later certifies for targets that were never told of the end."""
+    policyd = make_policyd()
+    secret = "SELECT sealed FROM secret_version WHERE version = 1 AND secret = (SELECT id FROM secret WHERE name = ?)"
+    (before,) = select(policyd, secret.replace("?", "'user-ca'"))
+    first = lines(policyd, "TrustedUserCAKeys")[0].split()[1]
+    policyd.done(m.CaRotate(use="user", now=True))
+    assert select(policyd, secret.replace("?", "'user-ca'")) == [before], "the overlap"
+    assert "its private key is destroyed" in policyd.done(m.CaRetire(ca="user-1", reason="over")).text
+    wait_until("no page and no log to have it", lambda: not sealed_anywhere(policyd, before[0][5:]))
+    policyd.stop()
+    vault, cas = at_rest(policyd)
+    retired = next(ca for ca in cas.all if ca.name == "user-1")
+    assert retired.key is None
+    assert retired.public.line().split()[1] == first, "the list of what is revoked needs it for ever"
+    with closing(open_store("sqlite:///bastion.db", policyd.database.parent)) as store, store.read() as t:
+        record = t.vault.named("user-ca")
+        assert record is not None
+        kept = [vault.open("ca", record.record, one.version, one.sealed) for one in t.vault.versions(record.id)]
+    assert [b"PRIVATE KEY" in one.reveal() for one in kept] == [False, True]
+    policyd.start()
+    policyd.done(m.VaultRekey(reason="what is left of it is sealed anew as everything is"))
+    wait_until("the end", lambda: rekeyed(policyd))
+    policyd.restart()
+    assert table(policyd)["user-1"] == "retired"
+
+
+def at_rest(policyd: Policyd) -> tuple[Vault, Authorities]:
+    """As a start would find it."""
+    config = read_configuration(policyd.config)
+    state = trio.run(open_state, config, parse("file:master.key", config.state, {}))
+    state.store.close()
+    return state.vault, state.authorities
+
+
+def test_retired_ones_are_never_forgotten(make_policyd: Make) -> None:
+    """Other secrets' old versions are; an authority that left the list of what is revoked would be trusted again."""
+    policyd = make_policyd("secret_versions = 0")
+    old = sshkeys.parse_authorized_key(lines(policyd, "TrustedUserCAKeys")[0]).key
+    policyd.done(m.CaRotate(use="user", now=True))
+    policyd.done(m.CaRetire(ca="user-1", reason="stolen"))
+    with policyd.login("alice") as alice:
+        alice.ask(m.SecretAdd(name="db/prod", value=b"1"))
+        for value in (b"2", b"3"):
+            alice.ask(m.SecretSet(name="db/prod", value=value))
+    policyd.restart()
+    wait_until("old versions to be forgotten", lambda: policyd.audit("vault-versions-forgotten"))
+    policyd.restart()
+    assert table(policyd).get("user-1") == "retired"
+    assert the_list(policyd).revokes_key(old.blob)
+
+
 def test_who_may(policyd: Policyd) -> None:
     peer = policyd.login("alice")
     for request in (m.CaRotate(use="user"), m.CaRetire(ca="user-1", reason="x"), m.CaRevoke(serial="1", reason="x"),
@@ -189,6 +250,7 @@ def test_a_long_list_comes_in_parts(make_policyd: Make) -> None:
     with sqlite3.connect(policyd.database) as database:
         database.executemany("INSERT INTO revoked_certificate (kind, what, at, by) VALUES (?, ?, ?, ?)", rows)
     database.close()
+    assert policyd.run("db", "accept-trail").returncode == 0
     policyd.start()
     parts = [policyd.done(m.CaKrl(offset=32 * 1024 * number)).data for number in range(3)]
     assert {part["size"] for part in parts} == {parts[0]["size"]}
@@ -200,6 +262,56 @@ def test_a_long_list_comes_in_parts(make_policyd: Make) -> None:
     ca = sshkeys.parse_authorized_key(known).key.blob
     assert found.revokes_certificate(key=b"k", ca=ca, serial=2998, key_id="")
     assert not found.revokes_certificate(key=b"k", ca=ca, serial=2999, key_id="")
+
+
+UNDONE = [
+    "DELETE FROM revoked_certificate",
+    "DELETE FROM revoked_certificate WHERE kind = 'key'",
+    "UPDATE revoked_certificate SET what = '6' WHERE kind = 'serial'",
+    "UPDATE revoked_certificate SET at = 1 WHERE kind = 'serial'",  # over by itself
+    "UPDATE revoked_certificate SET kind = 'key-id' WHERE kind = 'serial'",
+    "UPDATE revoked_certificate SET what = x'35' WHERE kind = 'serial'",
+    "INSERT INTO revoked_certificate (kind, what, at, by) SELECT kind, '9', at, by FROM revoked_certificate LIMIT 1",
+    "UPDATE setting SET value = zeroblob(16) WHERE name = 'krl'",
+    "DELETE FROM setting WHERE name = 'krl'",
+]
+
+
+def test_what_is_revoked_stays_revoked_whoever_writes_to_the_database(make_policyd: Make) -> None:
+    """Attack: a revocation is taken away, or rows from before it are put back, and a certificate is good again."""
+    policyd = make_policyd()
+    policyd.done(m.CaRevoke(serial="5", reason="x"))
+    policyd.done(m.CaRevoke(key=GATEWAY.public.line("x"), reason="x"))
+    whole, kept = the_list(policyd), policyd.home / "kept.db"
+
+    def written(what: str) -> None:
+        with closing(sqlite3.connect(policyd.database)) as database:
+            database.executescript(f"BEGIN; {what}; COMMIT;")
+
+    for number, what in enumerate(UNDONE, 1):
+        with closing(sqlite3.connect(policyd.database)) as database, closing(sqlite3.connect(kept)) as copy:
+            database.backup(copy)
+        written(what)
+        refused = policyd.command(m.CaKrl())
+        assert isinstance(refused, m.Refused), what
+        assert len(policyd.audit("vault-altered")) == number
+        tables = "revoked_certificate", "setting"
+        back = "; ".join(f"DELETE FROM {one}; INSERT INTO {one} SELECT * FROM kept.{one}" for one in tables)
+        with closing(sqlite3.connect(policyd.database, isolation_level=None)) as database:
+            database.execute("ATTACH ? AS kept", [str(kept)])
+            database.executescript(f"BEGIN IMMEDIATE; {back}; COMMIT;")
+        assert the_list(policyd) == whole
+
+    policyd.stop()
+    good = policyd.database.read_bytes()
+    for what in UNDONE[1:]:
+        written(what)
+        done = policyd.run("serve")
+        assert done.returncode == 78, what
+        assert "not as policyd left it" in done.stderr
+        policyd.database.write_bytes(good)
+    policyd.start()
+    assert the_list(policyd) == whole
 
 
 def test_old_certificates_leave_the_list_and_keys_do_not() -> None:
@@ -216,10 +328,11 @@ def test_old_certificates_leave_the_list_and_keys_do_not() -> None:
 
 
 def family(*stages: Stage) -> Authorities:
-    cas = (
-        Ca(use=Use.USER, number=number, stage=stage, key=sshkeys.generate_private_key(), made=0)
-        for number, stage in enumerate(stages, 1)
-    )
+    cas = []
+    for number, stage in enumerate(stages, 1):
+        key = sshkeys.generate_private_key()
+        kept = None if stage is Stage.RETIRED else key
+        cas.append(Ca(use=Use.USER, number=number, stage=stage, public=key.public, key=kept, made=0))
     return Authorities(tuple(cas))
 
 
