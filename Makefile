@@ -7,7 +7,7 @@ N      := 100000
 # What the tests drive beside our own processes. Without one of them the tests that need it skip and say so.
 PACKAGES := python3-venv openssh-server openssh-client putty-tools dropbear-bin lftp rsync git sshfs ansible-core \
             curl xauth strace libfaketime nodejs npm expect tmux systemd libvterm0 slapd ldap-utils freeradius softhsm2 \
-            samba-ad-dc samba-ad-provision samba-dsdb-modules samba-vfs-modules iproute2
+            samba-ad-dc samba-ad-provision samba-dsdb-modules samba-vfs-modules iproute2 gcc libc6-dev libssl-dev
 
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := $(VENV)

@@ -22,7 +22,6 @@ from asyncssh.constants import (
     DISC_NO_MORE_AUTH_METHODS_AVAILABLE,
     DISC_PROTOCOL_ERROR,
     DISC_SERVICE_NOT_AVAILABLE,
-    MSG_KEXINIT,
     MSG_SERVICE_REQUEST,
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_REQUEST,
@@ -129,11 +128,11 @@ class PersonConnection(ServerConnection):
         super().connection_made(transport)
         self.source = plain_source(self._peer_addr)
 
-    def _process_kexinit_once(self, kind: int, seq: int, packet: SSHPacket) -> Any:
+    def kexinit_received(self, kind: int, seq: int, packet: SSHPacket) -> Any:
         if self._session_id and not self._auth_complete:
             # A client may ask for new keys again and again, each time at the price of a signature.
             raise ProtocolError("new keys before login")
-        return self._process_kexinit(kind, seq, packet)
+        return super().kexinit_received(kind, seq, packet)
 
     def _process_service_again(self, kind: int, seq: int, packet: SSHPacket) -> None:
         """paramiko asks for the service before each method, and OpenSSH says yes each time; it changes nothing."""
@@ -393,7 +392,6 @@ class PersonConnection(ServerConnection):
 
     _packet_handlers = {  # noqa: RUF012
         **ServerConnection._packet_handlers,
-        MSG_KEXINIT: lambda self, *args: self._process_kexinit_once(*args),
         MSG_SERVICE_REQUEST: lambda self, *args: self._process_service_again(*args),
         MSG_USERAUTH_REQUEST: lambda self, *args: self._process_userauth_request(*args),
     }

@@ -3,6 +3,7 @@
 import copy
 import sys
 from collections.abc import Sequence
+from time import monotonic
 from types import MethodType
 from typing import Any
 
@@ -15,6 +16,7 @@ from asyncssh.constants import (
     MSG_CHANNEL_OPEN,
     MSG_GLOBAL_REQUEST,
     MSG_IGNORE,
+    MSG_KEXINIT,
     OPEN_RESOURCE_SHORTAGE,
 )
 from asyncssh.logging import SSHLogger
@@ -25,6 +27,7 @@ from bastion.errors import PeerError
 from bastion.ssh import algorithms
 from bastion.ssh.channels import MAX_PACKET, MIN_PACKET
 from bastion.ssh.gcm import Gcm
+from bastion.ssh.renewals import Renewals
 from bastion.ssh.transport import PacketTransport
 
 
@@ -44,6 +47,16 @@ class PacketConnection(SSHConnection):
 
     packets: PacketTransport
     exchange = ""  # method of the last key exchange
+    _renewals: Renewals | None = None  # of those that the peer begins, from the first on
+
+    def kexinit_received(self, kind: int, seq: int, packet: SSHPacket) -> Any:
+        """The peer begins a key exchange, or goes on with ours."""
+        if not self._kexinit_sent:
+            now = monotonic()
+            self._renewals = self._renewals or Renewals(now)
+            if not self._renewals.may_begin(self.packets.take_came() + self._rekey_bytes_sent, now):
+                raise ProtocolError("new keys again and again")
+        return self._process_kexinit(kind, seq, packet)
 
     def send_newkeys(self, k: bytes, h: bytes) -> None:
         self.exchange = self._kex.algorithm.decode("ascii") if self._kex is not None else ""
@@ -187,6 +200,7 @@ class ServerConnection(PacketConnection, SSHServerConnection):
 
     _packet_handlers = {  # noqa: RUF012
         **SSHServerConnection._packet_handlers,
+        MSG_KEXINIT: lambda self, *args: self.kexinit_received(*args),
         MSG_GLOBAL_REQUEST: lambda self, *args: self._process_global_request(*args),
         MSG_CHANNEL_OPEN: lambda self, *args: self._process_channel_open(*args),
     }
@@ -197,5 +211,6 @@ class ClientConnection(PacketConnection, SSHClientConnection):
 
     _packet_handlers = {  # noqa: RUF012
         **SSHClientConnection._packet_handlers,
+        MSG_KEXINIT: lambda self, *args: self.kexinit_received(*args),
         MSG_CHANNEL_OPEN: lambda self, *args: self._process_channel_open(*args),
     }

@@ -77,6 +77,7 @@ class PacketTransport(asyncio.BufferedProtocol):
         connection.packets = self
         self.transport: Any = None
         self._rest = b""  # of a packet that has not come whole
+        self._came = 0  # bytes, since `take_came`
         self._paused: set[object] = set()  # why nothing is read
         self._chunk: memoryview | None = None
         self._used = 0
@@ -161,8 +162,14 @@ class PacketTransport(asyncio.BufferedProtocol):
         """asyncssh has let the person in, or changed to our cipher, with a packet half read: that one is ours."""
         self._rest = self.connection.take_back() + self._rest
 
+    def take_came(self) -> int:
+        """Bytes received since this was asked last."""
+        came, self._came = self._came, 0
+        return came
+
     def _run(self, filled: int) -> None:
         connection = self.connection
+        self._came += filled - len(self._rest)
         with _BURST:
             try:
                 used = self._process(filled)

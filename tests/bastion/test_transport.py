@@ -17,7 +17,7 @@ import asyncssh
 import pytest
 from asyncssh.constants import MSG_IGNORE
 
-from bastion.ssh import transport, upstream
+from bastion.ssh import renewals, transport, upstream
 from bastion.ssh.burst import burst
 from bastion.ssh.channels import CLOSE, DATA, EOF, REQUEST, WINDOW_ADJUST
 from bastion.ssh.connections import ClientConnection, ServerConnection, _Warnings
@@ -35,9 +35,9 @@ CHACHA = ["chacha20-poly1305@openssh.com"]
 PRIVATE = [
     "_auth_complete", "_auth_final", "_channels", "_cleanup", "_decompressor", "_deferred_packets",
     "_finish_recv_packet", "_force_close", "_inpbuf", "_keepalive_count", "_kex_complete", "_kexinit_sent",
-    "_loop", "_packet", "_packet_handlers", "_process_channel_open", "_recv_encryption", "_recv_handler",
-    "_recv_packet", "_recv_pkthdr", "_recv_seq", "_rekey_bytes", "_rekey_bytes_sent", "_send", "_send_deferred_packets",
-    "_send_disconnect", "_send_encryption", "_send_kexinit", "_send_seq", "_transport",
+    "_loop", "_packet", "_packet_handlers", "_process_channel_open", "_process_kexinit", "_recv_encryption",
+    "_recv_handler", "_recv_packet", "_recv_pkthdr", "_recv_seq", "_rekey_bytes", "_rekey_bytes_sent", "_send",
+    "_send_deferred_packets", "_send_disconnect", "_send_encryption", "_send_kexinit", "_send_seq", "_transport",
 ]  # fmt: skip
 """Every private name of asyncssh's connections that `transport` and its neighbours touch."""
 
@@ -245,6 +245,7 @@ async def test_rekeying_by_anybody_while_data_flows_both_ways(
     who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     often = {"rekey_bytes": 64 * 1024}
+    monkeypatch.setattr(renewals, "BYTES", 32 * 1024)
     if who == "our target leg":
         monkeypatch.setattr(upstream, "REKEY_BYTES", 64 * 1024)
     site = Site(tmp_path)

@@ -5,7 +5,6 @@ lives, and the person who comes next is let in as ever.
 """
 
 import asyncio
-import hashlib
 import os
 import re
 import shutil
@@ -20,10 +19,8 @@ import asyncssh
 import pyotp
 import pytest
 from asyncssh.packet import Boolean, NameList, String, UInt32
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from policy.messages import MfaEnrol, PersonAdd
+from policy.messages import MfaEnrol
 from tests.support.gateway import Gateway
 from tests.support.net import LOOPBACK, wait_until
 from tests.support.rawssh import (
@@ -349,35 +346,6 @@ def test_hostile_keys(site: Gateway, sam: asyncssh.SSHKey, blob: bytes) -> None:
     name = blob[4 : 4 + struct.unpack(">I", blob[:4])[0]][:40] or b"x"
     assert outcome(site, "sam", sam, blob=blob, algorithm=name, signer=lambda _: String(name) + String(bytes(64))) == 51
     assert time.monotonic() - began < 3
-
-
-def security_key(application: str = "ssh:") -> tuple[bytes, Callable[[int], Callable[[bytes], bytes]]]:
-    """An sk-ssh-ed25519 key in software: its blob, and for flags a signer (PROTOCOL.u2f)."""
-    key = Ed25519PrivateKey.generate()
-    public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    blob = String("sk-ssh-ed25519@openssh.com") + String(public) + String(application)
-
-    def with_flags(flags: int) -> Callable[[bytes], bytes]:
-        def sign(data: bytes) -> bytes:
-            counted = bytes((flags,)) + UInt32(7)
-            message = hashlib.sha256(application.encode()).digest() + counted + hashlib.sha256(data).digest()
-            return String("sk-ssh-ed25519@openssh.com") + String(key.sign(message)) + counted
-
-        return sign
-
-    return blob, with_flags
-
-
-def test_a_security_key_counts_only_when_it_was_touched(site: Gateway, sam: asyncssh.SSHKey) -> None:
-    """[A4]"""
-    import base64
-
-    blob, signer = security_key()
-    line = f"sk-ssh-ed25519@openssh.com {base64.b64encode(blob).decode()} token"
-    site.ask(PersonAdd(name="tok", keys=[line]))
-    more = {"blob": blob, "algorithm": b"sk-ssh-ed25519@openssh.com"}
-    assert outcome(site, "tok", sam, signer=signer(0), **more) == USERAUTH_FAILURE
-    assert outcome(site, "tok", sam, signer=signer(1), **more) == USERAUTH_SUCCESS
 
 
 # --- names --------------------------------------------------------------------------------------------

@@ -137,6 +137,19 @@ GUARDS: Final[list[Mutant]] = [
          "test_another_service_in_the_middle_ends_the_connection", "TimeoutError"),
     ),
     *guards(
+        "bastion/ssh/connections.py", "tests/e2e/test_renewals.py",
+        ("if not self._renewals.may_begin(", "if False and not self._renewals.may_begin(",
+         "a processor for new keys without end", "test_new_keys_without_end_end_the_connection[direct]"),
+        ("self.packets.take_came() + self._rekey_bytes_sent", "0", "RekeyLimit 1M ends the connection",
+         "test_rekey_limit_of_one_mebibyte"),
+    ),
+    *guards(
+        "bastion/ssh/renewals.py", "tests/bastion/test_renewals.py",
+        ("return self._left >= 0", "return True", "a processor for new keys without end", "test_a_storm_ends"),
+        ("/ SECONDS, BURST)", "/ SECONDS, 1e9)", "a storm that was saved up for",
+         "test_a_storm_cannot_be_saved_up_for"),
+    ),
+    *guards(
         "bastion/ssh/links.py", "tests/bastion/test_ssh_links.py",
         ("if len(data) > MAX_MESSAGE:\n            raise MisuseError", "if False:\n            raise MisuseError",
          "a request that closes the conversation",
