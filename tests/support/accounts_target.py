@@ -139,6 +139,7 @@ class AccountsTarget:
     options: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     account: str = ANN
+    more: tuple[str, ...] = ()  # accounts beside those above
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -195,10 +196,7 @@ class AccountsTarget:
 
     def set_password(self, account: str, password: str) -> None:
         """As if an administrator of the target had done it; who was locked or expired is so no longer."""
-        done = subprocess.run(
-            ["openssl", "passwd", "-6", "-stdin"], input=password, capture_output=True, text=True, check=True
-        )
-        self._shadow(account, done.stdout.strip())
+        self._shadow(account, _hashed(password))
 
     def lock(self, account: str) -> None:
         """As `passwd -l`, and as `chage -E 0`: neither password nor key open it."""
@@ -301,22 +299,22 @@ class AccountsTarget:
 
     def _accounts(self) -> None:
         (self.home / "homes").mkdir()
+        names = *ACCOUNTS, *self.more
         for name in ("passwd", "shadow", "group", "gshadow"):
             path = self.home / "etc" / name
-            kept = [line for line in path.read_text().splitlines() if line.split(":")[0] not in ACCOUNTS]
+            kept = [line for line in path.read_text().splitlines() if line.split(":")[0] not in names]
             path.write_text("\n".join([*kept, ""]))
         with (self.home / "etc/passwd").open("a") as users, (self.home / "etc/group").open("a") as groups:
-            for number, name in enumerate(ACCOUNTS):
+            for number, name in enumerate(names):
                 uid = 0 if name == ROOT else _FIRST_UID + number
                 shell = "/usr/sbin/nologin" if name == KIOSK else "/bin/bash"
                 folder = "/root" if name == ROOT else f"/home/{name}"
                 users.write(f"{name}:x:{uid}:{uid}::{folder}:{shell}\n")
                 groups.write(f"{name}:x:{uid}:\n")
                 self._furnish_home(name, uid)
+        hashed = _hashed(PASSWORD)
         with (self.home / "etc/shadow").open("a") as shadow:
-            shadow.writelines(f"{name}:*:20000:0:99999:7:::\n" for name in ACCOUNTS)
-        for name in ACCOUNTS:
-            self.set_password(name, PASSWORD)
+            shadow.writelines(f"{name}:{hashed}:20000:0:99999:7:::\n" for name in names)
 
     def _furnish_home(self, name: str, uid: int) -> None:
         folder = self.home_of(name)
@@ -351,3 +349,10 @@ class AccountsTarget:
         new.write_text("\n".join([*lines, ""]))
         new.chmod(0o600)
         new.replace(path)
+
+
+def _hashed(password: str) -> str:
+    done = subprocess.run(
+        ["openssl", "passwd", "-6", "-stdin"], input=password, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
