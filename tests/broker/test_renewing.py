@@ -124,7 +124,10 @@ def test_taken_back_by_the_id_of_what_is_long_over(place: Place) -> None:
 def test_a_disabled_application_renews_nothing(place: Place) -> None:
     place.application("stopped", "deploy@web1", addresses=[LOOPBACK], renewable=DAY)
     token = place.token("stopped")
-    place.policyd.done(m.ApplicationSet(name="stopped", disabled=True))
+    with place.remote() as talk:
+        assert talk.get(RENEW, bearer(token), method="POST").status == 200
+        place.policyd.done(m.ApplicationSet(name="stopped", disabled=True))
+        assert talk.get(RENEW, bearer(token), method="POST").status == 401, "nor on a connection that was open before"
     assert renew(place, token).status == 401
     place.policyd.done(m.ApplicationRemove(name="stopped"))
     assert renew(place, token).status == 401
