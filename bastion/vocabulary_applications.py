@@ -24,6 +24,7 @@ _BINDINGS: Final = (
     Option("--address", "comes from there; may be repeated", value="NETWORK", repeats=True),
 )
 _RATE: Final = Option("--rate", "reads a second; 100 when left out", value="N")
+_RENEWABLE: Final = Option("--renewable", "its tokens last so long by renewing, 30d; 0m: they do not", value="TIME")
 _OWNER: Final = Option("--owner", "whose it is", value="PERSON")
 _NAMES: Final = ("uid", "unit", "executable", "certificate", "address")
 
@@ -32,7 +33,7 @@ def _add(given: Given) -> ApplicationAdd:
     return ApplicationAdd(
         name=given.rest[0], uid=_uid(given), unit=given.text("--unit"), executable=given.text("--executable"),
         certificate=given.text("--certificate"), addresses=given.names("--address"), rate=_rate(given),
-        owner=given.text("--owner"), reason=given.text("--reason"),
+        renewable=given.seconds("--renewable"), owner=given.text("--owner"), reason=given.text("--reason"),
     )  # fmt: skip
 
 
@@ -47,7 +48,8 @@ def _set(given: Given) -> ApplicationSet:
         unit=_changed(given, gone, "unit"), executable=_changed(given, gone, "executable"),
         certificate=_changed(given, gone, "certificate"),
         addresses=[] if "address" in gone else given.names("--address") if given.has("--address") else None,
-        rate=_rate(given), owner=given.text("--owner"), reason=given.text("--reason"),
+        rate=_rate(given), renewable=given.seconds("--renewable") if given.has("--renewable") else None,
+        owner=given.text("--owner"), reason=given.text("--reason"),
     )  # fmt: skip
 
 
@@ -84,10 +86,10 @@ APPLICATIONS: Final = (
     Word(name="application show", arguments="NAME", about="what binds it, its tokens, how much it holds", here=True,
          ask=lambda given: ApplicationShow(name=given.rest[0])),
     Word(name="application add", arguments="NAME", about="one more; all bindings given must hold (administrators)",
-         ask=_add, options=(*_BINDINGS, _RATE, _OWNER, _WHY), here=True),
+         ask=_add, options=(*_BINDINGS, _RATE, _RENEWABLE, _OWNER, _WHY), here=True),
     Word(name="application set", arguments="NAME", about="other bindings (its owner), rate or owner", ask=_set,
-         options=(*_BINDINGS, Option("--unbind", "take this binding away", value="WHICH", repeats=True), _RATE, _OWNER,
-                  _WHY), here=True),
+         options=(*_BINDINGS, Option("--unbind", "take this binding away", value="WHICH", repeats=True), _RATE,
+                  _RENEWABLE, _OWNER, _WHY), here=True),
     Word(name="application disable", arguments="NAME", about="it reads nothing any more, and its leases end", here=True,
          ask=lambda given: ApplicationSet(name=given.rest[0], disabled=True, reason=given.text("--reason")),
          options=(_WHY,)),

@@ -21,7 +21,7 @@ import trio
 
 from policy import messages as m
 from policy.applications import commands as applications
-from policy.applications import serving
+from policy.applications import renewing, serving
 from policy.authorities import commands as authorities
 from policy.authority import Authority
 from policy.checkout import commands as checkouts
@@ -231,6 +231,7 @@ TABLE: Final[Mapping[State, Mapping[type, Entry]]] = MappingProxyType(
             m.ReadSecret: Entry(handler=serving.read_secret, decides=True),
             m.RenewLease: Entry(handler=serving.renew_lease, decides=True),
             m.EndLease: Entry(handler=serving.end_lease, decides=True),
+            m.RenewToken: Entry(handler=renewing.renew_token, decides=True),
         },
         State.OVER: {},
     }

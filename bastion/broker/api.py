@@ -11,7 +11,18 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from policy.messages import EndLease, Lease, Leased, ReadSecret, Recognised, Refused, RenewLease, Reply
+from policy.messages import (
+    EndLease,
+    Lease,
+    Leased,
+    ReadSecret,
+    Recognised,
+    Refused,
+    Renewed,
+    RenewLease,
+    RenewToken,
+    Reply,
+)
 
 MAX_TARGET: Final = 1024
 """Bytes of a request target: a name with every character written as %XX, and what stands before it."""
@@ -21,7 +32,7 @@ _LEASE: Final = re.compile(r"[0-9a-f]{32}")
 _NAME: Final = re.compile(r"[\x21-\x7e]{1,320}")
 _APPLICATION: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _BEARER: Final = re.compile(rb"[Bb]earer +([A-Za-z0-9._-]{1,128})")
-_SECRETS, _LEASES, _RENEW, _SELF = "/v1/secrets/", "/v1/leases/", "/renew", "/v1/self"
+_SECRETS, _LEASES, _RENEW, _SELF, _TOKEN = "/v1/secrets/", "/v1/leases/", "/renew", "/v1/self", "/v1/token/renew"
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -32,9 +43,12 @@ class Self(Enum):
     SELF = "self"
 
 
+Question = ReadSecret | RenewLease | EndLease | RenewToken | Self
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    body: ReadSecret | RenewLease | EndLease | Self
+    body: Question
     application: str = ""  # whom they say they are
     token: str = field(default="", repr=False)
 
@@ -87,6 +101,8 @@ def answer(reply: Reply | None) -> Answer:
     match reply:
         case Leased():
             return _leased(reply)
+        case Renewed():
+            return _renewed(reply)
         case Lease():
             return _json(200, {
                 "lease": reply.lease, "name": reply.name, "version": reply.version, "expires_in": reply.seconds,
@@ -119,9 +135,24 @@ def _leased(reply: Leased) -> Answer:
     told[name] = value
     told |= {"version": reply.version, "lease": reply.lease, "expires_in": reply.seconds,
              "renewable_for": reply.longest}  # fmt: skip
+    return _secret(told, value, reply.value, data)
+
+
+def _renewed(reply: Renewed) -> Answer:
+    token = reply.token.decode()
+    told: dict[str, object] = {
+        "token": token,
+        "expires_in": reply.seconds,
+        "renewable_for": reply.longest,
+        "old_expires_in": reply.overlap,
+    }
+    return _secret(told, token, reply.token)
+
+
+def _secret(told: dict[str, object], value: str, *spent: object) -> Answer:
     body = bytearray(2 * len(value) + 300)  # large enough not to be moved while it grows, nor when it is cut
     _encoder.encode_into(told, body)
-    return Answer(status=200, body=body, spent=(reply.value, data, value, body))
+    return Answer(status=200, body=body, spent=(*spent, value, body))
 
 
 _encoder: Final = msgspec.json.Encoder()
@@ -170,10 +201,13 @@ def _path(target: bytes) -> str:
     return unquote_to_bytes(target).decode("latin-1")
 
 
-def _body(method: bytes, path: str) -> ReadSecret | RenewLease | EndLease | Self:
+def _body(method: bytes, path: str) -> Question:
     if path == _SELF:
         _only(method, b"GET")
         return Self.SELF
+    if path == _TOKEN:
+        _only(method, b"POST")
+        return RenewToken()
     if path.startswith(_SECRETS):
         _only(method, b"GET")
         name = path.removeprefix(_SECRETS)

@@ -6,7 +6,8 @@
         password = broker.get("db/prod/password").value
 
 Over HTTPS: `Broker(url="https://bastion:8443", token_file="/run/shop/token", certificate="shop.crt", key="shop.key")`.
-A token file is read again for each request, so that a new one is used as soon as it is there.
+A token file is read again for each request, so that a new one is used as soon as it is there. With `renew=True` a token
+is renewed when half of its time is over, and the file written anew, for which its folder must be writable.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
 import socket
 import ssl
+import tempfile
 import time
 import urllib.parse
 from dataclasses import dataclass, field
@@ -26,6 +29,8 @@ MAX_ANSWER = 256 * 1024
 """Bytes; a secret has at most 60 KiB, and each may be written as six characters of JSON. Longer ones are cut off."""
 BUSY = (429, 503)
 """The broker asks to wait; so does a policyd that is starting again."""
+AGAIN = 60.0
+"""Seconds until a token that could not be renewed is tried again: requests go on with it meanwhile."""
 
 
 class BrokerError(Exception):
@@ -75,6 +80,7 @@ class Broker:
         application: str = "",  # its name, where what binds it fits several
         timeout: float = 10.0,  # seconds for one answer
         patience: float = 10.0,  # seconds to go on asking a bastion that is busy, or starts again
+        renew: bool = False,  # the token, by itself
     ) -> None:
         self._path, self._timeout, self._patience = path, timeout, patience
         self._token, self._token_file, self._application = token, token_file, application
@@ -88,9 +94,12 @@ class Broker:
             if certificate:
                 self._context.load_cert_chain(certificate, key or None)
         self._connection: http.client.HTTPConnection | None = None
+        self._renews = renew
+        self._renewing = ("", 0.0)  # a token, and when to renew it
 
     def get(self, name: str) -> Secret:
         """The secret of this name. BrokerError 403 if it is not there, or not shared with this application."""
+        self._keep_token()
         told = self._ask("GET", "/v1/secrets/" + urllib.parse.quote(name, safe="/@"))
         data = base64.b64decode(told["value_base64"]) if "value_base64" in told else str(told["value"]).encode()
         return Secret(
@@ -100,6 +109,7 @@ class Broker:
 
     def renew(self, lease: str) -> dict[str, Any]:
         """`expires_in` anew, and `superseded`: there is a newer version, read it. BrokerError 410 once it is over."""
+        self._keep_token()
         return self._ask("POST", f"/v1/leases/{urllib.parse.quote(lease, safe='')}/renew")
 
     def end(self, lease: str) -> None:
@@ -107,6 +117,21 @@ class Broker:
 
     def whoami(self) -> dict[str, Any]:
         return self._ask("GET", "/v1/self")
+
+    def renew_token(self) -> dict[str, Any]:
+        """Use another token from here on, and write it into the token file. What is told but the token itself.
+
+        The one before is good for `old_expires_in` seconds more, for others that read the file. BrokerError 403 when it
+        is renewed no more, at once or at the end that an administrator has set.
+        """
+        told = self._ask("POST", "/v1/token/renew")
+        token = str(told.pop("token"))
+        if self._token_file:
+            _put(self._token_file, token)
+        else:
+            self._token = token
+        self._renewing = (token, time.monotonic() + float(told["expires_in"]) / 2)
+        return told
 
     def close(self) -> None:
         if self._connection is not None:
@@ -118,6 +143,20 @@ class Broker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _keep_token(self) -> None:
+        if not self._renews or not (token := self._token_now()):
+            return
+        try:
+            if self._renewing[0] != token:  # the first time, or another one has written the file
+                left = float(self.whoami().get("token_expires_in", 0))
+                self._renewing = (token, time.monotonic() + left / 2)
+            elif time.monotonic() >= self._renewing[1]:
+                self.renew_token()
+        except BrokerError as error:
+            if error.status == 401:
+                raise
+            self._renewing = (token, time.monotonic() + AGAIN)
 
     def _ask(self, method: str, path: str) -> dict[str, Any]:
         until = time.monotonic() + self._patience
@@ -167,13 +206,15 @@ class Broker:
         headers = {"Host": "bastion"} if self._parts is None else {}
         if self._application:
             headers["Bastion-Application"] = self._application
-        token = self._token
-        if self._token_file:
-            with open(self._token_file, encoding="ascii") as file:
-                token = file.read(256).strip()
-        if token:
+        if token := self._token_now():
             headers["Authorization"] = f"Bearer {token}"
         return headers
+
+    def _token_now(self) -> str:
+        if not self._token_file:
+            return self._token
+        with open(self._token_file, encoding="ascii") as file:
+            return file.read(256).strip()
 
     def _connect(self) -> http.client.HTTPConnection:
         if self._parts is None:
@@ -182,6 +223,21 @@ class Broker:
         return http.client.HTTPSConnection(
             self._parts.hostname, self._parts.port or 443, timeout=self._timeout, context=self._context
         )
+
+
+def _put(path: str, token: str) -> None:
+    """All of it or nothing, whenever we are killed, with the mode that the file had."""
+    handle, name = tempfile.mkstemp(dir=os.path.dirname(path) or ".")  # 0600
+    try:
+        with open(handle, "w", encoding="ascii") as file:
+            file.write(token + "\n")
+            file.flush()
+            os.fsync(handle)
+        os.chmod(name, os.stat(path).st_mode & 0o777)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
 
 
 class _Local(http.client.HTTPConnection):

@@ -4,17 +4,17 @@ An administrator adds, disables and removes applications. What binds one, and wh
 who may say which program an application is reads what is shared with it.
 """
 
-import os
 import re
 import time
-from base64 import b32encode
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import PurePosixPath
 from secrets import token_hex
 from typing import Final
 
-from policy.applications.judging import TOKEN_PREFIX, bindings, digest_of
+from policy.applications.judging import bindings, digest_of
 from policy.applications.rates import DEFAULT_RATE, MAX_RATE
+from policy.applications.renewing import MAX_TOKENS, new_secret
 from policy.authority import Authority
 from policy.conversation import Conversation, State
 from policy.leave.requests import text
@@ -35,16 +35,16 @@ from policy.naming import CommandRefused, counted, shown_time
 from policy.paging import counted_out, paged
 from policy.persons.safeguards import not_for_oneself
 from policy.rules.rights import Right
+from policy.rules.windows import format_duration
 from policy.store import Conflict, Tables
 from policy.store.records import Application, BrokerToken
 from policy.trail.audit import Event, clean
 
-SECRET_BYTES: Final = 32
 MAX_ADDRESSES: Final = 16
-MAX_TOKENS: Final = 64
-"""In force at once for one application: one for each of its instances, and a new one beside each."""
 LONGEST_TOKEN: Final = 24 * 3600
 """Seconds: short-lived, so that one that is lost is worth nothing the day after."""
+LONGEST_RENEWABLE: Final = 90 * 24 * 3600
+"""Seconds from a token to the last one that comes of it by renewing: then somebody answers for it anew."""
 MAX_UID: Final = 2**32 - 2
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
 _UNIT: Final = re.compile(r"[A-Za-z0-9:_.@\\-]{1,240}\.(service|scope)")
@@ -64,7 +64,8 @@ async def application_add(desk: Authority, talk: Conversation, request: Applicat
         name=name, owner=_owner(desk, talk, request.owner) if request.owner else talk.person,
         uid=_uid(request.uid), unit=_unit(request.unit), executable=_executable(request.executable),
         certificate=_certificate(request.certificate), addresses=_addresses(request.addresses),
-        rate=_rate(request.rate or DEFAULT_RATE), created=time.time_ns(), made_by=talk.who[:64],
+        rate=_rate(request.rate or DEFAULT_RATE), renewable=_renewable(request.renewable),
+        created=time.time_ns(), made_by=talk.who[:64],
     )  # fmt: skip
     _check_bound(application)
     event = talk.event("application-add", name, _detail(application), why=text(request.reason, "reason"))
@@ -81,6 +82,9 @@ async def application_set(desk: Authority, talk: Conversation, request: Applicat
     binds = (request.uid, request.unit, request.executable, request.certificate, request.addresses)
     if any(one is not None for one in binds):
         _check_own(desk, talk, before, "its bindings are")
+    if request.renewable is not None and not desk.has_right(talk, Right.ADMINISTER):
+        # Attack: an owner on their last day makes their token last for months.
+        raise CommandRefused("how long tokens are renewed is not its owner's to set", "ask an administrator", code=77)
     if request.owner and before.owner != request.owner:
         owner = _owner(desk, talk, request.owner)
         # Attack: an administrator makes an application their own, binds it to themselves, and reads what it may.
@@ -95,6 +99,7 @@ async def application_set(desk: Authority, talk: Conversation, request: Applicat
         certificate=before.certificate if request.certificate is None else _certificate(request.certificate),
         addresses=before.addresses if request.addresses is None else _addresses(request.addresses),
         rate=_rate(request.rate) if request.rate else before.rate,
+        renewable=before.renewable if request.renewable is None else _renewable(request.renewable),
         disabled=before.disabled if request.disabled is None else request.disabled,
     )  # fmt: skip
     if after == before:
@@ -134,7 +139,8 @@ async def application_show(desk: Authority, talk: Conversation, request: Applica
     rows += [
         [
             f"token {token.id}",
-            f"until {shown_time(token.expires)}, from {token.certificate or ' '.join(token.addresses)}",
+            f"until {shown_time(token.expires)}, from {token.certificate or ' '.join(token.addresses)}"
+            + (f", renewed from {token.first}" if token.first != token.id else ""),
         ]
         for token in desk.applications.tokens(one.name, now)
     ]
@@ -169,10 +175,11 @@ async def application_token(desk: Authority, talk: Conversation, request: Applic
         raise CommandRefused(f"application `{one.name}` is disabled", f"bastion application enable {one.name}")
     if len(desk.applications.tokens(one.name, now)) >= MAX_TOKENS:
         raise CommandRefused(f"`{one.name}` has {MAX_TOKENS} tokens", f"bastion application revoke {one.name}")
-    secret = TOKEN_PREFIX + b32encode(os.urandom(SECRET_BYTES)).decode().rstrip("=").lower()
+    secret, ident = new_secret(), f"t{token_hex(5)}"
     token = BrokerToken(
-        id=f"t{token_hex(5)}", application=one.name, digest=digest_of(secret), certificate=certificate,
+        id=ident, application=one.name, digest=digest_of(secret), certificate=certificate,
         addresses=addresses, made=now, made_by=talk.who[:64], expires=now + request.seconds * 1_000_000_000,
+        first=ident, since=now, seconds=request.seconds,
     )  # fmt: skip
     shown = {"token id": token.id, "certificate": certificate, "addresses": " ".join(addresses),
              "until": shown_time(token.expires)}  # fmt: skip
@@ -188,18 +195,16 @@ async def application_token(desk: Authority, talk: Conversation, request: Applic
 
 async def application_revoke(desk: Authority, talk: Conversation, request: ApplicationRevoke) -> Done:
     one, now = _theirs(desk, talk, request.name), time.time_ns()
-    tokens = [token for token in desk.applications.tokens(one.name, now) if request.ident in ("", token.id)]
+    known = desk.applications.of_row(one.name, now, request.ident)
 
     def change(t: Tables) -> int:
-        for token in tokens:
-            t.applications.revoke_token(token.id, now)
+        t.applications.revoke_tokens(one.name, now, request.ident)
         return t.applications.end_leases(one.name, now, request.ident)
 
-    detail = {"tokens": " ".join(token.id for token in tokens), "named": request.ident[:64]}
+    detail = {"tokens": " ".join(token.id for token in known), "named": request.ident[:64]}
     event = talk.event("application-revoke", one.name, detail, why=text(request.reason, "reason"))
     ended = await desk.ledger.write(change, event, durable=True)
-    for token in tokens:
-        desk.applications.put_token(replace(token, revoked=now), now)
+    tokens = desk.applications.revoke(one.name, now, request.ident)  # also what was renewed while we wrote
     if request.ident and not (tokens or ended):
         raise CommandRefused(f"`{one.name}` has no token or lease `{clean(request.ident, 64)}`",
                              f"see: bastion application show {one.name}")  # fmt: skip
@@ -311,11 +316,18 @@ def _rate(number: int) -> int:
     return number
 
 
+def _renewable(seconds: int) -> int:
+    if not 0 <= seconds <= LONGEST_RENEWABLE:
+        raise CommandRefused(f"tokens are renewed for at most {LONGEST_RENEWABLE // 86400} days", "--renewable 30d")
+    return seconds
+
+
 def _detail(one: Application) -> dict[str, str]:
     return {
         "owner": one.owner,
         **bindings(one),
         "rate": str(one.rate),
+        "renewable": format_duration(timedelta(seconds=one.renewable)) if one.renewable else "",
         "state": "disabled" if one.disabled else "in use",
     }
 

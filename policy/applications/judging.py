@@ -70,6 +70,29 @@ class Registry:
         self._tokens = {digest: one for digest, one in self._tokens.items() if one.expires > now}
         self._tokens[token.digest] = token
 
+    def renewed(self, old: BrokerToken, new: BrokerToken, overlap: int) -> None:
+        """As `ApplicationTables.renew_token`. What became of the old one while that was written holds for the new one.
+
+        Attack: a token taken back, or its application removed, between the row and the memory of its successor.
+        """
+        known = self._tokens.get(old.digest)
+        if known is None or new.application not in self._applications:
+            return
+        self._tokens[old.digest] = replace(known, expires=min(known.expires, overlap))
+        self.put_token(replace(new, revoked=known.revoked), new.made)
+
+    def revoke(self, name: str, now: int, ident: str = "") -> list[BrokerToken]:
+        """As `ApplicationTables.revoke_tokens`; those that were in force."""
+        ended = self.of_row(name, now, ident)
+        for token in ended:
+            self._tokens[token.digest] = replace(token, revoked=now)
+        return ended
+
+    def of_row(self, name: str, now: int, ident: str = "") -> list[BrokerToken]:
+        """Those in force that came of the same first one as this does; all without it."""
+        firsts = {one.first for one in self._tokens.values() if ident in ("", one.id, one.first)}
+        return [one for one in self.tokens(name, now) if one.first in firsts]
+
     def judge(self, seen: Applicant, now: int) -> Known | Unknown:
         return self._local(seen) if seen.local else self._remote(seen, now)
 

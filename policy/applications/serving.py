@@ -66,7 +66,7 @@ async def applicant(desk: Authority, talk: Conversation, request: Applicant) -> 
 
 
 async def read_secret(desk: Authority, talk: Conversation, request: ReadSecret) -> Leased | Refused:
-    known = await _still(desk, talk)
+    known = await still(desk, talk)
     if isinstance(known, Refused):
         return known
     now, name = time.time_ns(), known.application.name
@@ -121,7 +121,7 @@ async def read_secret(desk: Authority, talk: Conversation, request: ReadSecret) 
 
 async def renew_lease(desk: Authority, talk: Conversation, request: RenewLease) -> Lease | Refused:
     """While it stands, within its longest, and as long as the secret is shared."""
-    known = await _still(desk, talk)
+    known = await still(desk, talk)
     if isinstance(known, Refused):
         return known
     now, name = time.time_ns(), known.application.name
@@ -154,7 +154,7 @@ async def renew_lease(desk: Authority, talk: Conversation, request: RenewLease) 
 
 
 async def end_lease(desk: Authority, talk: Conversation, request: EndLease) -> Lease | Refused:
-    known = await _still(desk, talk)
+    known = await still(desk, talk)
     if isinstance(known, Refused):
         return known
     now, name = time.time_ns(), known.application.name
@@ -176,7 +176,7 @@ async def end_lease(desk: Authority, talk: Conversation, request: EndLease) -> L
 # --- who, and how often ---------------------------------------------------------------------------------
 
 
-async def _still(desk: Authority, talk: Conversation) -> Known | Refused:
+async def still(desk: Authority, talk: Conversation) -> Known | Refused:
     """The application as it is now, within its rate."""
     assert talk.seen is not None
     found = desk.applications.judge(talk.seen, time.time_ns())
@@ -196,30 +196,30 @@ async def _nobody(desk: Authority, talk: Conversation, found: Unknown) -> Refuse
     """One answer and one way to it for whoever is not known: the same words after the same wait for the disk."""
     talk.state = State.OVER
     host = f"uid {talk.seen.uid}" if talk.seen is not None and talk.seen.local else talk.source
-    return await _denied(desk, talk, f"source {host}", "application-refused", found.why, NOBODY, NOBODY_HINT,
+    return await denied(desk, talk, f"source {host}", "application-refused", found.why, NOBODY, NOBODY_HINT,
                          what=found.name, need="identity")  # fmt: skip
 
 
 async def _no_secret(desk: Authority, talk: Conversation, name: str, why: str) -> Refused:
-    return await _denied(desk, talk, f"denied {talk.application}", "secret-refused", why, NO_SECRET, NO_SECRET_HINT,
+    return await denied(desk, talk, f"denied {talk.application}", "secret-refused", why, NO_SECRET, NO_SECRET_HINT,
                          what=name)  # fmt: skip
 
 
 async def _no_lease(desk: Authority, talk: Conversation, lease: str, why: str) -> Refused:
-    return await _denied(desk, talk, f"denied {talk.application}", "lease-refused", why, NO_LEASE,
+    return await denied(desk, talk, f"denied {talk.application}", "lease-refused", why, NO_LEASE,
                          "read the secret again", what=lease[:64], need="lease")  # fmt: skip
 
 
 async def _lent(desk: Authority, talk: Conversation, event: str, what: str, out: Checkout) -> Refused:
     """For who may read it otherwise: nobody else hears that it is out, and they not with whom."""
-    refused = await _denied(desk, talk, f"denied {talk.application}", event, f"checked out by {out.person}", LENT,
+    refused = await denied(desk, talk, f"denied {talk.application}", event, f"checked out by {out.person}", LENT,
                             LENT_HINT, what=what, need="lent")  # fmt: skip
     if refused.need == "lent":
         refused.wait = max(1, _seconds(out.ends, time.time_ns()))
     return refused
 
 
-async def _denied(
+async def denied(
     desk: Authority, talk: Conversation, key: str, event: str, why: str, cause: str, hint: str,
     *, what: str = "", need: str = "",
 ) -> Refused:  # fmt: skip

@@ -55,13 +55,13 @@ Request = (
     Hello | Worker | Admin | Courier | Runner | OfferKey | ProveKey | TryPassword | TryToken | AskCode | AnswerCode
     | Authorize | OpenChannel | Credential | Sign | HostCertificate
     | SessionStarted | SessionEnded | Report | Scanned | Worked | Called | Viewing | Viewed
-    | Applicant | ReadSecret | RenewLease | EndLease | Command
+    | Applicant | ReadSecret | RenewLease | EndLease | RenewToken | Command
 )  # fmt: skip
 Reply = (
     Acceptable | Challenge | Verdict | Grant | Allowed | Refused | UsePassword | UseKey | UseCertificate
     | Signature | Certificate | Noted | Rows | Done | EndSession | Freeze | Thaw | Warn | Scan
     | HttpCall | MailCall | RadiusCall | LdapCall | ChangeSecret | VerifyLogin | Recognised | Leased | Lease
-    | Revealed | LdapPassword | RunScript
+    | Revealed | LdapPassword | RunScript | Renewed
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

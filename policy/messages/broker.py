@@ -37,6 +37,10 @@ class EndLease(Message):
     lease: str
 
 
+class RenewToken(Message):
+    """The token that was shown, for a newer one that is good from the same place. Answered with Renewed."""
+
+
 class Recognised(Message):
     application: str
     seconds: int = 0  # until its token ends; 0: none is needed
@@ -65,6 +69,15 @@ class Lease(Message):
     superseded: bool = False
 
 
+class Renewed(Message):
+    """A new token, shown this once. What it replaces is good for `overlap` seconds more."""
+
+    token: bytes
+    seconds: int
+    longest: int  # seconds that it lasts by renewing, from now
+    overlap: int
+
+
 class ApplicationAdd(Message):
     """At least one binding, all of which must hold. `owner`: a person; who adds it when left out."""
 
@@ -75,6 +88,7 @@ class ApplicationAdd(Message):
     certificate: str = ""  # SHA-256 of a client certificate, hexadecimal, colons allowed
     addresses: list[str] = []  # networks
     rate: int = 0  # reads a second; 0: the default
+    renewable: int = 0  # seconds that its tokens last by renewing
     owner: str = ""
     reason: str = ""
 
@@ -89,6 +103,7 @@ class ApplicationSet(Message):
     certificate: str | None = None
     addresses: list[str] | None = None
     rate: int = 0
+    renewable: int | None = None
     owner: str = ""
     disabled: bool | None = None
     reason: str = ""

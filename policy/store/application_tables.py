@@ -3,7 +3,7 @@
 from dataclasses import asdict, fields
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, exists, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from policy.store import schema as s
@@ -77,9 +77,24 @@ class ApplicationTables:
         self._db.execute(delete(s.application_token).where(c.application == token.application, c.expires <= token.made))
         self._db.execute(insert(s.application_token).values(**_row(token)))
 
-    def revoke_token(self, ident: str, now: int) -> None:
+    def renew_token(self, old: BrokerToken, new: BrokerToken, overlap: int) -> bool:
+        """Compare and set: the new one beside the old one, which ends by `overlap`; false if that is over already."""
         c = s.application_token.c
-        self._db.execute(update(s.application_token).where(c.id == ident, c.revoked.is_(None)).values(revoked=now))
+        mine = (c.id == old.id, c.revoked.is_(None), c.expires > new.made)
+        sooner = case((c.expires > overlap, overlap), else_=c.expires)
+        if not self._db.execute(update(s.application_token).where(*mine).values(expires=sooner)).rowcount:
+            return False
+        self.add_token(new)
+        return True
+
+    def revoke_tokens(self, application: str, now: int, ident: str = "") -> None:
+        """All of an application, or those that one and it came of by renewing."""
+        c = s.application_token.c
+        mine = [c.application == application, c.revoked.is_(None)]
+        if ident:
+            row = select(c.first).where(c.id == ident, c.application == application)
+            mine.append(or_(c.first == ident, c.first.in_(row)))
+        self._db.execute(update(s.application_token).where(*mine).values(revoked=now))
 
     # --- leases -------------------------------------------------------------------------------------
 

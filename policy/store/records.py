@@ -234,6 +234,7 @@ class Application:
     certificate: str = ""  # SHA-256 of its client certificate, hexadecimal
     addresses: tuple[str, ...] = ()  # networks
     rate: int  # reads a second
+    renewable: int = 0  # seconds that a token lasts by renewing, from when it was made; 0: it is not renewed
     created: int
     made_by: str
 
@@ -251,6 +252,9 @@ class BrokerToken:
     made_by: str
     expires: int
     revoked: int | None = None
+    first: str  # id of the one that a person made, and this one came of by renewing; its own, if that is this one
+    since: int  # when that was made
+    seconds: int  # each of them lasts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -152,6 +152,7 @@ application = Table(
     Column("certificate", String(64), nullable=False, server_default=""),  # SHA-256 of the client's, hexadecimal
     Column("addresses", Text, nullable=False, server_default=""),  # networks, words
     Column("rate", Integer, nullable=False),  # reads a second
+    Column("renewable", Integer, nullable=False, server_default="0"),  # seconds that its tokens last by renewing
     Column("created", BigInteger, nullable=False),
     Column("made_by", String(64), nullable=False),
 )
@@ -168,6 +169,10 @@ application_token = Table(
     Column("made_by", String(64), nullable=False),
     Column("expires", BigInteger, nullable=False),
     Column("revoked", BigInteger),
+    Column("first", String(16), nullable=False),  # the one that a person made, and this one came of by renewing
+    Column("since", BigInteger, nullable=False),  # when that was made
+    Column("seconds", Integer, nullable=False),  # each of them lasts
+    Index("ix_application_token_first", "first"),
 )
 
 lease = Table(

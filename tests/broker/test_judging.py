@@ -20,7 +20,7 @@ SHOP = Application(
 HERE = Applicant(uid=1000, pid=7, unit="shop.service", executable="/usr/bin/shop")
 CRON = Application(name="cron", addresses=("10.0.0.0/8",), rate=10, created=0, made_by="t")
 TOKEN = BrokerToken(id="t1", application="cron", digest=digest_of("app-x"), addresses=("10.1.0.0/16",), made=0,
-                    made_by="t", expires=100)  # fmt: skip
+                    made_by="t", expires=100, first="t1", since=0, seconds=100)  # fmt: skip
 THERE = Applicant(local=False, address="10.1.2.3", token="app-x")
 
 
@@ -61,6 +61,43 @@ def test_bindings_of_https_do_not_hold_on_this_machine() -> None:
     for one in (replace(CRON, name="shop"), replace(CRON, name="shop", addresses=(), certificate="ab")):
         seen = Applicant(name="shop", address="10.1.2.3", certificate="ab")
         assert judged(seen, one).startswith("not bound so: another")
+
+
+def test_what_became_of_the_old_one_holds_for_the_new_one() -> None:
+    """Whatever happens in memory while the row of a renewed token is written."""
+    new = replace(TOKEN, id="t2", digest=digest_of("app-y"), made=50, expires=150)
+    then = Applicant(local=False, address="10.1.2.3", token="app-y")
+
+    def after(happens: str) -> tuple[str, str]:
+        registry = Registry([CRON], [TOKEN])
+        match happens:
+            case "revoked":
+                assert [one.id for one in registry.revoke("cron", 50, "t1")] == ["t1"]
+            case "removed":
+                registry.remove("cron")
+            case "removed and back":
+                registry = Registry([], [TOKEN])
+        registry.renewed(TOKEN, new, 60)
+        old, found = registry.judge(THERE, 70), registry.judge(then, 70)
+        return tuple(one.token.id if isinstance(one, Known) and one.token else one.why for one in (old, found))  # type: ignore[union-attr]
+
+    assert after("nothing") == ("token t1 has expired", "t2")
+    assert after("revoked") == ("token t1 was revoked", "token t2 was revoked")
+    assert after("removed")[1] == "no such token, or one that is over"
+    assert after("removed and back")[1] == "no such token, or one that is over"
+
+
+def test_taken_back_by_any_of_a_row() -> None:
+    row = [replace(TOKEN, id=f"t{n}", digest=digest_of(f"app-{n}")) for n in (1, 2, 3)]
+    other = replace(TOKEN, id="t4", first="t4", digest=digest_of("app-4"))
+    strange = replace(TOKEN, id="t5", first="t1", application="shop", digest=digest_of("app-5"))
+    for ident in ("t1", "t2", "t3"):
+        registry = Registry([CRON, SHOP], [*row, other, strange])
+        assert [one.id for one in registry.revoke("cron", 50, ident)] == ["t1", "t2", "t3"]
+        assert [one.id for one in registry.tokens("cron", 50)] == ["t4"]
+        assert [one.id for one in registry.tokens("shop", 50)] == ["t5"]
+    assert Registry([CRON], row).revoke("cron", 50, "t9") == []
+    assert len(Registry([CRON], [*row, other]).revoke("cron", 50)) == 4
 
 
 def test_who_is_disabled_is_nobody() -> None:

@@ -49,7 +49,7 @@ def test_it_is_not_read_while_a_person_has_it(place: Place) -> None:
     with place.policyd.login("alice") as alice, place.local() as talk:
         ident = revealed(take(alice, PLACE, seconds=600)).data["checkout"]
         answer = asks(talk)
-        assert (answer.status, answer.told["error"]) == (423, "a person has this password checked out")
+        assert (answer.status, answer.told.get("error")) == (423, "a person has this password checked out")
         assert 590 < int(answer.headers["retry-after"]) <= 600
         assert b"alice" not in answer.body, "with whom is not for programs to know"
         assert asks(talk, "/v1/secrets/root@web1").status == 200, "another account of the target"
@@ -92,7 +92,7 @@ def test_over_and_not_yet_back_is_still_out(place: Place) -> None:
         ident = revealed(take(alice, PLACE, seconds=600)).data["checkout"]
         place.sql("UPDATE checkout SET ends = 1 WHERE id = ?", (ident,))
         for answer in (asks(talk), asks(talk, f"/v1/leases/{lease}/renew", method="POST")):
-            assert (answer.status, answer.headers["retry-after"]) == (423, "1")
+            assert (answer.status, answer.headers.get("retry-after")) == (423, "1")
 
 
 def test_the_clients_say_so_and_do_not_wait_for_hours(place: Place) -> None:

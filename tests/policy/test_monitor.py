@@ -67,6 +67,7 @@ REQUESTS: dict[str, m.Request] = {
     "CheckoutList": m.CheckoutList(),
     "Applicant": m.Applicant(uid=1),
     "ReadSecret": m.ReadSecret(name="no/where"),
+    "RenewToken": m.RenewToken(),
     "RenewLease": m.RenewLease(lease="x"),
     "EndLease": m.EndLease(lease="x"),
     "ApplicationAdd": m.ApplicationAdd(name="X"),

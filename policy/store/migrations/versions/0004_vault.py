@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("certificate", sa.String(length=64), server_default="", nullable=False),
         sa.Column("addresses", sa.Text(), server_default="", nullable=False),
         sa.Column("rate", sa.Integer(), nullable=False),
+        sa.Column("renewable", sa.Integer(), server_default="0", nullable=False),
         sa.Column("created", sa.BigInteger(), nullable=False),
         sa.Column("made_by", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_application")),
@@ -163,12 +164,18 @@ def upgrade() -> None:
         sa.Column("made_by", sa.String(length=64), nullable=False),
         sa.Column("expires", sa.BigInteger(), nullable=False),
         sa.Column("revoked", sa.BigInteger(), nullable=True),
+        sa.Column("first", sa.String(length=16), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("seconds", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(
             ["application"], ["application.name"], name=op.f("fk_application_token_application"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_application_token")),
         sa.UniqueConstraint("digest", name=op.f("uq_application_token_digest")),
     )
+    with op.batch_alter_table("application_token", schema=None) as batch_op:
+        batch_op.create_index("ix_application_token_first", ["first"], unique=False)
+
     op.create_table(
         "authority",
         sa.Column("secret", sa.String(length=32), nullable=False),
