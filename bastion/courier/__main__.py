@@ -19,6 +19,9 @@ def main(argv: list[str] | None = None) -> int:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     parser = argparse.ArgumentParser(prog="bastion-courier", description="Makes policyd's calls to the outside.")
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="bastion.toml")
+    parser.add_argument(
+        "--socket", type=int, metavar="FD", help="serve the command that handed this connection over, and end with it"
+    )
     arguments = parser.parse_args(argv)
     log_json()
     import trio
@@ -27,7 +30,8 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         settings = config.load(arguments.config)
-        trio.run(Service(settings, reach_of(settings)).run)
+        service = Service(settings, reach_of(settings))
+        trio.run(service.run) if arguments.socket is None else trio.run(service.run_for, arguments.socket)
     except BastionError as error:
         print("\n".join(error.lines()), file=sys.stderr)
         return int(error.code)
