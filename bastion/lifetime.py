@@ -65,13 +65,14 @@ async def work_for_policyd(
             pause = FIRST_PAUSE
             log.info("ready", pid=os.getpid())
             tell("READY=1")
-            await _serve(link, answer)
+            await serve(link, answer)
             log.warning("policyd-lost")
         await trio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
 
 
-async def _serve(link: Link, answer: Callable[[Link, Reply], Awaitable[None]]) -> None:
+async def serve(link: Link, answer: Callable[[Link, Reply], Awaitable[None]]) -> None:
+    """Have each order answered in a task of its own, until policyd closes the connection."""
     try:
         async with trio.open_nursery() as nursery:
             while True:

@@ -34,6 +34,7 @@ class Answers:
     listen: list[str] = field(default_factory=lambda: ["0.0.0.0:2222"])
     admin: str = ""
     admin_keys: list[str] = field(default_factory=list)  # authorized_keys lines
+    master: str = ""  # [policy] master_key; "" for a file beside the database
 
 
 def make(folder: Path, answers: Answers) -> Iterator[str]:
@@ -87,9 +88,15 @@ def fingerprint(private: Path) -> str:
 
 def _config_text(answers: Answers) -> str:
     text = _template("bastion.toml")
-    default = 'listen = ["0.0.0.0:2222"]'
-    assert default in text
-    return text.replace(default, f"listen = {json.dumps(answers.listen)}", 1)
+    changes = [('listen = ["0.0.0.0:2222"]', f"listen = {json.dumps(answers.listen)}")]
+    if answers.master:
+        changes.append(
+            ('#master_key = "file:master.key"', f"master_key = {json.dumps(answers.master, ensure_ascii=False)}")
+        )
+    for default, wanted in changes:
+        assert default in text
+        text = text.replace(default, wanted, 1)
+    return text
 
 
 def _template(name: str) -> str:
@@ -103,9 +110,15 @@ def _policy_init(config: Path, answers: Answers) -> Iterator[str]:
         words += ["--admin", answers.admin, "--admin-key", "-"]
     done = subprocess.run(words, input="\n".join(answers.admin_keys), capture_output=True, text=True, check=False)
     if done.returncode:
-        said = [line.removeprefix("bastion: ") for line in done.stderr.splitlines() if line.strip()]
-        raise BastionError(f"policyd could not be set up: {said[-1] if said else f'status {done.returncode}'}")
+        raise not_set_up(done)
     yield from (line for line in done.stdout.splitlines() if line)
+
+
+def not_set_up(done: "subprocess.CompletedProcess[str]") -> BastionError:
+    """In policyd's own words: cause, and what to do."""
+    said = [line.removeprefix("bastion: ") for line in done.stderr.splitlines() if line.startswith("bastion: ")]
+    cause, *hints = said or [f"status {done.returncode}"]
+    return BastionError(f"policyd could not be set up: {cause}", hints[0] if hints else "")
 
 
 def _folder(path: Path) -> list[Path]:

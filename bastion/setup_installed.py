@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from bastion.config import load
-from bastion.errors import BastionError, MisuseError
-from bastion.setup import Answers, fingerprint, make_host_keys, write_new
+from bastion.errors import MisuseError
+from bastion.setup import Answers, fingerprint, make_host_keys, not_set_up, write_new
 
 MASTER_KEY_BYTES: Final = 32  # what policyd takes
 HOST_KEY_NAMES: Final = ("ssh_host_ed25519_key", "ssh_host_rsa_key")
@@ -78,8 +78,7 @@ def _policy_init(config: Path, state: Path, credential: Path | None, answers: An
             extra_groups=[] if root else None, umask=0o077,
         )  # fmt: skip
     if done.returncode:
-        said = [line.removeprefix("bastion: ") for line in done.stderr.splitlines() if line.strip()]
-        raise BastionError(f"policyd could not be set up: {said[0] if said else f'status {done.returncode}'}")
+        raise not_set_up(done)
     yield from (line for line in done.stdout.splitlines() if line)
 
 

@@ -3,7 +3,8 @@
 import hmac
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -12,6 +13,7 @@ from policy import naming, store
 from policy.authorities import keeping
 from policy.authorities.life import Authorities
 from policy.configuration import Configuration
+from policy.outside.own_courier import own_courier
 from policy.store import Store, Tables
 from policy.store.records import VaultKey
 from policy.trail import audit
@@ -20,7 +22,7 @@ from policy.vault import keyring
 from policy.vault.envelope import SEED, Vault
 from policy.vault.masters import Master, parse
 from policy.vault.masters.passphrase import PassphraseMaster
-from policy.vault.masters.transit import Http
+from policy.vault.masters.transit import TransitMaster
 from policy.vault.register import Broken, Register
 from policy.vault.rekeying import MASTER
 from policy.vault.secret import NotYet, Secret, VaultError, WrongPassphrase
@@ -53,7 +55,6 @@ async def make_state(
     admin: str,
     admin_keys: Sequence[str],
     passphrase: Secret | None = None,
-    http: Http | None = None,
 ) -> list[str]:
     """A new state; what was made, in words. NotReady or naming.CommandRefused if there is one, or it cannot be."""
     name = naming.person_name(admin) if admin else ""
@@ -65,10 +66,10 @@ async def make_state(
         raise NotReady(
             f"state `{config.state}` exists already: nothing was changed", "use it, or choose another folder"
         )
-    master = _master(config, passphrase, http)
-    said = await master.make()
     root = keyring.new_root()
-    first = await keyring.wrap(master, keyring.FIRST, root)
+    async with _master(config, passphrase) as master:
+        said = await master.make()
+        first = await keyring.wrap(master, keyring.FIRST, root)
     database = store.create(config.policy.database, config.state)
     try:
         said += _fill(config, Vault({keyring.FIRST: root}), first, database, name, keys)
@@ -118,10 +119,10 @@ async def _open(config: Configuration, master: Master, database: Store) -> State
 
 async def accept_trail(config: Configuration, passphrase: Secret | None = None) -> str:
     """Go on from the trail and the vault as the database has them; that becomes an event. What was done, in words."""
-    master = _master(config, passphrase)
     database = store.open_store(config.policy.database, config.state)
-    with database.read() as tables:
-        vault, register = await _open_vault(tables, master)
+    async with _master(config, passphrase) as master:
+        with database.read() as tables:
+            vault, register = await _open_vault(tables, master)
     head_file = HeadFile(config.head, vault.audit_key())
     kept = head_file.load()
     with database.write() as tables:
@@ -183,10 +184,18 @@ async def _unwrapped(tables: Tables, master: Master) -> dict[int, Secret]:
         ) from None
 
 
-def _master(config: Configuration, passphrase: Secret | None, http: Http | None = None) -> Master:
-    """For a command of an operator's, who has the passphrase at hand. No courier is there, unless `http` is one."""
-    master = parse(config.policy.master_key, config.state, os.environ, http)
-    return supplied(master, passphrase)
+@asynccontextmanager
+async def _master(config: Configuration, passphrase: Secret | None) -> AsyncIterator[Master]:
+    """For a command of an operator's, who has the passphrase at hand, and waits for no server that may come back."""
+    master = parse(config.policy.master_key, config.state, os.environ)
+    if not isinstance(master, TransitMaster):
+        yield supplied(master, passphrase)
+        return
+    try:
+        async with own_courier(config.path) as courier:
+            yield parse(config.policy.master_key, config.state, os.environ, courier.http)
+    except NotYet as error:
+        raise VaultError(error.cause, "nothing was changed: put it right, then say this again") from None
 
 
 def supplied(master: Master, passphrase: Secret | None) -> Master:

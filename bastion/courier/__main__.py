@@ -14,6 +14,9 @@ def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM; the exit status."""
     parser = argparse.ArgumentParser(prog="bastion-courier", description="Makes policyd's calls to the outside.")
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="bastion.toml")
+    parser.add_argument(
+        "--socket", type=int, metavar="FD", help="serve the command that handed this connection over, and end with it"
+    )
     arguments = parser.parse_args(argv)
     log_json()
     import trio
@@ -23,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         hide_memory()
         settings = config.load(arguments.config)
-        trio.run(Service(settings, reach_of(settings)).run)
+        service = Service(settings, reach_of(settings))
+        trio.run(service.run) if arguments.socket is None else trio.run(service.run_for, arguments.socket)
     except BastionError as error:
         print("\n".join(error.lines()), file=sys.stderr)
         return int(error.code)

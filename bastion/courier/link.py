@@ -28,8 +28,7 @@ class Link:
         try:
             await sock.connect(str(path))
             link = cls(sock)
-            await link._send(greeting)
-            await link.receive()  # its answer to the greeting: from here on it knows us
+            await link.greet(greeting)
         except OSError as error:
             sock.close()
             raise PeerError(f"policyd is not running at `{path}`: {(error.strerror or '').lower()}") from None
@@ -37,6 +36,11 @@ class Link:
             sock.close()
             raise
         return link
+
+    async def greet(self, greeting: Courier | Runner) -> None:
+        """Until it has answered: from here on it knows us."""
+        await self._send(greeting)
+        await self.receive()
 
     async def receive(self) -> Reply:
         try:

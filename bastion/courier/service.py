@@ -4,6 +4,7 @@ It listens nowhere, keeps nothing, and knows nothing of persons or tickets: a ca
 """
 
 import os
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from bastion.courier.link import COURIER_SOCKET, Link
 from bastion.courier.places import networks
 from bastion.courier.reach import Reach
 from bastion.errors import BastionError, PeerError
-from bastion.lifetime import SIGNALS, obey, watchdog, work_for_policyd
+from bastion.lifetime import SIGNALS, obey, serve, watchdog, work_for_policyd
 from policy.messages import Called, Courier, HttpCall, LdapCall, LdapPassword, MailCall, RadiusCall, Reply
 
 CALLS_AT_ONCE: Final = 16
@@ -54,6 +55,15 @@ class Service:
                 nursery.start_soon(watchdog)
                 await obey(signals, self._reload)
                 nursery.cancel_scope.cancel()
+
+    async def run_for(self, handle: int) -> None:
+        """Until the other end of this connection is closed."""
+        link = Link(trio.socket.from_stdlib_socket(socket.socket(fileno=handle)))
+        try:
+            await link.greet(Courier(pid=os.getpid()))
+        except (OSError, PeerError):
+            return link.close()
+        await serve(link, self._answer)
 
     def _socket(self) -> Path:
         return self.settings.run / COURIER_SOCKET

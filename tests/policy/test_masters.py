@@ -3,6 +3,7 @@
 import os
 import secrets
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from policy.vault.masters import Master, parse, wrapping
 from policy.vault.masters.passphrase import Cost, PassphraseMaster
 from policy.vault.masters.pkcs11 import TokenMaster
 from policy.vault.secret import NotYet, Secret, VaultError, WrongPassphrase
+from tests.policy.policyd import Policyd
 from tests.support.transit import Transit
 
 ROOT = Secret(bytes(range(32)))
@@ -251,6 +253,23 @@ async def test_a_key_that_can_be_read_out_is_not_taken(tokens: Path):
     await wrong(on_token(tokens, label="known").wrap(ROOT, BOUND), "can be read out")
 
 
+@softhsm
+def test_a_vault_begins_on_a_token(tokens: Path, tmp_path: Path):
+    """No key of it was ever in a file."""
+    place = f"pkcs11:token=bastion;object=vault?module-path={MODULE}&pin-source=file:{tokens}/pin"
+    words = ["init", str(tmp_path / "b"), "--unattended", "--master", place]
+    done = subprocess.run([sys.executable, "-m", "bastion", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "key `vault` on token `bastion`" in done.stdout
+    assert not (tmp_path / "b" / "state" / "master.key").exists()
+    daemon = Policyd(tmp_path / "b").start()
+    try:
+        assert dict(daemon.done(m.VaultStatus()).rows)["master"] == "pkcs11"
+    finally:
+        daemon.stop()
+    assert "nothing was changed" in daemon.run("db", "accept-trail").stdout
+
+
 # --- transit -------------------------------------------------------------------------------------------------
 
 Called = Callable[[m.HttpCall], Awaitable[m.Called]]
@@ -324,4 +343,4 @@ async def test_a_server_that_does_not_help_keeps_the_vault_locked(
 async def test_without_a_courier_it_says_so(transit: Transit, tmp_path: Path):
     master = parse(transit.where(), tmp_path, {})
     await master.make()
-    await wrong(master.wrap(ROOT, BOUND), "a policyd that runs", kind=NotYet)
+    await wrong(master.wrap(ROOT, BOUND), "by a courier", kind=NotYet)

@@ -4,22 +4,18 @@ import json
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-import trio
 
-from bastion.courier import http
-from bastion.courier.reach import Reach
 from policy import messages as m
-from policy import setup
-from policy.configuration import read_configuration
 from policy.keys import sshkeys
 from policy.model import Outcome
 from tests.policy.policyd import Gone, Peer, Policyd, hello, proof
@@ -324,21 +320,16 @@ def courier_process(daemon: Policyd) -> Iterator[None]:
 
 @pytest.fixture
 def by_transit(tmp_path: Path) -> Iterator[tuple[Policyd, Transit]]:
-    """A vault whose root a transit server holds the half of. It was made with a courier in this process."""
+    """A vault whose root a transit server holds the half of, from its first moment on."""
     with Transit(tmp_path / "transit") as server:
         daemon = Policyd(tmp_path, settings=f'master_key = "{server.where()}"')
         (tmp_path / "state").mkdir(mode=0o700)
         token = tmp_path / "state" / "transit.token"
         token.write_text("s.good\n")
         token.chmod(0o600)
-        daemon.write()
-        trio.run(make, daemon)
+        daemon.make()
         yield daemon, server
         daemon.stop()
-
-
-async def make(daemon: Policyd) -> None:
-    await setup.make_state(read_configuration(daemon.config), "", [], http=lambda call: http.call(call, Reach(())))
 
 
 def test_a_vault_by_transit_opens_once_the_courier_is_there(by_transit: tuple[Policyd, Transit]):
@@ -355,6 +346,78 @@ def test_a_vault_by_transit_opens_once_the_courier_is_there(by_transit: tuple[Po
         (event, *_) = daemon.audit("vault-unlock")
         assert event["who"] == "policyd"
         assert {one[1] for one in server.asked} == {"s.good"}
+
+
+def test_a_damaged_trail_is_accepted_through_a_courier_of_its_own(by_transit: tuple[Policyd, Transit]):
+    """No policyd runs then, and none would start before: so there is none that the other courier could come to."""
+    daemon, server = by_transit
+    with closing(sqlite3.connect(daemon.database)) as database:
+        database.execute("DELETE FROM revoked_certificate")
+        database.execute("INSERT INTO revoked_certificate (kind, what, at, by) VALUES ('serial', '7', 1, 'x')")
+        database.commit()
+    server.sealed = True
+    no = daemon.run("db", "accept-trail")
+    assert no.returncode == 78
+    assert "sealed or on standby" in no.stderr
+    assert "say this again" in no.stderr
+    server.sealed = False
+    yes = daemon.run("db", "accept-trail")
+    assert yes.returncode == 0, yes.stderr
+    assert "accepted" in yes.stdout
+    assert "nothing was changed" in daemon.run("db", "accept-trail").stdout
+    with courier_process(daemon):
+        daemon.start()
+        answered(daemon)
+        assert daemon.audit("audit-trail-accepted")
+
+
+def test_a_vault_that_cannot_begin_is_not_there_and_begins_later(tmp_path: Path):
+    with Transit(tmp_path / "transit") as server:
+        (tmp_path / "token").write_text("s.good\n")
+        (tmp_path / "token").chmod(0o600)
+        where = server.where(token=f"file:{tmp_path}/token")
+        # the courier of this one command is held to what holds the other: no address of its own network's alone
+        elsewhere = where.replace("https://127.0.0.1", "https://169.254.169.254")
+        daemon, server.sealed = Policyd(tmp_path), True
+        for place, table, said in (
+            (where, "", "on standby"),
+            (elsewhere, "", "which this bastion does not call"),
+            (where, '[courier]\nreach = ["nonsense"]', "courier.reach"),
+        ):
+            daemon.settings = f'master_key = "{place}"\n{table}'
+            daemon.write()
+            no = daemon.run("init")
+            assert no.returncode == 78, no.stdout
+            assert said in no.stderr
+            assert "Traceback" not in no.stderr
+            assert not daemon.database.exists()
+        server.sealed = False
+        daemon.settings = f'master_key = "{where}"'
+        daemon.make()
+
+
+def test_bastion_init_begins_with_a_transit_server(tmp_path: Path):
+    with Transit(tmp_path / "transit") as server:
+        (tmp_path / "token").write_text("s.good\n")
+        (tmp_path / "token").chmod(0o600)
+        where = server.where(token=f"file:{tmp_path}/token")
+        words = [sys.executable, "-m", "bastion", "init", str(tmp_path / "b"), "--unattended", "--master", where]
+        server.sealed = True
+        no = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        assert no.returncode == 78
+        assert "sealed or on standby" in no.stderr
+        assert "say this again" in no.stderr
+        assert not (tmp_path / "b").exists(), "what it had made is taken away"
+        server.sealed = False
+        yes = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        assert yes.returncode == 0, yes.stderr
+        assert "share of the master key" in yes.stdout
+        assert not (tmp_path / "b" / "state" / "master.key").exists()
+        daemon = Policyd(tmp_path / "b")
+        with courier_process(daemon):
+            daemon.start()
+            answered(daemon)
+        assert daemon.stop() == 0
 
 
 def test_a_sealed_server_is_asked_again_until_it_helps(by_transit: tuple[Policyd, Transit]):

@@ -93,10 +93,7 @@ class TransitMaster:
     async def _ask(self, verb: str, field: str, value: str, wanted: str) -> str:
         """The answer's `data.wanted`; NotYet with the server's reason."""
         if self._http is None:
-            raise NotYet(
-                f"transit server `{self._url}` can only be called by a policyd that runs",
-                'begin with master_key = "file:master.key", then: bastion vault rekey --master',
-            )
+            raise NotYet(f"transit server `{self._url}` can only be called by a courier")
         try:
             token = read_secret(self._options["token"], self._base, self._environ)
             trust = read_trust(self._options.get("ca", ""), self._base)
