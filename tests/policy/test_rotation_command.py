@@ -97,7 +97,7 @@ def test_what_cannot_be_changed_is_said_and_the_others_are(policyd, worker) -> N
     assert "2 of 2" in done.stderr
 
 
-def test_which_accounts_has_to_be_said(policyd) -> None:
+def test_which_accounts_has_to_be_said(policyd, worker) -> None:
     for words in ((), ("--all", "root@web1"), ("--all", "--label", "env=test")):
         assert "give accounts, or --label, or --all" in say(policyd, "vault", "rotate", *words, code=64).stderr
     assert "no account `nobody@web1`" in say(policyd, "vault", "rotate", "nobody@web1", code=64).stderr
@@ -133,7 +133,7 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(policyd, targets) -> None:
     targets.hold = threading.Event()
     targets.hold.wait = lambda _: may_go.acquire(timeout=20)  # one order at a time
     worker = Worker(policyd, targets)
-    with Terminal(*command(policyd, "vault", "rotate", "--all"), env={"PYTHONPATH": os.getcwd()}) as person:
+    with Terminal(*command(policyd, "vault", "rotate", "--all"), env=dict(os.environ) | {"TERM": "xterm"}) as person:
         person.until(b"[                              ] 0/2  none yet\x1b[K")
         may_go.release()
         person.until(b"\r[###############               ] 1/2  1 committed\x1b[K")
