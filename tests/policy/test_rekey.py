@@ -180,12 +180,12 @@ FILES = ("bastion.db", "bastion.db-wal", "audit.head")
 CALLS = "pwrite64,fdatasync,fsync,ftruncate"
 
 
-def traced(policyd: Policyd, rule: str, log: Path) -> "subprocess.Popen[bytes]":
+def traced(policyd: Policyd, rule: str, log: Path, calls: str = CALLS) -> "subprocess.Popen[bytes]":
     """strace(1) beside a running policyd, from now on, on the files where it keeps things."""
     assert policyd.process is not None
     paths = [word for name in FILES for word in ("-P", str(policyd.database.parent / name))]
-    words = ["strace", "-f", "-p", str(policyd.process.pid), "-o", str(log), *paths, "-e", f"trace={CALLS}"]
-    strace = subprocess.Popen([*words, *(["-e", f"inject={CALLS}:{rule}"] if rule else [])], stderr=subprocess.PIPE)
+    words = ["strace", "-f", "-p", str(policyd.process.pid), "-o", str(log), *paths, "-e", f"trace={calls}"]
+    strace = subprocess.Popen([*words, *(["-e", f"inject={calls}:{rule}"] if rule else [])], stderr=subprocess.PIPE)
     assert strace.stderr is not None
     while b"attached" not in (line := strace.stderr.readline()):
         assert line, "strace did not attach"
