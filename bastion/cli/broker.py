@@ -3,7 +3,10 @@
 import base64
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -42,21 +45,46 @@ def get(
     patience: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Print a secret, alone and as it is: no line end is added."""
-    for file in (token_file, certificate, key, ca):
+    with _broker(
+        "get", path, url=url, token_file=token_file, certificate=certificate, key=key, ca=ca, application=application,
+        patience=patience,
+    ) as broker:  # fmt: skip
+        secret = broker.get(name)
+    sys.stdout.buffer.write(_json(secret) if as_json else secret.data)
+    sys.stdout.buffer.flush()
+
+
+@command.command()
+@_door  # type: ignore[arg-type]
+@JSON
+def renew(
+    path: str, url: str, token_file: str, certificate: str, key: str, ca: str, application: str, patience: float,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Change the token of --token-file for a newer one, and write it there."""
+    if not (url and token_file):
+        raise MisuseError("what is renewed is a token for HTTPS", "--url https://HOST:PORT --token-file FILE")
+    with _broker(
+        "renew", path, url=url, token_file=token_file, certificate=certificate, key=key, ca=ca, application=application,
+        patience=patience,
+    ) as broker:  # fmt: skip
+        told = broker.renew_token()
+    click.echo(json.dumps(told) if as_json else f"renewed for {told['expires_in']} seconds: {token_file}")
+
+
+@contextmanager
+def _broker(word: str, path: str, **options: Any) -> Iterator[Broker]:
+    """A broker to ask; what it says no to, in words for people."""
+    for file in (options[name] for name in ("token_file", "certificate", "key", "ca")):
         if file and not Path(file).is_file():
             raise MisuseError(f"`{file}` is no file", "name one that is there")
     try:
-        with Broker(
-            path, url=url, token_file=token_file, certificate=certificate, key=key, ca=ca, application=application,
-            patience=patience,
-        ) as broker:  # fmt: skip
-            secret = broker.get(name)
+        with Broker(path, **options) as broker:
+            yield broker
     except BrokerError as error:
         raise _said(error) from None
     except (OSError, ValueError) as error:
-        raise MisuseError(str(error), "bastion broker get --help") from None
-    sys.stdout.buffer.write(_json(secret) if as_json else secret.data)
-    sys.stdout.buffer.flush()
+        raise MisuseError(str(error), f"bastion broker {word} --help") from None
 
 
 def _json(secret: Secret) -> bytes:

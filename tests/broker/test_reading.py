@@ -238,6 +238,28 @@ def test_the_unit_binds(place: Place) -> None:
     assert place.policyd.audit("application-refused")[0]["why"] == "not bound so: another unit"
 
 
+HIERARCHY = next((path for path in map(Path, ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup")) if path.is_dir()), Path("/"))
+
+
+@pytest.mark.skipif(not os.access(HIERARCHY / "cgroup.procs", os.W_OK), reason="needs to make control groups")
+def test_a_program_in_its_unit_is_it(place: Place) -> None:
+    """A real control group, as systemd makes one for a service; its neighbour and its child group's name are not it."""
+    unit, other = f"bastion-test-{os.getpid()}.service", f"bastion-test-{os.getpid()}-2.service"
+    place.application("united", "deploy@web1", unit=unit)
+    code = f"import os\nopen(sys.argv[3] + '/cgroup.procs', 'w').write(str(os.getpid()))\n{CHILD.partition(chr(10))[2]}"
+    found = {}
+    for group in (HIERARCHY / unit, HIERARCHY / other, HIERARCHY / other / unit):
+        group.mkdir()
+    try:
+        for group in (HIERARCHY / unit, HIERARCHY / other, HIERARCHY / other / unit):
+            words = [sys.executable, "-c", f"import socket, sys\n{code}", str(place.socket), "united", str(group)]
+            found[group] = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    finally:
+        for group in (HIERARCHY / other / unit, HIERARCHY / other, HIERARCHY / unit):
+            group.rmdir()
+    assert list(found.values()) == ["200\n", "401\n", "401\n"]
+
+
 def test_who_connected_must_still_be_there(place: Place) -> None:
     """A connection that was handed on is nobody's once its process has ended."""
     place.application("handed", "deploy@web1")

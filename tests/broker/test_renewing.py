@@ -1,7 +1,10 @@
 """A token changed for a newer one: by who has it, from where it is good, as long as an administrator lets it be."""
 
+import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -255,6 +258,30 @@ def test_the_client_renews_in_one_call_and_writes_the_file(place: Place, tmp_pat
     ) as one:
         one.renew_token()
         assert one.get("deploy@web1").value
+
+
+def test_bastion_broker_renew(place: Place, tmp_path: Path) -> None:
+    place.application("timer", "deploy@web1", addresses=[LOOPBACK], renewable=DAY)
+    place.application("timeless", addresses=[LOOPBACK])
+    file = tmp_path / "token"
+    file.write_text(old := place.token("timer"))
+
+    def bastion(*words: str) -> "subprocess.CompletedProcess[str]":
+        where = ("--url", f"https://localhost:{place.port}", "--ca", str(place.pki / "ca.crt"), "--patience", "0")
+        command = [sys.executable, "-m", "bastion", "broker", "renew", *where, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    done = bastion("--token-file", str(file))
+    assert (done.returncode, done.stdout) == (0, f"renewed for 3600 seconds: {file}\n")
+    assert file.read_text().strip() not in (old, done.stdout + done.stderr)
+    told = json.loads(bastion("--token-file", str(file), "--json").stdout)
+    assert sorted(told) == ["expires_in", "old_expires_in", "renewable_for"]
+    assert bastion().returncode == 64
+    file.write_text(place.token("timeless"))
+    done = bastion("--token-file", str(file))
+    assert done.returncode == 77
+    assert "not renewed any more" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_client_renews_by_itself_when_half_is_over(place: Place, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         made.start()
         (made.folder / "tickets.toml").write_text('[OPS-12]\nstatus = "open"\nassignee = "alice"\ntargets = ["web2"]\n')
         public = made.key("stranger").with_suffix(".pub").read_text().strip()
-        made.ask(m.PersonAdd(name="lena", roles=["lead"], keys=[public]))
+        made.ask(m.PersonAdd(name="lena", roles=["lead", "engineer"], keys=[public]))
         made.ask(m.TargetAdd(name="web2", address="127.0.0.1:9", host_keys=[public]))
         for account in NEEDS:
             made.ask(m.AccountAdd(account=account, target="web2", password=f"{PASSWORD}-{account}"))
@@ -193,6 +193,26 @@ def test_leave_for_a_session_is_not_waited_for(site: Site) -> None:
         alice.until("say why")
         alice.type("\r")
         assert alice.wait() == 75
+
+
+def test_of_two_at_once_one_has_it(site: Site) -> None:
+    """Two people at two terminals of their own: one sees the password, the other who has it, and no password."""
+    words = ("vault", "checkout", "free@web2", "--reason", "x")
+    hers = ("-l", "lena", "-i", str(site.key("stranger")))
+    for _ in range(3):
+        commands = [site.command("ssh", *options) for options in ((), hers)]
+        running = [
+            subprocess.Popen([*command, "bastion", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE) for command in commands
+        ]  # fmt: skip
+        said = [process.communicate(timeout=30) for process in running]
+        codes = [process.returncode for process in running]
+        assert sorted(codes) == [0, 75], said
+        won = codes.index(0)
+        assert said[won][0] == f"{PASSWORD}-free".encode()
+        assert said[1 - won][0] == b""
+        assert f"checked out by `{('alice', 'lena')[won]}`".encode() in said[1 - won][1]
+        site.ask(m.CheckoutReturn(checkout="free@web2", force=True, reason="once more"))
 
 
 def test_who_loses_it_reads_it_where_they_are(site: Site) -> None:

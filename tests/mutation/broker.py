@@ -145,6 +145,23 @@ GUARDS: Final[list[Mutant]] = [
          "test_disabled_and_removed_ends_at_once_on_a_connection_that_is_open"),
     ),
     *guards(
+        "policy/store/application_tables.py", "tests/policy/test_sharing_store.py",
+        ('c.subject_kind == "application", c.subject == bindparam("subject"),', 'c.subject == bindparam("subject"),',
+         "lent to a person, read by a program of that name", "test_the_database_and_the_rules_agree"),
+        ("c.expires > bindparam(\"now\")", "c.expires >= bindparam(\"now\")", "read at the moment that it ends",
+         "test_the_database_and_the_rules_agree"),
+        ("max(end for end in ends if end is not None)", "min(end for end in ends if end is not None)",
+         "a shorter share that hides a longer one", "test_the_database_and_the_rules_agree"),
+        ('(" " + c.rights + " ").contains(" use "),', 'c.rights.contains("e"),', "a share to view is one to use",
+         "test_the_database_and_the_rules_agree"),
+        ('folders = [name[: at + 1] for at, char in enumerate(name) if char == "/"]', "folders: list[str] = []",
+         "lent with its folder, and refused", "test_the_database_and_the_rules_agree"),
+        ('[name[: at + 1] for at, char in enumerate(name) if char == "/"]',
+         '[name[:at] for at in range(len(name))]', "whatever begins alike", "test_the_database_and_the_rules_agree"),
+        ("exists().where(*_shared())", "exists(select(s.share.c.id))", "a lease of what is not lent",
+         "test_the_database_and_the_rules_agree"),
+    ),
+    *guards(
         "policy/applications/commands.py", "tests/broker/test_clients.py",
         ("if talk.state is not State.OPERATOR and (not one.owner or one.owner != talk.person):", "if False:",
          "an administrator takes a token of an application that may see more", "test_owners_and_administrators"),
@@ -206,6 +223,20 @@ GUARDS: Final[list[Mutant]] = [
          "test_what_is_no_request_of_ours_ends_the_connection"),
         ("if request.http_version not in (b\"1.1\", b\"1.0\"):", "if False:", "HTTP of another kind",
          "test_what_is_no_request_of_ours_ends_the_connection"),
+    ),
+    *guards(
+        "bastion/broker/link.py", "tests/broker/test_link.py",
+        ("            _buffer[:size] = bytes(size)\n", "            pass\n", "the last secret, in a broker at rest",
+         "test_a_secret_that_was_read_is_not_in_the_buffer"),
+        ("        try:\n            if not 0 < size <= MAX_MESSAGE:\n                raise OSError\n"
+         "            return decode_reply(memoryview(_buffer)[:size])\n        finally:\n"
+         "            _buffer[:size] = bytes(size)\n",
+         "        if not 0 < size <= MAX_MESSAGE:\n            raise OSError\n"
+         "        reply = decode_reply(memoryview(_buffer)[:size])\n        _buffer[:size] = bytes(size)\n"
+         "        return reply\n",
+         "a secret in an answer that is none", "test_an_answer_that_is_none_is_overwritten_too"),
+        ("            if number == self._number:\n                return reply\n", "            return reply\n",
+         "the answer to another question", "test_an_answer_that_is_none_is_overwritten_too"),
     ),
     *guards(
         "bastion/broker/listening.py", "tests/broker/test_https.py",

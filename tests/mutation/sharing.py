@@ -142,6 +142,19 @@ GUARDS: Final[list[Mutant]] = [
          "test_who_has_it_for_a_minute_knows_it"),
     ),
     *guards(
+        "policy/checkout/commands.py", "tests/policy/test_checkout_gate.py",
+        ("if (by := talk.speaker) is not None and (by.force_command or by.withheld):",
+         "if (by := talk.speaker) is not None and by.force_command:", "a certificate with no terminal, and a password",
+         "test_a_limited_certificate_has_no_secret_in_hand[bare]"),
+        ("if (by := talk.speaker) is not None and (by.force_command or by.withheld):",
+         "if (by := talk.speaker) is not None and by.withheld:", "a certificate for a backup, and a password",
+         "test_a_limited_certificate_has_no_secret_in_hand[forced]"),
+        ("    if decision.watched:\n", "    if False:\n", "a password where a rule wants somebody to look on",
+         "test_nobody_looks_on_at_a_password"),
+        ("ticket=ticket, reason=why, tickets=facts.tickets,\n        )", "ticket=ticket, reason=why,\n        )",
+         "a ticket that is open, and not believed", "test_a_ticket"),
+    ),
+    *guards(
         "policy/checkout/telling.py", "tests/policy/test_checkout.py",
         ("for live in desk.sessions.of_person(one.person):", "for live in desk.sessions.all():",
          "who has what, told to everybody at a terminal", "test_before_its_end_the_holder_is_warned"),
@@ -153,7 +166,7 @@ GUARDS: Final[list[Mutant]] = [
     *guards(
         "policy/checkout/commands.py", "tests/policy/test_checkout.py",
         ("    if not own:\n        await tell_gone(desk, [found], talk.who, why)\n", "",
-         "taken away without a word", "test_who_loses_it_hears_by_whom_and_why"),
+         "taken away without a word", "test_who_loses_it_hears_by_whom_and_why", "TimeoutError"),
         ("    if not facts.reason.strip():", "    if False:", "a password for no reason",
          "test_there_is_always_a_reason"),
         ("    if talk.state is not State.PERSON:\n", "    if False:\n", "a password without a proven person",

@@ -525,6 +525,7 @@ def test_before_its_end_the_holder_is_warned(lending, place):
         done(bring(alice, ident))
         assert news(alice, place) == [], "and not who brought it back"
         assert len([one for one in lending.audit("checkout-ending") if one["what"] == place]) == 1
+        assert news(bob, place) == bob.pushes == []
 
 
 def test_who_loses_it_hears_by_whom_and_why(lending, place):
