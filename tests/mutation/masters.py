@@ -26,7 +26,7 @@ GUARDS: Final[list[Mutant]] = [
         ("t.put_setting(MASTER, place.encode())\n\n            await self._ledger.write(change, event, durable=True)",
          "t.put_setting(MASTER, place.encode())\n\n"
          "            for made in (bytes(60), keys[0].wrapped):\n"
-         "                await self._ledger.write(lambda t, made=made: t.vault.wrap_key(keys[0].generation, made), event)",
+         "                await self._ledger.write(lambda t, w=made: t.vault.wrap_key(keys[0].generation, w), event)",
          "between two steps no master opens the vault",
          "test_killed_at_every_step_of_a_change_of_master[file]", "VaultError"),
     ),
