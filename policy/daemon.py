@@ -17,6 +17,7 @@ from trio.socket import SocketType
 
 from policy import monitor, roster, setup
 from policy.applications.judging import Registry
+from policy.authorities.publishing import publish
 from policy.authority import Authority
 from policy.checkout import returning
 from policy.checkout.lease import Checkouts
@@ -247,6 +248,8 @@ async def _housekeeping(desk: Authority) -> None:
     while True:
         before = time.time_ns() - int(desk.lockouts.window * 1e9)
         try:
+            async with desk.deciding:
+                await publish(desk)  # it may be gone, and certificates leave the list by themselves
             await desk.ledger.write(partial(_forget, before))
             await trim(desk.ledger, desk.settings.secret_versions)
             while await desk.ledger.write(lambda t: t.applications.forget_leases(time.time_ns())):

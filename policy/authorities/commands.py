@@ -4,18 +4,16 @@ import base64
 import time
 from typing import Final
 
-from policy.authorities import keeping, life, revocation
+from policy.authorities import keeping, life, publishing, revocation
 from policy.authorities.life import Authorities, NotNow, Use
-from policy.authorities.revocation import LONGEST_DAYS, MAX_LISTED, Kind, Revoked, revocation_list
+from policy.authorities.revocation import MAX_LISTED, Kind
 from policy.authority import Authority
 from policy.conversation import Conversation
 from policy.keys import sshkeys
-from policy.keys.krl import write_krl
 from policy.leave.requests import text
 from policy.messages import CaKrl, CaLines, CaRetire, CaRevoke, CaRotate, CaShow, Done, Rows
 from policy.naming import CommandRefused, shown_time
 from policy.store import Tables
-from policy.store.authority_tables import REGISTERED
 from policy.trail.audit import Event, clean
 
 PART: Final = 32 * 1024
@@ -71,13 +69,13 @@ async def ca_rotate(desk: Authority, talk: Conversation, request: CaRotate) -> D
         events = [talk.event("ca-next", name, detail, why=why)] if coming is None else []
         if promotes:
             events.append(talk.event("ca-promoted", name, {**detail, "before": old.name}, why=why))
-        await _changed(desk, change, *events)
+        unwritten = await _changed(desk, change, *events)
     if promotes:
         said = f"`{name}` signs from now on; `{old.name}` is trusted until: bastion ca retire {old.name} --reason why"
     else:
         whom = "targets" if use is Use.USER else "clients"
         said = f"made `{name}`: give {whom} its line (bastion ca lines {use}), then: bastion ca rotate {use} --promote"
-    return Done(text=said, data={"ca": name, "stage": "current" if promotes else "next", **detail})
+    return Done(text=f"{said}{unwritten}", data={"ca": name, "stage": "current" if promotes else "next", **detail})
 
 
 async def ca_retire(desk: Authority, talk: Conversation, request: CaRetire) -> Done:
@@ -94,12 +92,12 @@ async def ca_retire(desk: Authority, talk: Conversation, request: CaRetire) -> D
             t.authorities.krl_changed(int(time.time()))
 
         event = talk.event("ca-retired", ca.name, {"key": ca.public.fingerprint, "was": ca.stage.value}, why=why)
-        await _changed(desk, change, event)
+        unwritten = await _changed(desk, change, event)
     await desk.rekeying.wipe()
     whom = "targets" if ca.use is Use.USER else "clients"
     return Done(
         text=f"retired `{ca.name}`; its private key is destroyed. Take its line from {whom}, or"
-        " give them the new list: bastion ca krl --to FILE",
+        f" give them the new list: bastion ca krl --to FILE{unwritten}",
         data={"ca": ca.name, "stage": "retired", "key": ca.public.fingerprint},
     )
 
@@ -113,7 +111,7 @@ async def ca_revoke(desk: Authority, talk: Conversation, request: CaRevoke) -> D
     event = talk.event("ca-revoke", request.session or what, {"kind": kind, "what": what}, why=why)
 
     def change(t: Tables) -> None:
-        if len(t.authorities.revoked(_oldest(now), MAX_LISTED)) >= MAX_LISTED:
+        if len(t.authorities.revoked(publishing.oldest(now), MAX_LISTED)) >= MAX_LISTED:
             raise CommandRefused(
                 f"{MAX_LISTED} entries are in the list already", "rotate and retire the authority instead"
             )
@@ -121,16 +119,19 @@ async def ca_revoke(desk: Authority, talk: Conversation, request: CaRevoke) -> D
         t.authorities.krl_changed(now // 1_000_000_000)
 
     await desk.ledger.write(change, event, durable=True)
+    async with desk.deciding:
+        unwritten = await _published(desk)
     live = desk.sessions.get(request.session) if request.session else None
     more = f"; the session itself goes on until: bastion sessions kill {live.id} --reason why" if live else ""
     return Done(
-        text=f"revoked {kind} `{what}`: targets know when they have the new list: bastion ca krl --to FILE{more}",
+        text=f"revoked {kind} `{what}`: targets know when they have the new list: bastion ca krl --to FILE{more}"
+        f"{unwritten}",
         data={"kind": kind, "what": what},
     )
 
 
 async def ca_krl(desk: Authority, talk: Conversation, request: CaKrl) -> Done:
-    version, entries, data = await _list(desk)
+    version, entries, data = await publishing.current(desk)
     if request.offset == 0:
         await desk.ledger.note(talk.event("view", "ca krl", {"version": str(version), "entries": str(entries)}))
     start = max(0, request.offset)
@@ -139,26 +140,6 @@ async def ca_krl(desk: Authority, talk: Conversation, request: CaKrl) -> Done:
         text=f"version {version} of the list, {len(data)} bytes; as a file: bastion ca krl --to FILE",
         data={"version": str(version), "size": str(len(data)), "list": part},
     )
-
-
-async def _list(desk: Authority) -> tuple[int, int, bytes]:
-    """Version, number of entries, and the list of now. VaultError if somebody else wrote to the database."""
-    now = time.time()
-
-    def query(t: Tables) -> tuple[tuple[int, int], list[Revoked], bool]:
-        rows = t.authorities.revoked(_oldest(int(now * 1e9)), MAX_LISTED)
-        revoked = [Revoked(kind=k, what=w, at=at, by=by, reason=why) for k, w, at, by, why in rows]
-        return t.authorities.krl(), revoked, desk.ledger.register.lists(REGISTERED, t.authorities.entries())
-
-    found = await desk.ledger.read(query)
-    if not found[2]:
-        found = await desk.ledger.write(query)  # the register is told before the commit: ask in the writer's turn
-    (version, changed), revoked, known = found
-    if not known:
-        # Attack: a row is taken away, or an old one put back, and what was revoked is good again.
-        raise await desk.secrets.alarm("krl", "the list of what is revoked is not the one that was written")
-    listed = revocation_list(desk.authorities, revoked, version=version, changed=changed, now=now)
-    return version, len(revoked), write_krl(listed)
 
 
 async def _revoked(desk: Authority, request: CaRevoke) -> tuple[Kind, str]:
@@ -177,14 +158,21 @@ async def _revoked(desk: Authority, request: CaRevoke) -> tuple[Kind, str]:
     return Kind.KEY_ID, revocation.key_id(found.person, found.id)
 
 
-async def _changed(desk: Authority, change: object, *events: Event) -> None:
-    """In the database, then in memory, out of what the database has now. Holding `desk.deciding`."""
+async def _changed(desk: Authority, change: object, *events: Event) -> str:
+    """In the database, then in memory, out of what the database has now. As `_published`. Holding `desk.deciding`."""
 
     def run(t: Tables) -> Authorities:
         change(t)  # type: ignore[operator]
         return keeping.load(t, desk.vault)
 
     desk.authorities = await desk.ledger.write(run, *events, durable=True)
+    return await _published(desk)
+
+
+async def _published(desk: Authority) -> str:
+    """The file that targets fetch is as it should be; else what to add to the answer."""
+    why = await publishing.publish(desk)
+    return f"; the file for targets could not be written: {why}" if why else ""
 
 
 def _use(word: str) -> Use:
@@ -197,7 +185,3 @@ def _reason(given: str) -> str:
     if not (why := text(given, "reason")):
         raise CommandRefused("a reason is needed: the audit trail keeps it", "add: --reason why")
     return why
-
-
-def _oldest(now: int) -> int:
-    return now - LONGEST_DAYS * 86_400 * 1_000_000_000

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -192,6 +193,35 @@ def test_clients_survive_an_exchange_of_the_host_ca(site: Site) -> None:
 
 
 # --- revocation ---------------------------------------------------------------------------------------
+
+
+def test_a_target_fetches_the_list_as_somebody_who_may_do_nothing_else(site: Site, target: Sshd) -> None:
+    """The way of policy/VAULT.md: a login of the bastion's machine that can read this file, and nothing else."""
+    session, stolen = in_hand(site, target)
+    assert opens(stolen, target)
+    published = site.run / "public" / "revoked.krl"
+    login = Sshd(site.home / "machine").start()
+    public = login.client_key.with_suffix(".pub").read_text()
+    (login.home / "authorized_keys").write_text(f'restrict,command="cat {published}" {public}')
+    try:
+        krl_file = site.home / "ca1/krl"
+        options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "IdentityAgent=none")
+        fetch = ["ssh", "-F", "none", *(word for option in options for word in ("-o", option)), "-i",
+                 str(login.client_key), "-p", str(login.port), f"{login.account}@{LOOPBACK}"]  # fmt: skip
+        line = f"{shlex.join(fetch)} > {krl_file}.new && ssh-keygen -Qlf {krl_file}.new && mv {krl_file}.new {krl_file}"
+
+        def fetched() -> bytes:
+            subprocess.run(["sh", "-ec", line], check=True, capture_output=True, timeout=30)
+            return krl_file.read_bytes()
+
+        fetched()
+        assert opens(stolen, target), "nothing of it was revoked yet"
+        site.bastion("ca", "revoke", "--session", session, "--reason", "lost")
+        assert fetched() == published.read_bytes()
+        assert not opens(stolen, target)
+        assert run(site, "echo", "x").stdout == b"x\n", "everybody else gets in"
+    finally:
+        login.stop()
 
 
 def test_a_revoked_session_opens_nothing_any_more(site: Site, target: Sshd) -> None:

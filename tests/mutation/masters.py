@@ -16,6 +16,21 @@ GUARDS: Final[list[Mutant]] = [
          "test_another_kind_of_master_is_named_and_not_taken_for_a_wrong_key"),
     ),
     *guards(
+        "policy/vault/masters/file.py", "tests/policy/test_rekey_deaths.py",
+        ("os.link(part, path)", "path.touch(0o600); os.replace(part, path); part.touch()",
+         "an empty file is taken for the key, and every later try fails",
+         "test_killed_at_every_step_of_a_change_of_master[file]", "VaultError"),
+    ),
+    *guards(
+        "policy/vault/rekeying.py", "tests/policy/test_rekey_deaths.py",
+        ("t.put_setting(MASTER, place.encode())\n\n            await self._ledger.write(change, event, durable=True)",
+         "t.put_setting(MASTER, place.encode())\n\n"
+         "            for made in (bytes(60), keys[0].wrapped):\n"
+         "                await self._ledger.write(lambda t, w=made: t.vault.wrap_key(keys[0].generation, w), event)",
+         "between two steps no master opens the vault",
+         "test_killed_at_every_step_of_a_change_of_master[file]", "VaultError"),
+    ),
+    *guards(
         "policy/vault/masters/passphrase.py", _HERE,
         ("if not (8 <= cost.mebibytes <= cls.MOST_MEBIBYTES and", "if not (", "a row asks for all memory",
          "test_a_row_cannot_ask_for_all_memory", "HashingError"),

@@ -1,7 +1,9 @@
 """Certificate authorities of a real policyd: next, current, retiring, retired; what is revoked; what rules demand."""
 
 import base64
+import shutil
 import sqlite3
+import stat
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -262,6 +264,50 @@ def test_a_long_list_comes_in_parts(make_policyd: Make) -> None:
     ca = sshkeys.parse_authorized_key(known).key.blob
     assert found.revokes_certificate(key=b"k", ca=ca, serial=2998, key_id="")
     assert not found.revokes_certificate(key=b"k", ca=ca, serial=2999, key_id="")
+
+
+def test_the_list_is_there_for_who_may_do_nothing_else(make_policyd: Make) -> None:
+    policyd = make_policyd()
+    public = policyd.home / "run" / "public"
+    wait_until("the first one", (public / "revoked.krl").exists)
+
+    def fetched() -> Krl:
+        return read_krl((public / "revoked.krl").read_bytes())
+
+    assert stat.S_IMODE((public / "revoked.krl").stat().st_mode) == 0o644
+    assert stat.S_IMODE(public.stat().st_mode) == 0o755
+    assert fetched() == the_list(policyd)
+    policyd.done(m.CaRevoke(serial="5", reason="x"))
+    assert fetched() == the_list(policyd)
+    assert fetched().certificates[0].serials == ((5, 5),)
+    policyd.done(m.CaRotate(use="user", now=True))
+    assert len(fetched().certificates) == 3, "what is revoked counts under the new one, too"
+    old = sshkeys.parse_authorized_key(lines(policyd, "TrustedUserCAKeys")[1]).key
+    policyd.done(m.CaRetire(ca="user-1", reason="x"))
+    assert fetched().revokes_key(old.blob)
+    assert [path.name for path in public.iterdir()] == ["revoked.krl"]
+
+    shutil.rmtree(public)
+    public.write_text("in the way")
+    said = policyd.done(m.CaRevoke(serial="6", reason="x")).text
+    assert "the file for targets could not be written" in said
+    assert policyd.audit("krl-not-written")
+    public.unlink()
+    policyd.restart()
+    wait_until("it is there again", (public / "revoked.krl").exists)
+    assert fetched() == the_list(policyd)
+
+
+def test_an_altered_list_is_not_given_to_targets(make_policyd: Make) -> None:
+    policyd = make_policyd()
+    policyd.done(m.CaRevoke(serial="5", reason="x"))
+    path = policyd.home / "run" / "public" / "revoked.krl"
+    before = path.read_bytes()
+    with closing(sqlite3.connect(policyd.database)) as database:
+        database.execute("UPDATE revoked_certificate SET what = '9'")
+        database.commit()
+    assert "could not be written" in policyd.done(m.CaRevoke(serial="6", reason="x")).text
+    assert path.read_bytes() == before
 
 
 UNDONE = [

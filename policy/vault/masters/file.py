@@ -68,19 +68,26 @@ def read_master_key(where: str, base: Path, environ: Mapping[str, str]) -> Secre
 
 
 def make_master_key(path: Path) -> Secret:
-    """A new random key in a new file of mode 0600, on disk when this returns. VaultError if the file exists."""
-    key = Secret(secrets.token_bytes(KEY_BYTES))
+    """A new random key in a new file of mode 0600, on disk when this returns. VaultError if the file exists.
+
+    It has its name once it is whole: who dies before leaves no empty file that the next try takes for the key.
+    """
+    key, part = Secret(secrets.token_bytes(KEY_BYTES)), path.with_name(f"{path.name}.part")
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        part.unlink(missing_ok=True)  # of one that died
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(key.reveal())
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(part, path)  # unlike a rename it replaces nothing
     except FileExistsError:
+        part.unlink(missing_ok=True)
         raise VaultError(f"master key `{path}` exists already") from None
     except OSError as error:
         why = (error.strerror or "cannot be made").lower()
         raise VaultError(f"master key `{path}`: {why}", f"look at it: ls -ld {path.parent}") from None
-    with os.fdopen(handle, "wb") as file:
-        file.write(key.reveal())
-        file.flush()
-        os.fsync(file.fileno())
+    part.unlink()
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

@@ -1,0 +1,240 @@
+"""`vault rekey` and `rekey --master`, killed after every single call that changes a file, by each source of the key.
+
+One policyd does it while its calls are written down; what each of them leaves is then opened in this process. So all
+steps cost less than three processes would (and test_rekey has those that really die).
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+
+from policy import messages as m
+from policy.configuration import read_configuration
+from policy.setup import State, open_state
+from policy.store import in_batches
+from policy.store.vault_tables import CURRENT
+from policy.trail import audit
+from policy.trail.audit import Event
+from policy.trail.ledger import Ledger
+from policy.vault.envelope import generation_of
+from policy.vault.masters import Master, parse
+from policy.vault.rekeying import Rekeying
+from policy.vault.secret import VaultError
+from policy.vault.secrets import Secrets
+from tests.policy.policyd import Policyd
+from tests.policy.test_masters import MODULE, through_courier, tokens
+from tests.policy.test_rekey import WHY, rename_master
+from tests.support.durable import Step, Trace
+from tests.support.net import wait_until, wait_until_still
+from tests.support.transit import Transit
+
+__all__ = ["tokens"]
+
+pytestmark = [
+    pytest.mark.fault,
+    pytest.mark.skipif(not shutil.which("strace") or os.geteuid() != 0, reason="needs strace, and to be root"),
+]
+
+FILE = "file:master.key"
+OLD_TOKEN = "old"
+Make = Callable[..., Policyd]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A source of the master key that works, for [policy] master_key."""
+
+    where: str
+    courier: bool = False
+
+    def master(self, state: Path) -> Master:
+        return parse(self.where, state, {}, through_courier)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    with ExitStack() as stack:
+        match request.param:
+            case "file":
+                yield Place("file:other.key")
+            case "pkcs11":
+                if not MODULE.exists():
+                    pytest.skip("needs softhsm2")
+                home = request.getfixturevalue("tokens")
+                label = f"deaths-{request.node.originalname}"
+                yield Place(f"pkcs11:token=bastion;object={label}?module-path={MODULE}&pin-source=file:{home}/pin")
+            case "transit":
+                server = stack.enter_context(Transit(tmp_path / "transit"))
+                token = tmp_path / "transit.token"
+                token.write_text("s.good\n")
+                token.chmod(0o600)
+                yield Place(server.where(token=f"file:{token}"), courier=True)
+
+
+@dataclass
+class Traced:
+    """What was there, and all that changed it."""
+
+    before: Path  # bastion.toml, policy.toml and the state
+    steps: list[Step]
+
+    def after(self, number: int, home: Path) -> Path:
+        """bastion.toml of what a policyd leaves that is killed after so many calls."""
+        shutil.copytree(self.before, home)
+        for step in self.steps[:number]:
+            step.play(home / "state")
+        return home / "bastion.toml"
+
+
+def traced(policyd: Policyd, run: Callable[[], None]) -> Traced:
+    """`run`, and nothing else that policyd does."""
+    state = policyd.home / "state"
+    wait_until_still(lambda: [(path.name, path.stat().st_mtime_ns) for path in sorted(state.iterdir())])
+    assert policyd.process is not None
+    trace = Trace(policyd.process.pid, policyd.home / "strace")
+    found = Traced(policyd.home / "before", [])
+    found.before.mkdir()
+    for path in (policyd.config, policyd.home / "policy.toml"):
+        shutil.copy(path, found.before)
+    shutil.copytree(state, found.before / "state")
+    run()
+    wait_until_still(lambda: [(path.name, path.stat().st_mtime_ns) for path in sorted(state.iterdir())])
+    found.steps = trace.steps(state)
+    whole = found.after(len(found.steps), policyd.home / "whole").parent / "state"
+    for path in state.iterdir():  # nothing was missed: played to the end, it is what is there
+        if not path.name.endswith("-shm"):
+            assert (whole / path.name).read_bytes() == path.read_bytes(), path.name
+    shutil.rmtree(whole.parent)
+    return found
+
+
+def courier(policyd: Policyd) -> "subprocess.Popen[bytes]":
+    words = [sys.executable, "-m", "bastion.courier", "--config", str(policyd.config)]
+    with (policyd.home / "courier.log").open("wb") as log:
+        return subprocess.Popen(words, stderr=log)
+
+
+def rekey(policyd: Policyd) -> None:
+    policyd.done(m.VaultRekey(reason=WHY))
+    wait_until("the end", lambda: '"vault-rekeyed"' in policyd.log())
+
+
+def rewrap(policyd: Policyd, place: Place) -> Callable[[], None]:
+    rename_master(policyd, place.where)
+
+    def run() -> None:
+        policyd.done(m.VaultRekey(reason=WHY, master=True))
+
+    return run
+
+
+async def opened(config: Path, master: Master) -> State:
+    return await open_state(read_configuration(config), master)
+
+
+async def finished(state: State, place: str, *, anew: Master | None = None) -> int:
+    """What a start does, to its end: everything sealed by one root key, and everything opens; its generation.
+
+    `anew` is then to wrap it, as who was interrupted says once more.
+    """
+    ledger = Ledger(state.store, state.head_file, state.head, state.register)
+    rekeying = Rekeying(ledger, state.vault, state.master, place)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ledger.run)
+            nursery.start_soon(rekeying.run)
+            with trio.fail_after(20):
+                while rekeying.under_way:
+                    assert not rekeying.stopped
+                    await trio.sleep(0.002)
+                if anew is not None:
+                    await rekeying.rewrap(anew, "anew", Event(event="vault-rewrapped", who="test"))
+                secrets = Secrets(ledger, state.vault)
+                for one in await ledger.read(lambda t: t.vault.all_versions()):
+                    assert generation_of(one.sealed) == state.vault.generation
+                    if one.state == CURRENT:
+                        assert (await secrets.open(one.secret)).value.reveal()
+            nursery.cancel_scope.cancel()
+        with state.store.read() as tables:
+            assert audit.verify(in_batches(tables), state.head_file.load()).ok
+    finally:
+        state.store.close()
+    return state.vault.generation
+
+
+PLACES = pytest.mark.parametrize("place", ["file", "pkcs11", "transit"], indirect=True)
+
+
+@PLACES
+def test_killed_at_every_step_of_sealing_anew(make_policyd: Make, place: Place, tmp_path: Path) -> None:
+    policyd = make_policyd()
+    helper = courier(policyd) if place.courier else None
+    try:
+        if place.courier:
+            wait_until("the courier", lambda: b'"ready"' in (policyd.home / "courier.log").read_bytes())
+        rewrap(policyd, place)()
+        found = traced(policyd, lambda: rekey(policyd))
+    finally:
+        policyd.kill()
+        if helper is not None:
+            helper.terminate()
+            helper.wait(20)
+    generations = []
+    for number in range(len(found.steps) + 1):
+        config = found.after(number, tmp_path / "killed")
+
+        async def start(config: Path = config) -> int:
+            return await finished(await opened(config, place.master(config.parent / "state")), place.where)
+
+        generations.append(trio.run(start))
+        shutil.rmtree(config.parent)
+    assert generations[0] == 1, "not begun yet"
+    assert generations[-1] == 2
+    assert generations == sorted(generations), "begun once and for all"
+
+
+@PLACES
+def test_killed_at_every_step_of_a_change_of_master(make_policyd: Make, place: Place, tmp_path: Path) -> None:
+    """One of the two opens it, never both and never none; where it is the old one, the new one can be said again."""
+    policyd = make_policyd()
+    helper = courier(policyd) if place.courier else None
+    try:
+        if place.courier:
+            wait_until("the courier", lambda: b'"ready"' in (policyd.home / "courier.log").read_bytes())
+        found = traced(policyd, rewrap(policyd, place))
+    finally:
+        policyd.kill()
+        if helper is not None:
+            helper.terminate()
+            helper.wait(20)
+    ways = []
+    for number in range(len(found.steps) + 1):
+        config = found.after(number, tmp_path / "killed")
+        state = config.parent / "state"
+        old, new = parse(FILE, state, {}), place.master(state)
+
+        async def start(config: Path = config, old: Master = old, new: Master = new) -> str:
+            try:
+                found = await opened(config, new)
+            except VaultError:
+                await finished(await opened(config, old), FILE, anew=new)
+                await finished(await opened(config, new), place.where)
+                return "old"
+            await finished(found, place.where)
+            with pytest.raises(VaultError):
+                await opened(config, old)
+            return "new"
+
+        ways.append(trio.run(start))
+        shutil.rmtree(config.parent)
+    assert ways[0] == "old"
+    assert ways[-1] == "new"
+    assert ways == sorted(ways, reverse=True), "changed once and for all"
