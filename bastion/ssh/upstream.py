@@ -142,7 +142,7 @@ async def dial(
         await _report(policy, grant, "login-failed-at-target", {"account": grant.account})
         raise LoginRefused(
             f"`{grant.target}` refused our credential for `{grant.account}`",
-            "tell the people who run this bastion: the credential in the vault does not fit the target",
+            f"tell the people who run this bastion: {_doubt(credential)}",
         ) from None
     except (asyncssh.Error, asyncssh.ConnectionLost) as error:
         raise await _unreachable(policy, grant, str(error).lower()) from None
@@ -153,6 +153,13 @@ async def dial(
         options.kwargs.pop("password", None)
         wipe(login.get("password"))
         login.clear()
+
+
+def _doubt(credential: Any) -> str:
+    """What may be the matter with a credential that is refused. A target does not tell, nor what time it has."""
+    if isinstance(credential, UseCertificate):
+        return "the target does not trust our user CA, or its clock is minutes off"
+    return "the credential in the vault does not fit the target"
 
 
 def _why(error: OSError) -> str:

@@ -14,8 +14,9 @@ from policy.keys.sshkeys import CERTIFICATE, PrivateKey, PublicKey, parse_public
 from policy.keys.sshwire import MAX_BLOB, BadKey, Reader, printable
 from policy.model import ChannelKind
 
-BACKDATE: Final = 60
-"""Seconds a minted certificate is valid before it was made; covers the clock of a target that is a little late."""
+BACKDATE: Final = 300
+"""Seconds a minted certificate is valid before it was made: for the clock of a target that is late by minutes. What it
+opens in a past that is over opens nothing."""
 
 MAX_PRINCIPALS: Final = 256  # as OpenSSH's SSHKEY_CERT_MAX_PRINCIPALS
 MAX_OPTIONS: Final = 64  # OpenSSH knows 9 in all

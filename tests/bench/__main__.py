@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.bench.bulk import Bulk, DefaultCipher, Unhashed
+from tests.bench.dialogues import Whole
 from tests.bench.figures import Benchmark, Figure, Samples, fire_all
 from tests.bench.injection import Injection
 from tests.bench.keystrokes import Idle, UnderBulk
@@ -44,6 +45,7 @@ class Plan:
 PLANS = {
     "decisions": Plan(lambda site, quick: Decisions(site.folder / "decisions", 100 if quick else 500), 3, 1),
     "dialogues": Plan(lambda site, quick: Dialogues(site.folder / "dialogues", 50 if quick else 150, 3), 3, 1),
+    "whole-logins": Plan(lambda site, quick: Whole(site, 30 if quick else 60, 3), 3, 1),
     "injection": Plan(lambda site, quick: Injection(site.folder / "injection", 50 if quick else 200), 3, 1),
     "set-up": Plan(lambda site, quick: SetUp(site, 4 if quick else 10), 5, 2),
     "refused": Plan(lambda site, quick: Refused(site, 5 if quick else 10), 3, 1),

@@ -48,8 +48,8 @@ class ClockSite(FaultSite):
         self.environment = {
             "LD_PRELOAD": LIBRARY, "FAKETIME_TIMESTAMP_FILE": str(self._offset), "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_RESET": "1",
-            # Its fix for glibc from 2.30 on lets each wait for Python's lock end at once: threads spin, and starve whoever
-            # has the lock. policyd then took minutes for a login.
+            # Its fix for glibc from 2.30 on lets each wait for Python's lock end at once: threads spin, whoever has the
+            # lock starves, and policyd takes minutes for a login.
             "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         }  # fmt: skip
         super().start()

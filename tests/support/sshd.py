@@ -28,6 +28,7 @@ class Sshd:
     options: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     account: str = field(default_factory=getpass.getuser)
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -84,6 +85,7 @@ class Sshd:
             [SSHD, "-D", "-f", str(self.home / "sshd_config"), "-E", str(self.home / "sshd.log")],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            env={**os.environ, **self.environment},
         )
         wait_until(f"sshd: {tail(self.home / 'sshd.log')}", lambda: answers_ssh(self.port))
         return self
