@@ -4,6 +4,7 @@ What connects from outside comes through a small relay on loopback, whose far si
 """
 
 import ctypes
+import errno
 import os
 import shutil
 import socket
@@ -141,6 +142,8 @@ class Controller:
         assert self.process is not None
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if not children:  # not there yet, or gone: who connects is told so, and may try again
+            raise OSError(errno.ECONNREFUSED, "no controller")
         with open(f"/proc/{children[0]}/ns/net") as namespace:
             if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
