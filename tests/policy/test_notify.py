@@ -66,6 +66,8 @@ def test_a_request_is_told_with_the_command_that_decides_it() -> None:
         (Event(event="person-locked", what="alice", source="192.0.2.7"), ["too many failures: password of alice"]),
         (Event(event="code-locked", what="alice"), ["second factor of alice"]),
         (Event(event="source-locked", what="192.0.2.7"), ["source 192.0.2.7"]),
+        (Event(event="rotation-in-doubt", who="bastion", what="root@web1", why="the line broke"),
+         ["what opens root@web1 is in doubt", "the line broke", "try now: ssh bastion account rotate root@web1"]),
         (Event(event="request-expiring", what="r-1", detail={"person": "alice", "place": "root@web1"}),
          ["request r-1 of alice for root@web1 is void soon", "decide: ssh bastion approve r-1"]),
     ],
