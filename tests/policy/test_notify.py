@@ -72,6 +72,8 @@ def test_a_request_is_told_with_the_command_that_decides_it() -> None:
           "bring it back: ssh bastion vault checkin c-1"]),
         (Event(event="checkin-forced", who="sue", what="root@web1", why="<holiday>", detail={"person": "alice"}),
          ["the password of root@web1 was taken from alice by sue", "reason: `<holiday>`"]),
+        (Event(event="rotation-in-doubt", who="bastion", what="root@web1", why="the line broke"),
+         ["what opens root@web1 is in doubt", "the line broke", "try now: ssh bastion account rotate root@web1"]),
         (Event(event="request-expiring", what="r-1", detail={"person": "alice", "place": "root@web1"}),
          ["request r-1 of alice for root@web1 is void soon", "decide: ssh bastion approve r-1"]),
     ],

@@ -11,10 +11,16 @@ from pathlib import Path
 import pytest
 import trio
 
+from bastion.config import BastionSettings, Settings
+from bastion.errors import BastionError
+from bastion.runner.service import whom_of
+from bastion.settings import RunnerSettings, SshSettings
 from policy import messages as m
 from policy.conversation import Conversation, State
+from policy.model import PolicySettings
 from policy.outside.runners import NO_RUNNER, Runners
 from policy.peers import Peer
+from recorder.model import RecorderSettings
 from tests.support.folders import public_folder
 from tests.support.net import wait_until
 
@@ -98,6 +104,17 @@ def test_more_than_it_takes(place: Place) -> None:
     assert (answer.task, answer.outcome, answer.detail) == (9, "unreachable", "the runner has too much to do")
     assert {place.hear().outcome for _ in range(8)} == {"unknown"}
     assert place.ask(ORDER).outcome == "done"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="is about root")
+@pytest.mark.parametrize(("user", "why"), [("root", "not run as root"), ("nobody-of-that-name", "there is no user")])
+def test_a_runner_that_would_run_them_as_root_does_not_start(tmp_path: Path, user: str, why: str) -> None:
+    settings = Settings(
+        path=tmp_path / "bastion.toml", bastion=BastionSettings(), policy=PolicySettings(), recorder=RecorderSettings(),
+        ssh=SshSettings(), runner=RunnerSettings(user=user),
+    )  # fmt: skip
+    with pytest.raises(BastionError, match=why):
+        whom_of(settings, 0)
 
 
 def test_it_comes_again_and_ends_what_nobody_waits_for(place: Place) -> None:
