@@ -26,4 +26,4 @@ def lines(answer: Any) -> list[str]:
             said.append(f"{number} {noun}{'' if number == 1 else 's'} {one if number == 1 else many}: {command}")
     told = {kind: [f"{row.get('text', '')}: {row.get('command', '')}" for row in rows if row.get("kind") == kind]
             for kind in ("recovery", "taken", "checkout", "grant")}  # fmt: skip
-    return said + told["recovery"] + told["taken"][:MOST] + (told["checkout"] + told["grant"])[:MOST]
+    return said + told["recovery"] + (told["checkout"] + told["grant"])[:MOST] + told["taken"][:MOST]

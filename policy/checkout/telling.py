@@ -48,14 +48,17 @@ async def tell_gone(desk: Authority, rows: list[Checkout], by: str, why: str) ->
 async def notices(desk: Authority, talk: Conversation) -> list[list[str]]:
     """Rows of Notices for who asks."""
     now = time.time_ns()
+    mine = [one for one in desk.checkouts.all() if one.person == talk.person]
     rows = [
         ["checkout", one.id, f"the password of {one.place} is yours until {shown_time(one.ends)}",
          f"ssh bastion vault checkin {one.id}"]
-        for one in desk.checkouts.all()
-        if one.person == talk.person and one.ends - now <= WARNINGS[0] * SECOND
+        for one in mine
+        if one.ends - now <= WARNINGS[0] * SECOND
     ]  # fmt: skip
+    told = {one.place for one in mine}  # who has it again need not hear that it was taken away before
     for one in await desk.ledger.read(lambda t: t.checkouts.taken_back(talk.person, now - KEPT)):
-        if one.returned_why != OVER:
+        if one.returned_why != OVER and one.place not in told:
+            told.add(one.place)
             what = _gone(one, one.returned_by, one.returned_why)
             rows.append(["taken", one.id, what, "ssh bastion vault checkouts --all"])
     return rows

@@ -46,7 +46,7 @@ class CheckoutTables:
         return self._checkouts(select(s.checkout).limit(limit))
 
     def taken_back(self, person: str, since: int) -> list[Checkout]:
-        """Those that this person had until somebody else, or policyd, brought them back, and that not long ago."""
+        """Those that this person had until somebody else, or policyd, brought them back; the newest first."""
         c = s.checkout.c
         query = select(s.checkout).where(c.person == person, c.returned >= since, c.returned_by != person)
         return self._checkouts(query)

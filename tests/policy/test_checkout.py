@@ -544,6 +544,11 @@ def test_who_loses_it_hears_by_whom_and_why(lending, place):
         assert "sue" in row[1]
         assert "she is on holiday" in row[1]
         assert news(bob, place) == news(sue, place) == []
+        revealed(take(alice, place, seconds=7000))
+        assert news(alice, place) == [], "who has it again need not hear that"
+        done(bring(sue, place, force=True, reason="once more"))
+        ((_, text, _),) = news(alice, place)
+        assert "once more" in text, "the newest of each"
 
 
 def test_who_loses_it_to_a_rule_hears_of_it(lending, place):
