@@ -20,6 +20,8 @@ GUARDS: Final[list[Mutant]] = [
         ("os.link(part, path)", "path.touch(0o600); os.replace(part, path); part.touch()",
          "an empty file is taken for the key, and every later try fails",
          "test_killed_at_every_step_of_a_change_of_master[file]", "VaultError"),
+        ("            os.fsync(file.fileno())\n", "", "after a power cut the key's name is there, and the key is not",
+         "test_killed_at_every_step_of_a_change_of_master[file]", "VaultError"),
     ),
     *guards(
         "policy/vault/rekeying.py", "tests/policy/test_rekey_deaths.py",

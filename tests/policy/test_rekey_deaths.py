@@ -1,4 +1,4 @@
-"""`vault rekey` and `rekey --master`, killed after every single call that changes a file, by each source of the key.
+"""`vault rekey` and `rekey --master`, dying after every single call that changes a file, by each source of the key.
 
 One policyd does it while its calls are written down; what each of them leaves is then opened in this process. So all
 steps cost less than three processes would (and test_rekey has those that really die).
@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from policy.vault.secrets import Secrets
 from tests.policy.policyd import Policyd
 from tests.policy.test_masters import MODULE, through_courier, tokens
 from tests.policy.test_rekey import WHY, rename_master
-from tests.support.durable import Step, Trace
+from tests.support.durable import Step, Trace, kept
 from tests.support.net import wait_until, wait_until_still
 from tests.support.transit import Transit
 
@@ -86,12 +86,22 @@ class Traced:
     before: Path  # bastion.toml, policy.toml and the state
     steps: list[Step]
 
-    def after(self, number: int, home: Path) -> Path:
-        """bastion.toml of what a policyd leaves that is killed after so many calls."""
+    def left(self, steps: Sequence[Step], home: Path) -> Path:
+        """bastion.toml of what there is after these."""
         shutil.copytree(self.before, home)
-        for step in self.steps[:number]:
+        for step in steps:
             step.play(home / "state")
         return home / "bastion.toml"
+
+    def deaths(self, home: Path) -> Iterator[tuple[bool, Path]]:
+        """Whether power was lost, and bastion.toml, for each state of the disk in which it could die."""
+        seen: set[tuple[Step, ...]] = set()
+        for number in range(len(self.steps) + 1):
+            for power, steps in ((False, self.steps[:number]), (True, kept(self.steps[:number]))):
+                if number == len(self.steps) or tuple(steps) not in seen:  # the last of both is looked at
+                    seen.add(tuple(steps))
+                    yield power, self.left(steps, home)
+                    shutil.rmtree(home)
 
 
 def traced(policyd: Policyd, run: Callable[[], None]) -> Traced:
@@ -108,7 +118,7 @@ def traced(policyd: Policyd, run: Callable[[], None]) -> Traced:
     run()
     wait_until_still(lambda: [(path.name, path.stat().st_mtime_ns) for path in sorted(state.iterdir())])
     found.steps = trace.steps(state)
-    whole = found.after(len(found.steps), policyd.home / "whole").parent / "state"
+    whole = found.left(found.steps, policyd.home / "whole").parent / "state"
     for path in state.iterdir():  # nothing was missed: played to the end, it is what is there
         if not path.name.endswith("-shm"):
             assert (whole / path.name).read_bytes() == path.read_bytes(), path.name
@@ -187,18 +197,16 @@ def test_killed_at_every_step_of_sealing_anew(make_policyd: Make, place: Place, 
         if helper is not None:
             helper.terminate()
             helper.wait(20)
-    generations = []
-    for number in range(len(found.steps) + 1):
-        config = found.after(number, tmp_path / "killed")
+    generations: dict[bool, list[int]] = {False: [], True: []}
+    for power, config in found.deaths(tmp_path / "killed"):
 
         async def start(config: Path = config) -> int:
             return await finished(await opened(config, place.master(config.parent / "state")), place.where)
 
-        generations.append(trio.run(start))
-        shutil.rmtree(config.parent)
-    assert generations[0] == 1, "not begun yet"
-    assert generations[-1] == 2
-    assert generations == sorted(generations), "begun once and for all"
+        generations[power].append(trio.run(start))
+    assert generations[False][0] == 1, "not begun yet"
+    assert generations[False][-1] == generations[True][-1] == 2, "what was answered stands"
+    assert all(found == sorted(found) for found in generations.values()), "begun once and for all"
 
 
 @PLACES
@@ -215,9 +223,8 @@ def test_killed_at_every_step_of_a_change_of_master(make_policyd: Make, place: P
         if helper is not None:
             helper.terminate()
             helper.wait(20)
-    ways = []
-    for number in range(len(found.steps) + 1):
-        config = found.after(number, tmp_path / "killed")
+    ways: dict[bool, list[str]] = {False: [], True: []}
+    for power, config in found.deaths(tmp_path / "killed"):
         state = config.parent / "state"
         old, new = parse(FILE, state, {}), place.master(state)
 
@@ -233,8 +240,7 @@ def test_killed_at_every_step_of_a_change_of_master(make_policyd: Make, place: P
                 await opened(config, old)
             return "new"
 
-        ways.append(trio.run(start))
-        shutil.rmtree(config.parent)
-    assert ways[0] == "old"
-    assert ways[-1] == "new"
-    assert ways == sorted(ways, reverse=True), "changed once and for all"
+        ways[power].append(trio.run(start))
+    assert ways[False][0] == "old"
+    assert ways[False][-1] == ways[True][-1] == "new", "what was answered stands"
+    assert all(found == sorted(found, reverse=True) for found in ways.values()), "changed once and for all"

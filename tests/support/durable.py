@@ -1,19 +1,22 @@
-"""What a process has changed on disk, call by call, and the disk as it was after each of them: where kill -9 leaves it.
+"""What a process has changed on disk, call by call, and the disk as a death after each of them leaves it.
 
 strace(1) writes down every call that changes a file, with its bytes. Played back onto a copy of what was there before,
 the first n calls make the files that a process killed after its n-th call has left: what was written survives its
-death, synced or not. So each step can be looked at without one process for each.
+death, synced or not. Where power is lost, what was not synced is lost with it. So each step can be looked at without
+one process for each.
 """
 
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-CALLS: Final = "openat,write,pwrite64,ftruncate,unlink,unlinkat,link,linkat,rename,renameat,renameat2"
+CALLS: Final = "openat,write,pwrite64,ftruncate,unlink,unlinkat,link,linkat,rename,renameat,renameat2,fsync,fdatasync"
+_BYTES: Final = frozenset({"write", "pwrite64", "ftruncate"})
+_SYNCS: Final = frozenset({"fsync", "fdatasync"})
 _LINE: Final = re.compile(r"^(\d+) +(.*)$")
 _CALL: Final = re.compile(r"^(\w+)\((.*)\) += (-?\d+)", re.DOTALL)
 _RESUMED: Final = re.compile(r"^<\.\.\. \w+ resumed>(.*)$", re.DOTALL)
@@ -49,8 +52,16 @@ class Step:
                 path.unlink()
             case "link" | "linkat":
                 os.link(path, folder / self.to)
+            case "fsync" | "fdatasync":
+                pass
             case _:
                 path.rename(folder / self.to)
+
+
+def kept(steps: Sequence[Step]) -> list[Step]:
+    """What the loss of power leaves of them at the worst: of each file the bytes up to its last sync."""
+    synced = {step.path: at for at, step in enumerate(steps) if step.call in _SYNCS}
+    return [step for at, step in enumerate(steps) if step.call not in _BYTES or at < synced.get(step.path, -1)]
 
 
 class Trace:
@@ -89,12 +100,12 @@ def _calls(log: Path) -> Iterator[tuple[str, str, int]]:
 
 def _step(call: str, words: str, result: int, folder: Path) -> Step | None:
     texts = [_decoded(text, cut) for text, cut in _TEXT.findall(words)]
-    if call in ("write", "pwrite64", "ftruncate"):
+    if call in _BYTES | _SYNCS:
         handle = _HANDLE.match(words)
         name = _name(_plain(handle[1]), folder) if handle else ""
         if not name:
             return None
-        number = 0 if call == "write" else int(words.rpartition(",")[2])
+        number = 0 if call == "write" or call in _SYNCS else int(words.rpartition(",")[2])
         return Step(call, name, texts[0][:result] if texts else b"", number)
     names = [_name(text.decode(), folder) for text in texts]
     if not names or not names[0] or (call == "openat" and "O_CREAT" not in words):
