@@ -125,7 +125,9 @@ class Runner:
                 await self._start(nursery)
                 now = time.time_ns()
                 at = wake_at((row for row in self._rows.values() if row.place not in self._running), now)
-                with trio.move_on_after((at - now) / 1e9 if at is not None else SCAN_SECONDS):
+                # Not for longer: a clock that was set back, and then right, would have us sleep for the difference.
+                wait = (at - now) / 1e9 if at is not None else SCAN_SECONDS
+                with trio.move_on_after(min(wait, SCAN_SECONDS)):
                     await self._changed.wait()
 
     async def _start(self, nursery: trio.Nursery) -> None:

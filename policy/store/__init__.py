@@ -46,6 +46,7 @@ class Store:
 
     def __init__(self, engine: Engine, path: Path) -> None:
         self._engine = engine
+        self._path, self._opened = path, _identity(path)
         self._log = Path(f"{path}-wal")
         self._writer: Connection | None = None  # kept open; used by one thread at a time
 
@@ -53,8 +54,11 @@ class Store:
     def write(self) -> Iterator[Tables]:
         """One transaction that may change things; committed at the end of the block, undone by an exception.
 
-        StoreError if the database does not do it: disk full, locked for too long, damaged.
+        StoreError if the database does not do it: disk full, locked for too long, damaged, gone.
         """
+        # Attack, or mistake: SQLite goes on in a file that was removed, and what it is told there is nowhere.
+        if _identity(self._path) != self._opened:
+            raise StoreError("database: its file is gone, or another one is in its place")
         try:
             writer = self._writer = self._writer or self._engine.connect()
             with writer.begin():
@@ -154,6 +158,15 @@ def open_store(url: str, base: Path) -> Store:
         f"database `{url}` has schema {found}, which a newer program made (this one needs {wanted})",
         "start the newer version, or restore the backup made before it",
     )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode; None where there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def path_of(url: str, base: Path) -> Path:

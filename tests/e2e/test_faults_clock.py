@@ -17,6 +17,7 @@ import asyncssh
 import pyotp
 import pytest
 
+from policy import messages as m
 from tests.support.chaos import KEPT, SHORT, FaultSite, Load, ended_tape, holds, patience, tape_of, tapes, verdicts
 from tests.support.net import LOOPBACK, tail, wait_until
 from tests.support.sshd import SSHD
@@ -127,6 +128,40 @@ def test_what_an_hour_forbids_ends_with_nobody_changing_anything(site: ClockSite
         site.set_clock(3 * 3600 + 60)
         assert stream.process.wait(patience(20)) == 143
         assert "no longer allowed" in stream.err
+    finally:
+        site.set_clock(0)
+        site.set_rules(site.rules)
+
+
+LEAVE: Final = """
+[[rule]]
+name    = "with leave"
+who     = { roles = ["engineer"] }
+where   = { labels = { env = "leave" } }
+as      = ["*"]
+allow   = ["exec"]
+require = { approval = { by = ["lead"], count = 1 } }
+"""
+
+
+def test_leave_ends_when_the_clock_says_so_and_does_not_come_back(site: ClockSite, load: Load) -> None:
+    """Attack: to set the clock back, and to use once more what is over. Ahead is no less an end."""
+    site.add_target("leave", site.target, "leave")
+    account = site.target.account
+    try:
+        site.set_rules(site.rules + LEAVE)
+        site.ask(m.GrantAdd(person="alice", account=account, target="leave", seconds=3600, reason="clocks"))
+        stream = load.counting("leave", to="leave").flows(1000)
+        site.set_clock(7200)
+        assert stream.process.wait(patience(20)) == 143
+        assert site.go("echo in", to="leave").out == b""
+        for ahead in (0, -DAY):
+            site.set_clock(ahead)
+            assert site.go("echo in", to="leave").out == b"", "what was over is over"
+        site.ask(m.GrantAdd(person="alice", account=account, target="leave", seconds=3600, reason="a new one"))
+        assert site.go("echo in", to="leave").out == b"in\n"
+        site.set_clock(0)
+        assert site.go("echo in", to="leave").out == b"", "given a day ago, for an hour"
     finally:
         site.set_clock(0)
         site.set_rules(site.rules)

@@ -440,6 +440,11 @@ GUARDS: Final[list[Mutant]] = [
          "a full queue answers yes", "test_a_full_queue_is_a_refusal"),
     ),
     *guards(
+        "policy/store/__init__.py", "tests/policy/test_sessions.py",
+        ("if _identity(self._path) != self._opened:", "if False:", "a trail in a file that was removed",
+         "test_a_database_that_is_gone_is_no"),
+    ),
+    *guards(
         "policy/store/tables.py", "tests/policy/test_store.py",
         ("if step <= self.last_step(authenticator):", "if False:", "an older code after a newer",
          "test_of_twenty_uses_of_one_step_one_counts"),

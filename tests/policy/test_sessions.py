@@ -2,6 +2,7 @@
 
 import functools
 import select
+import shutil
 import signal
 import sqlite3
 import threading
@@ -598,6 +599,21 @@ def test_a_locked_database_is_no(make_policyd):
     assert (answer.code, answer.cause) == (69, "the bastion cannot keep its audit trail")
     locker.execute("ROLLBACK")
     locker.close()
+    assert peer.ask(m.OpenChannel(session=grant.session, kind="shell")) == m.Allowed()
+
+
+def test_a_database_that_is_gone_is_no(make_policyd):
+    """SQLite would go on in the file without a name, and its trail would be nowhere."""
+    policyd = make_policyd()
+    peer, grant = policyd.session("alice")
+    aside = policyd.database.with_suffix(".aside")
+    policyd.database.rename(aside)
+    for _ in range(2):
+        answer = peer.ask(m.OpenChannel(session=grant.session, kind="shell"))
+        assert isinstance(answer, m.Refused)
+        assert (answer.code, answer.cause) == (69, "the bastion cannot keep its audit trail")
+        shutil.copy(aside, policyd.database)  # a file of the same name is not the same
+    aside.rename(policyd.database)
     assert peer.ask(m.OpenChannel(session=grant.session, kind="shell")) == m.Allowed()
 
 
