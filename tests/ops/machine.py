@@ -1,0 +1,154 @@
+"""A second machine: systemd as process 1 in namespaces of its own, over a copy-on-write view of this one's files.
+
+Its users, units, /etc and /var are its own, and gone with it. What it cannot show is another kernel.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+NAMESPACES: Final = ("--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net", "--cgroup")
+
+# The upper layer lies on a tmpfs: an overlay cannot be the upper layer of another one, and CI may run on one. Units of
+# this machine that are enabled are not started there, nor those that wait for a network, of which there is none.
+BOOT: Final = """
+set -e
+cd "$1"
+mkdir -p up root
+mount -t tmpfs -o size=2g,mode=755 tmpfs up
+mkdir -p up/upper up/work
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/up/upper,workdir=$1/up/work" root
+cd root
+mount -t proc proc proc
+mount -t sysfs sysfs sys
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount -t tmpfs -o mode=755 tmpfs run
+mount -t tmpfs -o mode=1777 tmpfs tmp
+mount -t tmpfs -o mode=755 tmpfs dev
+for device in null zero full random urandom tty; do
+  touch dev/$device
+  mount --bind /dev/$device dev/$device
+done
+mkdir dev/shm dev/pts
+mount -t tmpfs -o mode=1777 tmpfs dev/shm
+mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+touch dev/console
+rm -rf etc/systemd/system/*.wants etc/rc?.d/S* etc/bastion var/lib/bastion
+for unit in systemd-networkd-wait-online.service systemd-networkd.service postgresql.service docker.service; do
+  ln -sf /dev/null etc/systemd/system/$unit
+done
+tr -d - </proc/sys/kernel/random/uuid >etc/machine-id  # a first boot would enable all there is
+mkdir -p old-root
+mount --make-rprivate /
+pivot_root . old-root
+cd /
+umount -l /old-root
+mount --make-rshared /
+exec env -i container=bastion PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+  /lib/systemd/systemd --system --log-target=journal --unit=multi-user.target
+"""
+
+
+def reason_not_to() -> str:
+    """Why no machine can be booted here; empty where one can."""
+    if os.geteuid() != 0:
+        return "only root may boot a machine of its own"
+    for program in ("unshare", "nsenter", "/lib/systemd/systemd", "dpkg-deb"):
+        if not shutil.which(program):
+            return f"needs {program}"
+    probe = 'set -e; d=$(mktemp -d); mount -t tmpfs tmpfs $d; mkdir $d/u $d/w $d/r; mount -t cgroup2 cgroup2 $d/w; ' \
+            'umount $d/w; mount -t overlay overlay -o lowerdir=/,upperdir=$d/u,workdir=$d/w $d/r'  # fmt: skip
+    done = subprocess.run(
+        ["unshare", *NAMESPACES, "sh", "-c", probe], capture_output=True, text=True, timeout=30, check=False
+    )
+    return "" if done.returncode == 0 else f"namespaces, an overlay or cgroup2 are refused: {done.stderr.strip()}"
+
+
+@dataclass(slots=True)
+class Machine:
+    """`pid` is process 1 of the machine, as its host numbers it."""
+
+    pid: int
+
+    def run(
+        self, *words: str, user: str = "", stdin: str | bytes = "", check: bool = True, timeout: float = 60
+    ) -> "subprocess.CompletedProcess[str]":
+        inside = ["runuser", "-u", user, "--", *words] if user else list(words)
+        done = subprocess.run(
+            ["nsenter", "-t", str(self.pid), "-a", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
+             "SYSTEMD_PAGER=", "LC_ALL=C.UTF-8", *inside],
+            input=stdin if isinstance(stdin, str) else stdin.decode(), capture_output=True, text=True,
+            timeout=timeout, check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def sh(self, script: str, timeout: float = 60) -> str:
+        return self.run("sh", "-ec", script, timeout=timeout).stdout
+
+    def write(self, path: str, content: str | bytes, mode: str = "600") -> None:
+        self.run("sh", "-ec", 'umask 077; cat >"$0"; chmod "$1" "$0"', path, mode, stdin=content)
+
+    def put(self, source: Path, path: str) -> None:
+        """A large file, not through memory."""
+        with source.open("rb") as content:
+            subprocess.run(
+                ["nsenter", "-t", str(self.pid), "-a", "sh", "-c", f"cat >{path}"],
+                stdin=content, timeout=60, check=True,
+            )  # fmt: skip
+
+    def property(self, unit: str, name: str) -> str:
+        return self.run("systemctl", "show", "-P", name, unit).stdout.strip()
+
+    def until(self, unit: str, state: str, seconds: float = 30) -> None:
+        self.wait(lambda: self.property(unit, "ActiveState") == state, f"{unit} is not {state}", seconds)
+
+    def wait(self, holds: Callable[[], bool], what: str, seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, what + "\n" + self.journal()
+            time.sleep(0.1)
+
+    def journal(self, *words: str) -> str:
+        return self.run("journalctl", "--no-pager", "-o", "cat", "-u", "bastion*", *words, check=False).stdout
+
+
+@contextlib.contextmanager
+def booted(folder: Path) -> Iterator[Machine]:
+    folder.mkdir(exist_ok=True)
+    with (folder / "boot.log").open("wb") as log:
+        outer = subprocess.Popen(
+            ["unshare", *NAMESPACES, "sh", "-c", BOOT, "sh", str(folder)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        machine = Machine(_process_one(outer, folder))
+        machine.wait(
+            lambda: machine.run("systemctl", "is-system-running", check=False).stdout.strip() in ("running", "degraded"),
+            "systemd did not come up", 60,
+        )  # fmt: skip
+        yield machine
+    finally:
+        outer.send_signal(signal.SIGKILL)  # --kill-child: process 1 goes with it, and with that everything in there
+        outer.wait(30)
+
+
+def _process_one(outer: "subprocess.Popen[bytes]", folder: Path) -> int:
+    deadline = time.monotonic() + 30
+    while True:
+        assert outer.poll() is None, (folder / "boot.log").read_text()
+        for child in Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
+                    return int(child)
+        assert time.monotonic() < deadline, (folder / "boot.log").read_text()
+        time.sleep(0.05)

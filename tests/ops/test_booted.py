@@ -1,0 +1,217 @@
+"""The Debian package on a machine that systemd has booted: what an operator does, and what the units promise."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.ops.machine import Machine, booted, reason_not_to
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+WHY_NOT: Final = reason_not_to()
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("booted"),
+    pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-"),
+]
+SERVICES: Final = ("bastion-recorderd", "bastion-policyd", "bastion-courier", "bastion-ssh")
+RULES: Final = """
+[[rule]]
+name = "engineers on test machines"
+who = { roles = ["engineer"] }
+where = { labels = { env = "test" } }
+as = ["*"]
+allow = ["shell", "exec", "sftp", "scp"]
+"""
+SSH: Final = ("ssh", "-p", "2222", "-i", "/root/alice", "-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile=/root/known",
+              "-o", "StrictHostKeyChecking=accept-new", "-o", "BatchMode=yes", "root@web1@127.0.0.1")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def package() -> Path:
+    subprocess.run(
+        [ROOT / "systemd/build-deb"], cwd=ROOT, check=True, timeout=280, capture_output=True,
+        env={**os.environ, "DPKG_DEB_COMPRESSOR_TYPE": "none"},
+    )  # fmt: skip
+    return max((ROOT / "build").glob("bastion_*.deb"), key=lambda path: path.stat().st_mtime)
+
+
+@pytest.fixture(scope="module")
+def machine(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Set up by README's section "Setting it up for real", with an sshd on the same machine as the target."""
+    with booted(tmp_path_factory.mktemp("machine")) as found:
+        found.put(package, "/root/bastion.deb")
+        found.sh("""
+            ip link set lo up; hostname bastion1
+            mkdir -p -m 700 /root/.ssh
+            for name in sam alice root; do rm -f /root/$name*; ssh-keygen -q -t ed25519 -N '' -f /root/$name; done
+            cat /root/root.pub >/root/.ssh/authorized_keys
+            ssh-keygen -A; mkdir -p /run/sshd; systemctl start ssh
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq /root/bastion.deb
+            bastion init --existing --unattended --admin sam --admin-key /root/sam.pub /etc/bastion
+        """, timeout=120)  # fmt: skip
+        found.write("/etc/bastion/policy.toml", RULES, "644")
+        found.sh("""
+            systemctl enable --now bastion.target
+            bastion person add alice --key /root/alice.pub --role engineer
+            bastion target add web1 --address 127.0.0.1:22 --label env=test --pin scan
+            bastion account add root@web1 --key /root/root
+            bastion check-config && bastion policy check
+        """)
+        yield found
+
+
+def log_in(machine: Machine) -> str:
+    return machine.run(*SSH, "echo opened", check=False).stdout
+
+
+def test_all_of_it_runs_under_its_own_users(machine: Machine) -> None:
+    users = {}
+    for name in SERVICES:
+        machine.until(f"{name}.service", "active")
+        pid = machine.property(f"{name}.service", "MainPID")
+        users[name] = machine.run("stat", "-c", "%U", f"/proc/{pid}").stdout.strip()
+    assert len(set(users.values())) == len(SERVICES)
+    assert "root" not in users.values()
+    assert not machine.run("systemctl", "list-units", "--failed", "--no-legend", "bastion*").stdout
+
+
+def test_a_person_logs_in_and_the_recording_verifies(machine: Machine) -> None:
+    assert log_in(machine) == "opened\n"
+    assert machine.run("replay", "verify", "--all").returncode == 0
+    listed = json.loads(machine.run("replay", "ls", "--json").stdout.splitlines()[0])
+    assert "alice" in json.dumps(listed)
+
+
+def test_a_connection_starts_the_gateway(machine: Machine) -> None:
+    machine.run("systemctl", "stop", "bastion-ssh.service")
+    assert machine.property("bastion-ssh.socket", "ActiveState") == "active"
+    assert log_in(machine) == "opened\n"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_killed_it_comes_back(machine: Machine, name: str) -> None:
+    machine.until(f"{name}.service", "active")
+    before = machine.property(f"{name}.service", "MainPID")
+    machine.run("kill", "-9", before)
+    machine.wait(
+        lambda: (
+            machine.property(f"{name}.service", "MainPID") not in ("0", before)
+            and machine.property(f"{name}.service", "ActiveState") == "active"
+        ),
+        f"{name} did not come back",
+    )
+    machine.wait(lambda: log_in(machine) == "opened\n", f"no login after {name} was killed")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_restarted_it_serves_again(machine: Machine, name: str) -> None:
+    machine.run("systemctl", "restart", f"{name}.service")
+    machine.wait(lambda: log_in(machine) == "opened\n", f"no login after {name} was restarted")
+
+
+def test_one_that_stands_still_is_started_again(machine: Machine) -> None:
+    """What WatchdogSec= is for; shortened here, the mechanism is the same."""
+    machine.sh("""
+        mkdir -p /run/systemd/system/bastion-courier.service.d
+        printf '[Service]\nWatchdogSec=2\n' >/run/systemd/system/bastion-courier.service.d/short.conf
+        systemctl daemon-reload; systemctl restart bastion-courier.service
+    """)
+    before = machine.property("bastion-courier.service", "MainPID")
+    machine.run("kill", "-STOP", before)
+    machine.wait(
+        lambda: machine.property("bastion-courier.service", "MainPID") not in ("0", before), "the watchdog let it be"
+    )
+    machine.until("bastion-courier.service", "active")
+
+
+PROBE: Final = """
+import ctypes, json, os, socket, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *args):
+    ctypes.set_errno(0)
+    if getattr(libc, name)(*args) == -1:
+        raise OSError(ctypes.get_errno(), name)
+attempts = {
+    "write to /etc": lambda: open("/etc/bastion/mine", "w"),
+    "write to /usr": lambda: open("/usr/mine", "w"),
+    "read the database": lambda: open("/var/lib/bastion/policy/bastion.db", "rb"),
+    "list recordings": lambda: os.listdir("/var/lib/bastion/recordings"),
+    "read the master key": lambda: open("/etc/bastion/master.key", "rb"),
+    "read /root": lambda: os.listdir("/root"),
+    "see process 1": lambda: os.readlink("/proc/1/exe"),
+    "attach to a process": lambda: call("ptrace", 16, os.getppid() or 1, 0, 0),
+    "user namespace": lambda: call("unshare", 0x10000000),
+    "mount namespace": lambda: call("unshare", 0x00020000),
+    "network namespace": lambda: call("unshare", 0x40000000),
+    "mount": lambda: call("mount", b"tmpfs", b"/tmp", b"tmpfs", 0, None),
+    "packet socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
+    "raw socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1),
+    "netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
+    "become root": lambda: os.setuid(0),
+    "keyring": lambda: call("syscall", 250, 0, -3, 1),
+}
+done = []
+for name, attempt in attempts.items():
+    try:
+        attempt()
+        done.append(name)
+    except OSError:
+        pass
+print(json.dumps({"tried": len(attempts), "done": done, "uid": os.getuid()}))
+"""
+
+
+def inside(machine: Machine, unit: str, program: str) -> str:
+    """What a program prints that runs as that unit does: its file, with another program and no life of its own."""
+    lines = machine.run("systemctl", "cat", f"{unit}.service").stdout.splitlines()
+    dropped = ("ExecStart=", "ExecReload=", "Type=", "Restart", "WatchdogSec=", "After=", "Requires=", "BindsTo=",
+               "Wants=", "PartOf=", "NotifyAccess=", "  ")  # fmt: skip
+    kept = [line for line in lines if not line.startswith(dropped)]
+    machine.write("/usr/local/lib/probe.py", program, "644")
+    kept.insert(kept.index("[Service]") + 1, "Type=oneshot\nExecStart=/usr/lib/bastion/bin/python /usr/local/lib/probe.py\n"
+                "StandardOutput=truncate:/run/probe.out\nStandardError=truncate:/run/probe.err")  # fmt: skip
+    machine.write("/run/systemd/system/probe.service", "\n".join(kept), "644")
+    machine.run("systemctl", "daemon-reload")
+    done = machine.run("systemctl", "start", "probe.service", check=False)
+    assert done.returncode == 0, done.stderr + machine.sh("cat /run/probe.err")
+    return machine.sh("cat /run/probe.out")
+
+
+@pytest.mark.parametrize("unit", ["bastion-ssh", "bastion-courier", "bastion-broker", "bastion-runner"])
+def test_a_door_that_was_taken_over_gets_nowhere(machine: Machine, unit: str) -> None:
+    """The attack: code of somebody's in the process that faces the network."""
+    found = json.loads(inside(machine, unit, PROBE))
+    assert found["uid"] != 0
+    assert found["tried"] >= 15
+    assert found["done"] == []
+
+
+@pytest.mark.parametrize("unit", ["bastion-policyd", "bastion-recorderd"])
+def test_an_authority_has_no_network(machine: Machine, unit: str) -> None:
+    program = PROBE.replace('"netlink":', '"internet": lambda: socket.socket(socket.AF_INET),\n    "netlink":')
+    own = {"bastion-policyd": "read the database", "bastion-recorderd": "list recordings"}[unit]
+    assert json.loads(inside(machine, unit, program))["done"] == [own]
+
+
+def test_what_the_journal_says_is_no_secret_and_no_traceback(machine: Machine) -> None:
+    text = machine.journal()
+    assert '"event": "ready"' in text
+    assert "Traceback" not in text
+    key = machine.sh("sed 1d /root/root | head -1").strip()
+    assert len(key) > 40
+    assert key not in text
+
+
+def test_it_stops_cleanly_and_starts_again(machine: Machine) -> None:
+    machine.run("systemctl", "stop", "bastion.target")
+    for name in SERVICES:
+        machine.until(f"{name}.service", "inactive")  # what is part of the target ends after it
+        assert machine.property(f"{name}.service", "Result") == "success"
+    machine.run("systemctl", "start", "bastion.target")
+    machine.wait(lambda: log_in(machine) == "opened\n", "no login after a stop and a start")
