@@ -30,11 +30,16 @@ def started_of(stat: str) -> int:
 
 
 def _path(cgroup: str) -> str:
-    """Of the unified hierarchy, or of systemd's own."""
+    """Of systemd's own hierarchy, or of the unified one.
+
+    A container on a host with control groups of version 1 shows both, and its systemd uses the unified one alone: all
+    processes are at `/` of the other, which names no unit and says nothing. Only root moves processes to there.
+    """
     paths: dict[str, str] = {}
     for line in cgroup.splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if (number == "0" and controllers == "") or controllers == "name=systemd":
             paths.setdefault(controllers, path)
-    return paths.get("name=systemd") or paths.get("", "")
+    own = paths.get("name=systemd", "/")
+    return own if own != "/" else paths.get("", "")

@@ -212,6 +212,7 @@ def test_an_address_counts_for_its_host() -> None:
         ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/shop.service\n", "user@1000.service"),
         ("0::/user.slice/user-1000.slice/session-3.scope\n", "session-3.scope"),
         ("12:cpu:/x\n1:name=systemd:/system.slice/shop.service\n0::/other.service\n", "shop.service"),
+        ("9:name=systemd:/\n8:pids:/\n0::/system.slice/shop.service\n", "shop.service"),  # a container on such a host
         ("0::/evil.service/system.slice/shop.service\n", "evil.service"),
         ("0::/../shop.service\n", ""),
         ("0::/system.slice/shop.service (deleted)\n", ""),

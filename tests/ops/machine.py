@@ -133,7 +133,7 @@ def booted(folder: Path) -> Iterator[Machine]:
     try:
         machine = Machine(_process_one(outer, folder))
         machine.wait(
-            lambda: machine.run("systemctl", "is-system-running", check=False).stdout.strip() in ("running", "degraded"),
+            lambda: machine.run("systemctl", "is-system-running", check=False).stdout in ("running\n", "degraded\n"),
             "systemd did not come up", 60,
         )  # fmt: skip
         yield machine

@@ -28,8 +28,9 @@ where = { labels = { env = "test" } }
 as = ["*"]
 allow = ["shell", "exec", "sftp", "scp"]
 """
-SSH: Final = ("ssh", "-p", "2222", "-i", "/root/alice", "-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile=/root/known",
-              "-o", "StrictHostKeyChecking=accept-new", "-o", "BatchMode=yes", "root@web1@127.0.0.1")  # fmt: skip
+SSH: Final = ("ssh", "-p", "2222", "-i", "/root/alice", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=10",
+              "-o", "UserKnownHostsFile=/root/known", "-o", "StrictHostKeyChecking=accept-new",
+              "-o", "BatchMode=yes", "root@web1@127.0.0.1")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,8 @@ def inside(machine: Machine, unit: str, program: str) -> str:
                "Wants=", "PartOf=", "NotifyAccess=", "  ")  # fmt: skip
     kept = [line for line in lines if not line.startswith(dropped)]
     machine.write("/usr/local/lib/probe.py", program, "644")
-    kept.insert(kept.index("[Service]") + 1, "Type=oneshot\nExecStart=/usr/lib/bastion/bin/python /usr/local/lib/probe.py\n"
+    kept.insert(kept.index("[Service]") + 1, "Type=oneshot\n"
+                "ExecStart=/usr/lib/bastion/bin/python /usr/local/lib/probe.py\n"
                 "StandardOutput=truncate:/run/probe.out\nStandardError=truncate:/run/probe.err")  # fmt: skip
     machine.write("/run/systemd/system/probe.service", "\n".join(kept), "644")
     machine.run("systemctl", "daemon-reload")
@@ -197,6 +199,52 @@ def test_an_authority_has_no_network(machine: Machine, unit: str) -> None:
     program = PROBE.replace('"netlink":', '"internet": lambda: socket.socket(socket.AF_INET),\n    "netlink":')
     own = {"bastion-policyd": "read the database", "bastion-recorderd": "list recordings"}[unit]
     assert json.loads(inside(machine, unit, program))["done"] == [own]
+
+
+SHOP: Final = ("--uid=shop", "--wait", "--pipe", "--quiet", "--collect")
+GET: Final = ("bastion", "broker", "get", "db/app")
+
+
+@pytest.fixture(scope="module")
+def shop(machine: Machine) -> Machine:
+    """An application bound to shop.service and its user, with whom a secret of alice's is shared."""
+    machine.sh("useradd --system shop; systemctl enable --now bastion-broker.socket")
+    person = (*SSH[:-1], "alice@127.0.0.1")
+    machine.run(*person, "vault", "add", "db/app", stdin="lent-to-the-shop\n")
+    uid = machine.run("id", "-u", "shop").stdout.strip()
+    machine.run("bastion", "application", "add", "shop", "--uid", uid, "--unit", "shop.service", "--owner", "alice")
+    machine.run(*person, "vault", "share", "db/app", "application:shop", "--rights", "use")
+    return machine
+
+
+def test_an_application_in_its_unit_reads(shop: Machine) -> None:
+    done = shop.run("systemd-run", "--unit=shop", *SHOP, *GET, check=False)
+    assert (done.returncode, done.stdout) == (0, "lent-to-the-shop"), done.stderr + shop.journal("-n", "20")
+
+
+def test_the_same_user_in_no_unit_is_refused(shop: Machine) -> None:
+    done = shop.run(*GET, user="shop", check=False)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert done.stderr.startswith("bastion: ")
+
+
+@pytest.mark.parametrize("unit", ["other", "shop-", "shop.service-other", "ashop"])
+def test_the_same_user_in_another_unit_is_refused(shop: Machine, unit: str) -> None:
+    done = shop.run("systemd-run", f"--unit={unit}", *SHOP, *GET, check=False)
+    assert (done.returncode != 0, done.stdout) == (True, "")
+
+
+@pytest.mark.parametrize(("to", "reads"), [("system.slice/elsewhere.service", False), ("", False), (None, True)])
+def test_one_that_moved_itself_away_is_refused(shop: Machine, to: str | None, reads: bool) -> None:
+    """Started in the unit, it has left its control group when it asks; `None` shows that moving is what counts."""
+    move = f"echo $$ >/sys/fs/cgroup/{to}/cgroup.procs" if to is not None else "true"
+    shop.sh("systemctl is-active -q elsewhere || systemd-run -q --unit=elsewhere sleep 1000")
+    done = shop.run(
+        "systemd-run", "--unit=shop", "--wait", "--pipe", "--quiet", "--collect", "sh", "-ec",
+        f"{move}; exec setpriv --reuid shop --regid shop --clear-groups {' '.join(GET)}", check=False,
+    )  # fmt: skip
+    assert (done.returncode == 0, done.stdout) == (reads, "lent-to-the-shop" if reads else ""), done.stderr
 
 
 def test_what_the_journal_says_is_no_secret_and_no_traceback(machine: Machine) -> None:
