@@ -76,7 +76,9 @@ class Store:
         try:
             handle = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return
+            if self._writer is None:
+                return  # nothing was written yet
+            raise  # Attack, or mistake: it was removed, and commits go where nobody finds them again
         try:
             os.fdatasync(handle)
         finally:

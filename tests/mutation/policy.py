@@ -443,6 +443,9 @@ GUARDS: Final[list[Mutant]] = [
         "policy/store/__init__.py", "tests/policy/test_sessions.py",
         ("if _identity(self._path) != self._opened:", "if False:", "a trail in a file that was removed",
          "test_a_database_that_is_gone_is_no"),
+        ("raise  # Attack, or mistake: it was removed", "return  # it was removed",
+         "a trail that goes on in a log without a name",
+         "tests/policy/test_store.py::test_a_log_that_was_removed_is_the_end"),
     ),
     *guards(
         "policy/store/tables.py", "tests/policy/test_store.py",
