@@ -1,7 +1,7 @@
 """The end of a person: everything they have, gave out or wait for ends with them, in one transaction.
 
 The name stays, so that nobody inherits its history; sessions, decided requests, votes, revoked grants and reviews stay
-as that history. `tests/policy/test_lifecycle.py` looks through every table for what is left over.
+as that history. `tests/policy/persons/test_lifecycle.py` looks through every table for what is left over.
 """
 
 import time

@@ -1,7 +1,7 @@
 """Schema versions: where the database is, where this program wants it, and the way there.
 
-A migration is a file `NNNN_words.py` whose revision is `NNNN` (tests/policy/test_store.py), so that a start of policyd,
-which only compares versions, need not import Alembic: that takes half a second.
+A migration is a file `NNNN_words.py` whose revision is `NNNN` (tests/policy/store/test_store.py), so that a start of
+policyd, which only compares versions, need not import Alembic: that takes half a second.
 """
 
 from pathlib import Path

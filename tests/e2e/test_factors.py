@@ -244,8 +244,8 @@ def test_factor_leave_channel_and_way(site: Site, case: tuple[str, str, str, str
     """The whole product, each case a login and a first channel of its own, by a person of its own.
 
     Orders of methods that let in are two here: the code at once, and after a wrong one. All others, which do not, are
-    `test_orders_by_hand` (a sample) and tests/policy/test_login_matrix.py (every one, at policyd). Kinds that come
-    beside others (subsystem, socket, agent, x11) are in test_gate.py, with every entry path.
+    `test_orders_by_hand` (a sample) and tests/policy/login/test_login_matrix.py (every one, at policyd). Kinds that
+    come beside others (subsystem, socket, agent, x11) are in test_gate.py, with every entry path.
     """
     factor, leave, name, entry = case
     who = somebody(site, "coder" if leave == "not needed" else "dba", enrolled=factor != "none")

@@ -145,7 +145,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_disabled_and_removed_ends_at_once_on_a_connection_that_is_open"),
     ),
     *guards(
-        "policy/store/application_tables.py", "tests/policy/test_sharing_store.py",
+        "policy/store/application_tables.py", "tests/policy/vault/test_sharing_store.py",
         ('c.subject_kind == "application", c.subject == bindparam("subject"),', 'c.subject == bindparam("subject"),',
          "lent to a person, read by a program of that name", "test_the_database_and_the_rules_agree"),
         ("c.expires > bindparam(\"now\")", "c.expires >= bindparam(\"now\")", "read at the moment that it ends",

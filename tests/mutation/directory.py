@@ -33,7 +33,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_garbage_is_no_answer", "LDAPError"),
     ),
     *guards(
-        "policy/ldap/asking.py", "tests/policy/test_ldap.py",
+        "policy/ldap/asking.py", "tests/policy/ldap/test_ldap.py",
         ('if 0x20 < byte < 0x7F and byte not in b"\\\\*()" else', "if 0x20 < byte < 0x7F else", "LDAP injection",
          "test_what_is_put_into_a_filter_stays_a_value"),
         ("    if not password or not dn:\n", "    if False:\n", "an empty password is a success",
@@ -47,7 +47,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_half_an_answer_is_none"),
     ),
     *guards(
-        "policy/ldap/settings.py", "tests/policy/test_ldap.py",
+        "policy/ldap/settings.py", "tests/policy/ldap/test_ldap.py",
         ("if rights.has(Right.ADMINISTER, {role}) and not administer and", "if False and",
          "a group makes administrators",
          "test_a_group_of_the_directory_makes_no_administrators"),
@@ -57,7 +57,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_filters_of_the_settings"),
     ),
     *guards(
-        "policy/ldap/judging.py", "tests/policy/test_ldap.py",
+        "policy/ldap/judging.py", "tests/policy/ldap/test_ldap.py",
         ("return check_person_name(text.lower() if text.isascii() else text)", "return check_person_name(text.lower())",
          "the Kelvin sign is a k", "test_entries_that_are_nobody"),
         ("    if len(found) != 1:\n        raise DirectoryProblem", "    if not found:\n        raise DirectoryProblem",
@@ -72,7 +72,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_groups_that_list_their_members"),
     ),
     *guards(
-        "policy/ldap/planning.py", "tests/policy/test_ldap.py",
+        "policy/ldap/planning.py", "tests/policy/ldap/test_ldap.py",
         ("    if person.origin != DIRECTORY:\n", "    if False:\n", "an entry named like the administrator",
          "test_persons_of_here_are_never_taken_over"),
         ("    if person.offboarded is not None:\n", "    if False:\n", "back under the name of who left",
@@ -95,7 +95,7 @@ GUARDS: Final[list[Mutant]] = [
          "roles of here are taken", "test_only_what_came_from_there_is_taken_back"),
     ),
     *guards(
-        "policy/ldap/sync.py", "tests/policy/test_sync.py",
+        "policy/ldap/sync.py", "tests/policy/ldap/test_sync.py",
         ("        asking.check_answer(called)\n        found", "        found", "half an answer offboards everybody",
          "test_half_an_answer_offboards_nobody"),
         ("        if not called.entries:\n", "        if False:\n", "pages without end",
@@ -119,7 +119,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_guesses_at_once_do_not_all_get_there"),
     ),
     *guards(
-        "policy/login/dialogue.py", "tests/policy/test_sync.py",
+        "policy/login/dialogue.py", "tests/policy/ldap/test_sync.py",
         ("    if event.flaw:\n", "    if False:\n", "locked out by a directory that is away",
          "test_no_password_for_a_name_that_is_not_clear"),
     ),

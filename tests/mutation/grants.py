@@ -7,7 +7,7 @@ from tests.mutation.mutant import Mutant, guards
 
 GUARDS: Final[list[Mutant]] = [
     *guards(
-        "policy/leave/requests.py", "tests/policy/test_requests.py",
+        "policy/leave/requests.py", "tests/policy/leave/test_requests.py",
         ("if wish.seconds > longest:", "if False:", "leave for longer than a rule gives",
          "test_nobody_gets_longer_than_the_rule_says"),
         ("if not wish.reason:", "if False:", "nobody knows why", "test_a_request_without_a_reason_is_none"),
@@ -54,7 +54,7 @@ GUARDS: Final[list[Mutant]] = [
         ("if len(words) > most:", "if False:", "a reason of megabytes", "test_wishes_that_make_no_sense"),
     ),
     *guards(
-        "policy/rules/conditions.py", "tests/policy/test_standing.py",
+        "policy/rules/conditions.py", "tests/policy/leave/test_standing.py",
         ("grant.starts <= facts.now < grant.ends\n", "True\n", "leave before its start and after its end",
          "test_a_grant_holds_from_its_start_to_its_end"),
         ("and (grant.id == facts.using if facts.using else not grant.spent)", "", "used more often than it may be",
@@ -66,7 +66,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_cover_is_for_one_kind"),
         ("if one.counts and one.approver not in asked_by and (", "if one.approver not in asked_by and (",
          "the vote of who was disabled since",
-         "tests/policy/test_requests.py::test_the_vote_of_who_was_disabled_since_does_not_count"),
+         "tests/policy/leave/test_requests.py::test_the_vote_of_who_was_disabled_since_does_not_count"),
         ("if one.counts and one.approver not in asked_by and (", "if one.counts and (", "one's own vote counts",
          "test_at_each_use_the_votes_are_judged_by_the_rule_of_now"),
         ("and (one.given or named(need, one.roles, owner=one.owner))", "", "anybody's vote counts",
@@ -75,7 +75,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_at_each_use_the_votes_are_judged_by_the_rule_of_now"),
     ),
     *guards(
-        "policy/rules/decide.py", "tests/policy/test_standing.py",
+        "policy/rules/decide.py", "tests/policy/leave/test_standing.py",
         ("if facts.token and token is None:", "if False:", "a token for one place used for all",
          "test_where_rules_ask_nobody_a_token_still_confines"),
         ("left & token.kinds if token is not None else left", "left", "a token for exec opens a shell",
@@ -89,12 +89,12 @@ GUARDS: Final[list[Mutant]] = [
          "test_nobody_is_told_to_break_a_glass_while_there_is_another_way"),
     ),
     *guards(
-        "policy/login/dialogue.py", "tests/policy/test_standing.py",
+        "policy/login/dialogue.py", "tests/policy/leave/test_standing.py",
         ("if reason := _objection(event.owner, event):\n        return _fail(login, event, reason)\n    factors",
          "factors", "the token of a disabled person, or under another name", "test_what_is_no_login"),
     ),
     *guards(
-        "policy/leave/standing.py", "tests/policy/test_standing.py",
+        "policy/leave/standing.py", "tests/policy/leave/test_standing.py",
         ("if grant.id not in self._over and (", "if (", "a clock set back revives what was over",
          "test_a_clock_set_back_revives_nothing"),
         ("(grant.id == token if token else grant.token is None)", "True",
@@ -102,7 +102,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_token_is_for_its_own_login_and_that_for_nothing_else"),
     ),
     *guards(
-        "policy/store/access_tables.py", "tests/policy/test_standing.py",
+        "policy/store/access_tables.py", "tests/policy/leave/test_standing.py",
         ('mine = (s.request.c.id == ident, s.request.c.state == "pending")', "mine = (s.request.c.id == ident,)",
          "a request closed twice: approved after it was taken back", "test_a_request_is_closed_once"),
         ("or_(s.access_grant.c.uses == 0, s.access_grant.c.used < s.access_grant.c.uses),", "",
@@ -121,30 +121,30 @@ GUARDS: Final[list[Mutant]] = [
          "a review is rewritten", "test_revoked_and_reviewed_once"),
     ),
     *guards(
-        "policy/operators.py", "tests/policy/test_standing.py",
+        "policy/operators.py", "tests/policy/leave/test_standing.py",
         ("for uid in {peer.uid, _login_uid(peer.pid)}", "for uid in {peer.uid}", "sudo is another person",
          "test_sudo_is_no_other_person"),
     ),
     *guards(
-        "policy/sessions/access.py", "tests/policy/test_tokens.py",
+        "policy/sessions/access.py", "tests/policy/leave/test_tokens.py",
         ("if live.grant and not t.access.use_grant(live.grant, time.time_ns()):\n            raise _Spent", "",
          "two who show one token at once", "test_two_who_show_one_token_at_once"),
         ("return desk.has_right(watcher, Right.WATCH) and live.person not in names_behind(watcher)",
          "return desk.has_right(watcher, Right.WATCH)", "a person watches over themselves",
-         "tests/policy/test_four_eyes.py::test_nobody_watches_over_themselves"),
+         "tests/policy/sessions/test_four_eyes.py::test_nobody_watches_over_themselves"),
         ("        for watcher in [one for one in live.watchers if not may_watch(desk, one, live)]:\n            "
          "await desk.sessions.unwatch(live, watcher)\n", "", "a disabled person watches on",
-         "tests/policy/test_four_eyes.py::test_who_loses_the_right_looks_no_more", "TimeoutError"),
+         "tests/policy/sessions/test_four_eyes.py::test_who_loses_the_right_looks_no_more", "TimeoutError"),
     ),
     *guards(
-        "policy/monitor.py", "tests/policy/test_tokens.py",
+        "policy/monitor.py", "tests/policy/leave/test_tokens.py",
         ("if talk.token and type(request) not in BY_TOKEN:", "if False:",
          "the token of an administrator makes administrators", "test_it_commands_nothing"),
         ("        await desk.sessions.unwatch(live, talk)\n", "        pass\n", "the watcher is gone and it goes on",
-         "tests/policy/test_four_eyes.py::test_it_stops_with_the_last_one", "TimeoutError"),
+         "tests/policy/sessions/test_four_eyes.py::test_it_stops_with_the_last_one", "TimeoutError"),
     ),
     *guards(
-        "policy/leave/tokens.py", "tests/policy/test_tokens.py",
+        "policy/leave/tokens.py", "tests/policy/leave/test_tokens.py",
         ("if source is not None and source.uses and not t.access.take_uses(source.id, wish.uses, now):", "if False:",
          "leave for one session made into tokens for many", "test_of_a_grant_a_token_takes_uses_and_end"),
         ("if (by := talk.speaker) is not None and (by.force_command or by.withheld or by.placed):", "if False:",
@@ -158,7 +158,7 @@ GUARDS: Final[list[Mutant]] = [
          "who may give nothing learns names of persons", "test_a_token_for_somebody_else"),
     ),
     *guards(
-        "policy/leave/asking.py", "tests/policy/test_grants.py",
+        "policy/leave/asking.py", "tests/policy/leave/test_grants.py",
         ("if found is None or not may_see(desk, talk, found):", "if found is None:", "requests of others are looked at",
          "test_who_has_no_say_sees_nothing_and_decides_nothing"),
         ("if (known := _known(desk, asked)) is not None:\n            return known", "",
@@ -167,7 +167,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_requests_of_one_person_have_a_limit"),
     ),
     *guards(
-        "policy/leave/grants.py", "tests/policy/test_grants.py",
+        "policy/leave/grants.py", "tests/policy/leave/test_grants.py",
         ("if not given and not gives_anything(desk, giver):", "if False:",
          "who may give nothing learns names of persons", "test_a_lead_gives_leave"),
         ("if person.name in giver.names:", "if False:", "an administrator gives leave to themselves",
@@ -176,7 +176,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_revoked_it_ends_at_once"),
     ),
     *guards(
-        "policy/leave/glass.py", "tests/policy/test_grants.py",
+        "policy/leave/glass.py", "tests/policy/leave/test_grants.py",
         ("if owed.grant.person in names_behind(talk):", "if False:", "who broke the glass says that it was right",
          "test_breaking_the_glass"),
     ),

@@ -118,7 +118,7 @@ GUARDS: Final[list[Mutant]] = [
          "a target that cannot be reached counts as a wrong password", "test_nobody_answers_there"),
     ),
     *guards(
-        "policy/outside/workers.py", "tests/policy/test_workers.py",
+        "policy/outside/workers.py", "tests/policy/outside/test_workers.py",
         ("or answer.outcome not in _OUTCOMES:", "or not answer.outcome:",
          "a word that nobody knows passes for an outcome",
          "test_an_answer_that_means_nothing"),
@@ -139,7 +139,7 @@ GUARDS: Final[list[Mutant]] = [
          "a directory that is busy counts as a wrong password", "test_what_a_bind_proves"),
     ),
     *guards(
-        "policy/rotation/options.py", "tests/policy/test_rotation_options.py",
+        "policy/rotation/options.py", "tests/policy/rotation/test_rotation_options.py",
         ("        f\"\\\\{char}\" if char in _SPECIAL else", "        char if char in _SPECIAL else",
          "an account names somebody else's entry", "test_what_is_escaped"),
         ("if options.get(name) and ACCOUNT not in options[name]:", "if False:", "one password for every account",

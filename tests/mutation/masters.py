@@ -5,7 +5,7 @@ from typing import Final
 
 from tests.mutation.mutant import Mutant, guards
 
-_HERE: Final = "tests/policy/test_masters.py"
+_HERE: Final = "tests/policy/vault/test_masters.py"
 
 GUARDS: Final[list[Mutant]] = [
     *guards(
@@ -16,7 +16,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_another_kind_of_master_is_named_and_not_taken_for_a_wrong_key"),
     ),
     *guards(
-        "policy/vault/masters/file.py", "tests/policy/test_rekey_deaths.py",
+        "policy/vault/masters/file.py", "tests/policy/vault/test_rekey_deaths.py",
         ("os.link(part, path)", "path.touch(0o600); os.replace(part, path); part.touch()",
          "an empty file is taken for the key, and every later try fails",
          "test_killed_at_every_step_of_a_change_of_master[file]", "VaultError"),
@@ -24,7 +24,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_killed_at_every_step_of_a_change_of_master[file]", "VaultError"),
     ),
     *guards(
-        "policy/vault/rekeying.py", "tests/policy/test_rekey_deaths.py",
+        "policy/vault/rekeying.py", "tests/policy/vault/test_rekey_deaths.py",
         ("t.put_setting(MASTER, place.encode())\n\n            await self._ledger.write(change, event, durable=True)",
          "t.put_setting(MASTER, place.encode())\n\n"
          "            for made in (bytes(60), keys[0].wrapped):\n"
@@ -56,7 +56,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_place_that_is_none_is_refused_before_anything_is_read"),
     ),
     *guards(
-        "policy/vault/unlocking.py", "tests/policy/test_unlocking.py",
+        "policy/vault/unlocking.py", "tests/policy/vault/test_unlocking.py",
         ("case State.OPERATOR, m.VaultUnlock():", "case _, m.VaultUnlock():", "a gateway tries passphrases",
          "test_the_other_sockets_do_not_unlock"),
         ("await trio.sleep(pause)\n            return m.Refused(code=77", "return m.Refused(code=77",
@@ -64,25 +64,25 @@ GUARDS: Final[list[Mutant]] = [
         ("async with self._turn:", "if True:", "many tries at once", "test_hanging_up_does_not_spare_the_wait"),
     ),
     *guards(
-        "policy/__main__.py", "tests/policy/test_unlocking.py",
+        "policy/__main__.py", "tests/policy/vault/test_unlocking.py",
         ("    if not arguments.passphrase_stdin and not sys.stdin.isatty():\n        return None",
          "    if not sys.stdin.isatty():\n        return Secret(sys.stdin.buffer.readline().strip())",
          "a public key as passphrase", "test_a_public_key_that_is_piped_in_does_not_become_the_passphrase"),
     ),
     *guards(
-        "policy/backup/manifest.py", "tests/policy/test_backup.py",
+        "policy/backup/manifest.py", "tests/policy/backup/test_backup.py",
         ('if not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")):', "if not _NAME.fullmatch(name):",
          "a stranger's backup writes outside of its folder", "test_a_name_that_leads_elsewhere"),
     ),
     *guards(
-        "policy/backup/making.py", "tests/policy/test_backup.py",
+        "policy/backup/making.py", "tests/policy/backup/test_backup.py",
         ("os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL", "os.open(to, os.O_WRONLY | os.O_CREAT",
          "a backup overwrites another", "test_a_backup_overwrites_nothing_that_came_meanwhile"),
         ("    if not finding.ok:", "    if False:", "an altered trail is backed up",
          "test_an_altered_database_makes_no_backup"),
     ),
     *guards(
-        "policy/backup/restoring.py", "tests/policy/test_backup.py",
+        "policy/backup/restoring.py", "tests/policy/backup/test_backup.py",
         ("        if not older:", "        if False:", "an old state comes back unnoticed",
          "test_an_older_state_is_restored_by_who_says_so_alone"),
         ("or entry.type not in KINDS:", "or False:", "a link or a device out of a backup",

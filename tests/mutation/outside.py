@@ -64,7 +64,7 @@ GUARDS: Final[list[Mutant]] = [
          "a server that drips holds a thread for ever", "test_a_server_that_drips_is_cut"),
     ),
     *guards(
-        "policy/tickets/judging.py", "tests/policy/test_tickets.py",
+        "policy/tickets/judging.py", "tests/policy/tickets/test_tickets.py",
         ("if found.status.lower() not in system.status:", "if False:", "a closed ticket",
          "test_each_check_holds_by_itself"),
         ("    if not any(alike(one, wanted) for one in known):", "    if False:", "a colleague's ticket",
@@ -79,7 +79,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_each_check_holds_by_itself"),
     ),
     *guards(
-        "policy/tickets/model.py", "tests/policy/test_tickets.py",
+        "policy/tickets/model.py", "tests/policy/tickets/test_tickets.py",
         ("return one.isascii() and other.isascii() and bool(one) and one.lower() == other.lower()",
          "return one.isascii() and one.lower()[:4] == other.lower()[:4]", "a name that only begins alike",
          "test_each_check_holds_by_itself"),
@@ -87,7 +87,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_label_that_is_missing_denies", "KeyError"),
     ),
     *guards(
-        "policy/tickets/reading.py", "tests/policy/test_tickets.py",
+        "policy/tickets/reading.py", "tests/policy/tickets/test_tickets.py",
         ("or not shape.number.fullmatch(ticket)", "", "a ticket's text becomes another request",
          "test_what_is_no_number_is_not_asked_for"),
         ("if len(called.values) != len(wanted):", "if False:", "values of something else",
@@ -101,13 +101,13 @@ GUARDS: Final[list[Mutant]] = [
          "a redirect for an answer", "test_other_answers_are_no_ticket"),
     ),
     *guards(
-        "policy/tickets/needing.py", "tests/policy/test_ticketing.py",
+        "policy/tickets/needing.py", "tests/policy/tickets/test_ticketing.py",
         ("        if {check.why for check in conditions(rule, facts) if not check.ok} - {Why.TICKET} - "
          "despite:\n            continue\n", "", "a stolen key asks the ticket system",
          "test_who_lacks_more_than_the_ticket_makes_nobody_be_called"),
     ),
     *guards(
-        "policy/tickets/ticketing.py", "tests/policy/test_ticketing.py",
+        "policy/tickets/ticketing.py", "tests/policy/tickets/test_ticketing.py",
         ("if self._busy[place.person] >= EACH_PERSON:", "if False:", "one person has the whole courier",
          "test_one_person_does_not_have_the_whole_courier"),
         ("if known is not None and trio.current_time() < known.until:", "if False:", "fifty sessions ask fifty times",
@@ -116,28 +116,28 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_reload_forgets_what_was_found"),
     ),
     *guards(
-        "policy/outside/errands.py", "tests/policy/test_ticketing.py",
+        "policy/outside/errands.py", "tests/policy/tickets/test_ticketing.py",
         ("if task is None or task.peer is not peer or task.answer is not None:", "if task is None:",
          "another courier answers", "test_what_a_courier_says_unasked_is_not_heard"),
     ),
     *guards(
-        "policy/sessions/access.py", "tests/policy/test_ticketing.py",
+        "policy/sessions/access.py", "tests/policy/tickets/test_ticketing.py",
         ("facts = facts_of(desk, talk, account, target, channel, ticket=ticket, reason=reason, tickets=tickets)",
          'facts = __import__("dataclasses").replace(facts, tickets=tickets)', "disabled while the ticket was looked up",
          "test_who_is_disabled_while_the_ticket_is_looked_up_gets_nothing"),
     ),
     *guards(
-        "policy/monitor.py", "tests/policy/test_ticketing.py",
+        "policy/monitor.py", "tests/policy/tickets/test_ticketing.py",
         ("            await desk.sessions.end_conversation(talk)\n        elif", "            pass\n        elif",
          "a session of nobody", "test_who_hangs_up_while_a_ticket_is_looked_up_has_no_session"),
     ),
     *guards(
-        "policy/rules/ruleset.py", "tests/policy/test_tickets.py",
+        "policy/rules/ruleset.py", "tests/policy/tickets/test_tickets.py",
         ("    _known_tickets(reading, document, list(named.entry))\n", "", "a ticket system that is not there",
          "test_a_rule_names_a_system_that_there_is"),
     ),
     *guards(
-        "policy/tickets/settings.py", "tests/policy/test_tickets.py",
+        "policy/tickets/settings.py", "tests/policy/tickets/test_tickets.py",
         ('if url.scheme == "http" and url.hostname not in LOOPBACK:', "if False:", "a ticket system without TLS",
          "test_what_is_wrong_is_said_at_its_line"),
         ("if url.username is not None or url.password is not None:", "if False:", "a password in an address",
@@ -146,14 +146,14 @@ GUARDS: Final[list[Mutant]] = [
          "test_what_is_wrong_is_said_at_its_line"),
     ),
     *guards(
-        "policy/outside/secrets.py", "tests/policy/test_outside.py",
+        "policy/outside/secrets.py", "tests/policy/outside/test_outside.py",
         ("if private and status.st_mode & 0o007:", "if False:", "a token that everybody reads",
          "test_what_is_no_secret"),
         ("if not text or not text.isascii() or not text.isprintable():", "if False:", "a token that begins a header",
          "test_what_is_no_secret"),
     ),
     *guards(
-        "policy/notices/notify.py", "tests/policy/test_notify.py",
+        "policy/notices/notify.py", "tests/policy/notices/test_notify.py",
         ('.replace("<", "&lt;")', "", "a reason wakes a whole channel", "test_hostile_text_is_quoted_and_cut"),
         ('char if char.isprintable() else " "', "char", "a reason steers a terminal",
          "test_hostile_text_is_quoted_and_cut"),
@@ -166,7 +166,7 @@ GUARDS: Final[list[Mutant]] = [
          "a webhook that anybody forges", "test_what_is_wrong_is_said_at_its_line"),
     ),
     *guards(
-        "policy/notices/notifying.py", "tests/policy/test_notify.py",
+        "policy/notices/notifying.py", "tests/policy/notices/test_notify.py",
         ("if problem and not known:", "if problem:", "a trail full of failures",
          "test_what_does_not_arrive_is_tried_again_and_then_audited_once"),
         ("if health.sent >= EACH_MINUTE or", "if", "a flood of notices", "test_a_flood_is_cut_and_said_so"),

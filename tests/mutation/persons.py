@@ -5,7 +5,7 @@ from typing import Final
 
 from tests.mutation.mutant import Mutant, guards
 
-LIFE: Final = "tests/policy/test_lifecycle.py"
+LIFE: Final = "tests/policy/persons/test_lifecycle.py"
 GUARDS: Final[list[Mutant]] = [
     *guards(
         "policy/persons/safeguards.py", LIFE,

@@ -7,7 +7,7 @@ from tests.mutation.mutant import Mutant, guards
 
 GUARDS: Final[list[Mutant]] = [
     *guards(
-        "policy/login/dialogue.py", "tests/policy/test_login.py",
+        "policy/login/dialogue.py", "tests/policy/login/test_login.py",
         ("if event.source_locked:", "if False:", "a locked source guesses on",
          "test_a_source_that_is_locked_out test_a_source_that_is_locked_out_before_its_answer"),
         ("if login.requests > MAX_REQUESTS:", "if False:", "offers without end", "test_offers_do_not_go_on_for_ever"),
@@ -90,12 +90,12 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_certificate_keeps_its_limits"),
     ),
     *guards(
-        "policy/login/words.py", "tests/policy/test_login.py",
+        "policy/login/words.py", "tests/policy/login/test_login.py",
         ('return f"VerifyCode({self.person})"', 'return f"VerifyCode({self.person}, {self.code})"', "a code in the log",
          "test_a_code_does_not_show"),
     ),
     *guards(
-        "policy/rules/decide.py", "tests/policy/test_decide.py",
+        "policy/rules/decide.py", "tests/policy/rules/test_decide.py",
         ("return Deny(causes=(Cause(why=Why.ERROR,", "raise\n        return Deny(causes=(Cause(why=Why.ERROR,",
          "an error while deciding is not a denial", "test_an_error_while_deciding_is_no", "ValueError"),
         ("if facts.now.utcoffset() is None:", "if False:", "a time without a zone",
@@ -129,7 +129,7 @@ GUARDS: Final[list[Mutant]] = [
          "causes))", "a thief learns what else is missing", "test_a_thief_elsewhere_is_not_told_what_else_is_missing"),
     ),
     *guards(
-        "policy/rules/conditions.py", "tests/policy/test_decide.py",
+        "policy/rules/conditions.py", "tests/policy/rules/test_decide.py",
         ("factor.kind in enough and factor.age", "factor.age", "a first factor passes as a second",
          "test_second_factors"),
         ("and factor.age >= timedelta()]", "]", "a proof from the future, after a jump of the clock",
@@ -162,7 +162,7 @@ GUARDS: Final[list[Mutant]] = [
          "an approval that nobody gave", "test_what_this_bastion_cannot_check_is_no"),
     ),
     *guards(
-        "policy/rules/windows.py", "tests/policy/test_windows.py",
+        "policy/rules/windows.py", "tests/policy/rules/test_windows.py",
         ("local = now.astimezone(self.zone)\n", "local = now\n", "hours by the wrong clock",
          "test_the_same_utc_hour_is_open_in_summer_and_closed_in_winter"),
         ("if today in self.days and begin <= minute < end:", "if begin <= minute < end:",
@@ -180,7 +180,7 @@ GUARDS: Final[list[Mutant]] = [
         ("if not _ZONE.fullmatch(text):", "if False:", "a path as a time zone", "test_a_zone_is_no_path"),
     ),
     *guards(
-        "policy/login/lockouts.py", "tests/policy/test_lockouts.py",
+        "policy/login/lockouts.py", "tests/policy/login/test_lockouts.py",
         ("if self._locked(key, now):\n            return False", "", "somebody is kept out for ever",
          "test_nobody_is_kept_out_for_ever"),
         ("while recent and recent[0] <= now - self.window:", "while False:", "slips of last week lock",
@@ -198,7 +198,7 @@ GUARDS: Final[list[Mutant]] = [
         ("SOURCE: settings.source_failures}", "SOURCE: 10**6}", "a source guesses without end", "test_sources"),
     ),
     *guards(
-        "policy/keys/credentials.py", "tests/policy/test_credentials.py",
+        "policy/keys/credentials.py", "tests/policy/keys/test_credentials.py",
         ("if certificate.kind != USER:", "if False:", "a host certificate logs in", "test_hostile"),
         ("if certificate.ca.blob not in trusted:", "if False:", "any authority", "test_hostile"),
         ("if certificate.key.blob in trusted:", "if False:", "the authority's own key certified", "test_hostile"),
@@ -238,7 +238,7 @@ GUARDS: Final[list[Mutant]] = [
          "a malformed certificate ends policyd's conversation", "test_hostile", "BadKey"),
     ),
     *guards(
-        "policy/keys/certificates.py", "tests/policy/test_credentials.py",
+        "policy/keys/certificates.py", "tests/policy/keys/test_credentials.py",
         ('if reader.string("reserved"):', 'if reader.string("reserved") is None:', "bytes in a reserved field",
          "test_hostile"),
         ('reader.end("certificate")', "pass", "bytes after the certificate", "test_hostile"),
@@ -264,7 +264,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_minted_certificate_permits_what_was_granted"),
     ),
     *guards(
-        "policy/keys/signatures.py", "tests/policy/test_sshkeys.py",
+        "policy/keys/signatures.py", "tests/policy/keys/test_sshkeys.py",
         ("if not session or request.session != session:", "if not session:",
          "a signature replayed from another session", "test_the_signature_of_another_session"),
         ("if not session or request.session != session:", "if request.session != session:",
@@ -312,7 +312,7 @@ GUARDS: Final[list[Mutant]] = [
          "a wrong signature is taken", "test_flags_are_signed test_the_signature_of_another_key"),
     ),
     *guards(
-        "policy/keys/sshkeys.py", "tests/policy/test_sshkeys.py",
+        "policy/keys/sshkeys.py", "tests/policy/keys/test_sshkeys.py",
         ("if not least <= n.bit_length() <= MAX_RSA_BITS:", "if n.bit_length() > MAX_RSA_BITS:", "a short RSA key",
          "test_hostile_keys"),
         ("if not least <= n.bit_length() <= MAX_RSA_BITS:", "if n.bit_length() < least:",
@@ -347,7 +347,7 @@ GUARDS: Final[list[Mutant]] = [
          "a private key in the log", "test_a_private_key_hides"),
     ),
     *guards(
-        "policy/keys/sshwire.py", "tests/policy/test_sshkeys.py",
+        "policy/keys/sshwire.py", "tests/policy/keys/test_sshkeys.py",
         ("if not data or data[0] & 0x80:", "if not data:", "a negative modulus", "test_hostile_keys"),
         ("if data[0] == 0 and (len(data) == 1 or not data[1] & 0x80):", "if False:", "many fingerprints of one key",
          "test_hostile_keys"),
@@ -357,7 +357,7 @@ GUARDS: Final[list[Mutant]] = [
         ("if not text.isprintable():", "if False:", "an escape in a name", "test_hostile_keys"),
     ),
     *guards(
-        "policy/names.py", "tests/policy/test_names.py",
+        "policy/names.py", "tests/policy/persons/test_names.py",
         ("if look(name) in _COMMON_LOOKS:", "if False:", "a person named root, claimed by every root", "test_persons"),
         ("if wanted.fullmatch(name):\n        return", "return", "look-alike names",
          "test_persons test_targets test_accounts"),
@@ -367,7 +367,7 @@ GUARDS: Final[list[Mutant]] = [
         ('text.partition("%")[0]', "text", "a zone index", "test_addresses"),
     ),
     *guards(
-        "policy/mfa/totp.py", "tests/policy/test_totp.py",
+        "policy/mfa/totp.py", "tests/policy/mfa/test_totp.py",
         ("code.isascii() and code.isdigit()", "True", "look-alike digits", "test_what_is_no_code", "TypeError"),
         ("last_step is None or step > last_step", "True", "a code twice", "test_a_step_counts_once"),
         ("WINDOW: Final = 1", "WINDOW: Final = 2", "codes of minutes ago",
@@ -375,7 +375,7 @@ GUARDS: Final[list[Mutant]] = [
         ("if len(entropy) != SECRET_BYTES:", "if False:", "a short secret", "test_enrolment"),
     ),
     *guards(
-        "policy/login/proofs.py", "tests/policy/test_proofs.py",
+        "policy/login/proofs.py", "tests/policy/login/test_proofs.py",
         ("if kind in SECOND_FACTORS:", "if True:", "a remembered key passes for a code",
          "test_first_factors_are_not_remembered"),
         ("for kind, at in self._seen.get((person, source), {})",
@@ -388,7 +388,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_what_is_remembered_is_not_here"),
     ),
     *guards(
-        "policy/trail/audit.py", "tests/policy/test_audit.py",
+        "policy/trail/audit.py", "tests/policy/trail/test_audit.py",
         ("if not met_kept:", "if False:", "the end of the trail cut off", "test_a_cut"),
         ("if not hmac.compare_digest(kept.hash, row.hash):", "if False:", "a chain computed anew",
          "test_a_chain_computed_anew"),
@@ -420,7 +420,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_the_head_is_not_written_through_a_link"),
     ),
     *guards(
-        "policy/trail/ledger.py", "tests/policy/test_store.py",
+        "policy/trail/ledger.py", "tests/policy/store/test_store.py",
         ("with tables.nested():\n                    self._change", "if True:\n                    self._change",
          "a failed change takes part of another's along", "test_a_failed_change_in_a_batch_undoes_itself_alone"),
         ("if self._apply(tables, job, alone=len(jobs) == 1):",
@@ -440,15 +440,15 @@ GUARDS: Final[list[Mutant]] = [
          "a full queue answers yes", "test_a_full_queue_is_a_refusal"),
     ),
     *guards(
-        "policy/store/__init__.py", "tests/policy/test_sessions.py",
+        "policy/store/__init__.py", "tests/policy/sessions/test_sessions.py",
         ("if _identity(self._path) != self._opened:", "if False:", "a trail in a file that was removed",
          "test_a_database_that_is_gone_is_no"),
         ("raise  # Attack, or mistake: it was removed", "return  # it was removed",
          "a trail that goes on in a log without a name",
-         "tests/policy/test_store.py::test_a_log_that_was_removed_is_the_end"),
+         "tests/policy/store/test_store.py::test_a_log_that_was_removed_is_the_end"),
     ),
     *guards(
-        "policy/store/tables.py", "tests/policy/test_store.py",
+        "policy/store/tables.py", "tests/policy/store/test_store.py",
         ("if step <= self.last_step(authenticator):", "if False:", "an older code after a newer",
          "test_of_twenty_uses_of_one_step_one_counts"),
         ("        self.proofs.remove_authenticators(name)\n", "",
@@ -460,7 +460,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_an_offboarded_name_stays_taken"),
     ),
     *guards(
-        "policy/rules/ruleset.py", "tests/policy/test_rules.py",
+        "policy/rules/ruleset.py", "tests/policy/rules/test_rules.py",
         ("if key not in entry:", "if False:", "a rule that widens by what it leaves out",
          "test_an_allow_rule_says_all_of_it"),
     ),

@@ -7,7 +7,7 @@ from tests.mutation.mutant import Mutant, guards
 
 GUARDS: Final[list[Mutant]] = [
     *guards(
-        "policy/vault/names.py", "tests/policy/test_sharing.py",
+        "policy/vault/names.py", "tests/policy/vault/test_sharing.py",
         ('if "@" in text:\n        raise CommandRefused(', 'if False:\n        raise CommandRefused(',
          "a secret that passes for what opens an account", "test_an_account_is_no_name_of_a_secret"),
         ('_NAME: Final = re.compile(rf"{_WORD}(/{_WORD})+", re.ASCII)',
@@ -20,7 +20,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_names_of_nothing"),
     ),
     *guards(
-        "policy/vault/sharing.py", "tests/policy/test_sharing.py",
+        "policy/vault/sharing.py", "tests/policy/vault/test_sharing.py",
         ("if owner and subject.kind == PERSON and subject.name == owner:", "if subject.name == owner:",
          "an application with the name of a person", "test_an_application_is_not_the_person_of_its_name"),
         ("if owner and subject.kind == PERSON and subject.name == owner:",
@@ -57,7 +57,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_what_was_passed_on_goes_too"),
     ),
     *guards(
-        "policy/vault/commands.py", "tests/policy/test_secrets_commands.py",
+        "policy/vault/commands.py", "tests/policy/vault/test_secrets_commands.py",
         ("if not request.shared and any(one.made_by != owner.name for one in lent):", "if False:",
          "a folder lent to a friend, for what others put there",
          "test_what_is_put_into_a_lent_folder_is_lent_knowingly"),
@@ -86,7 +86,7 @@ GUARDS: Final[list[Mutant]] = [
          "changed by who may only view it", "test_rights_are_separate"),
     ),
     *guards(
-        "policy/vault/sharing_commands.py", "tests/policy/test_secrets_commands.py",
+        "policy/vault/sharing_commands.py", "tests/policy/vault/test_secrets_commands.py",
         ("        check_tends(desk, talk, about.place[1])\n", "", "an account lent by anybody",
          "test_an_account_is_lent_to_applications_by_who_looks_after_it"),
         ("        check_account_share(kind, rights)\n", "", "a person told a password beside the checkout, by command",
@@ -111,14 +111,14 @@ GUARDS: Final[list[Mutant]] = [
          "taken from its owner without a word", "test_an_administrator_hands_it_on_and_not_to_themselves"),
     ),
     *guards(
-        "policy/persons/lifecycle.py", "tests/policy/test_secrets_commands.py",
+        "policy/persons/lifecycle.py", "tests/policy/vault/test_secrets_commands.py",
         ("if (person.owns or kept) and not name:", "if person.owns and not name:", "secrets that belong to nobody",
          "test_who_leaves_hands_secrets_on_and_has_none"),
         ("                t.shares.end(share.id, talk.who, now)\n", "                pass\n",
          "lent to a name that comes back", "test_who_leaves_hands_secrets_on_and_has_none"),
     ),
     *guards(
-        "policy/checkout/lease.py", "tests/policy/test_checkout.py",
+        "policy/checkout/lease.py", "tests/policy/checkout/test_checkout.py",
         ("return one.ends <= now or self._deadlines.get(one.id, 0.0) <= clock", "return one.ends <= now",
          "a wall clock set back", "test_it_is_over_by_the_clock_that_says_so_first"),
         ("return one.ends <= now or self._deadlines.get(one.id, 0.0) <= clock",
@@ -133,7 +133,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_one_password_is_out_once"),
     ),
     *guards(
-        "policy/checkout/lease.py", "tests/policy/test_checkout.py",
+        "policy/checkout/lease.py", "tests/policy/checkout/test_checkout.py",
         ("if due and left > 0:", "if due:", "two minutes more of what is over",
          "test_each_warning_once_and_by_the_clock_that_says_so_first"),
         ("[before for before in coming if before not in due]", "coming", "warned without end",
@@ -142,7 +142,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_who_has_it_for_a_minute_knows_it"),
     ),
     *guards(
-        "policy/checkout/commands.py", "tests/policy/test_checkout_gate.py",
+        "policy/checkout/commands.py", "tests/policy/checkout/test_checkout_gate.py",
         ("if (by := talk.speaker) is not None and (by.force_command or by.withheld):",
          "if (by := talk.speaker) is not None and by.force_command:", "a certificate with no terminal, and a password",
          "test_a_limited_certificate_has_no_secret_in_hand[bare]"),
@@ -155,7 +155,7 @@ GUARDS: Final[list[Mutant]] = [
          "a ticket that is open, and not believed", "test_a_ticket"),
     ),
     *guards(
-        "policy/checkout/telling.py", "tests/policy/test_checkout.py",
+        "policy/checkout/telling.py", "tests/policy/checkout/test_checkout.py",
         ("for live in desk.sessions.of_person(one.person):", "for live in desk.sessions.all():",
          "who has what, told to everybody at a terminal", "test_before_its_end_the_holder_is_warned"),
         ("mine = [one for one in desk.checkouts.all() if one.person == talk.person]", "mine = desk.checkouts.all()",
@@ -165,7 +165,7 @@ GUARDS: Final[list[Mutant]] = [
          "test_its_end_is_no_news_the_day_after"),
     ),
     *guards(
-        "policy/checkout/commands.py", "tests/policy/test_checkout.py",
+        "policy/checkout/commands.py", "tests/policy/checkout/test_checkout.py",
         ("    if not own:\n        await tell_gone(desk, [found], talk.who, why)\n", "",
          "taken away without a word", "test_who_loses_it_hears_by_whom_and_why", "TimeoutError"),
         ("    if not facts.reason.strip():", "    if False:", "a password for no reason",
@@ -189,7 +189,7 @@ GUARDS: Final[list[Mutant]] = [
          "a password beside every rule", "test_who_may_open_sessions_has_no_password_by_it", "Gone"),
     ),
     *guards(
-        "policy/checkout/returning.py", "tests/policy/test_checkout.py",
+        "policy/checkout/returning.py", "tests/policy/checkout/test_checkout.py",
         ("if (desk.checkouts.is_over(one, now, clock) if why == OVER else not _stands(desk, one))",
          "if (False if why == OVER else not _stands(desk, one))", "a password for ever", "test_its_time_is_over"),
         ("if person is None or person.disabled or target is None or account is None:",
@@ -201,38 +201,38 @@ GUARDS: Final[list[Mutant]] = [
          "test_a_rule_that_begins_to_forbid"),
     ),
     *guards(
-        "policy/checkout/returning.py", "tests/policy/test_checkout_rotation.py",
+        "policy/checkout/returning.py", "tests/policy/checkout/test_checkout_rotation.py",
         ("    await rotate(desk, back)\n", "", "known for ever after its time",
          "test_however_it_came_back[over]"),
     ),
     *guards(
-        "policy/rotation/runner.py", "tests/policy/test_checkout_rotation.py",
+        "policy/rotation/runner.py", "tests/policy/checkout/test_checkout_rotation.py",
         ("and not self._is_out(row)]", "]", "changed under the hands of who has it",
          "test_while_it_is_out_it_is_not_changed_under_the_persons_hands"),
     ),
     *guards(
-        "policy/sessions/access.py", "tests/policy/test_checkout.py",
+        "policy/sessions/access.py", "tests/policy/checkout/test_checkout.py",
         ("if out is not None and out.person != talk.person:", "if False:", "done by others while one answers for it",
          "test_while_it_is_out_nobody_else_begins"),
         ("if kind not in CHANNELS:", "if False:", "a gateway that opens a password",
          "test_a_gateway_opens_no_password"),
     ),
     *guards(
-        "policy/rules/conditions.py", "tests/policy/test_checkout.py",
+        "policy/rules/conditions.py", "tests/policy/checkout/test_checkout.py",
         ("not rule.kinds.isdisjoint(CHANNELS)", "bool(rule.kinds)", "a session by who may have the password alone",
          "test_a_rule_of_passwords_is_none_of_sessions"),
         ("grant.kinds.isdisjoint(rule.kinds & CHANNELS)", "grant.kinds.isdisjoint(rule.kinds)",
          "a session by leave for a password", "test_leave_for_a_password_is_none_for_sessions", "Gone"),
     ),
     *guards(
-        "policy/rules/ruleset.py", "tests/policy/test_checkout.py",
+        "policy/rules/ruleset.py", "tests/policy/checkout/test_checkout.py",
         ("ALL_KINDS if effect is Effect.FORBID else CHANNELS", "ALL_KINDS", "`*` gives passwords",
          "test_everything_holds_no_password"),
         ("ALL_KINDS if effect is Effect.FORBID else CHANNELS", "CHANNELS", "forbidding everything forbids no password",
          "test_everything_holds_no_password"),
     ),
     *guards(
-        "policy/leave/requests.py", "tests/policy/test_checkout.py",
+        "policy/leave/requests.py", "tests/policy/checkout/test_checkout.py",
         ("kinds=frozenset(wish.kinds or rule.kinds & CHANNELS), starts",
          "kinds=frozenset(wish.kinds or rule.kinds), starts",
          "leave for sessions gives the password", "test_with_leave_that_is_for_passwords"),

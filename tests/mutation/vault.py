@@ -7,7 +7,7 @@ from tests.mutation.mutant import Mutant, guards
 
 GUARDS: Final[list[Mutant]] = [
     *guards(
-        "policy/vault/masters/file.py", "tests/policy/test_vault.py",
+        "policy/vault/masters/file.py", "tests/policy/vault/test_vault.py",
         ("if stat.S_IMODE(status.st_mode) not in (0o600, 0o400):", "if False:", "a master key that others may read",
          "test_a_file_that_others_may_read"),
         ("os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_NONBLOCK", "a link to a key the attacker knows",
@@ -24,7 +24,7 @@ GUARDS: Final[list[Mutant]] = [
         ('and "/" not in name:', "and True:", "a credential outside of its folder", "test_a_credential_of_systemd"),
     ),
     *guards(
-        "policy/vault/envelope.py", "tests/policy/test_vault.py",
+        "policy/vault/envelope.py", "tests/policy/vault/test_vault.py",
         ('return f"{purpose}|{record}|{version}".encode()', 'return f"{purpose}|{record}".encode()',
          "an old secret put back", "test_a_ciphertext_that_was_moved_does_not_open"),
         ('return f"{purpose}|{record}|{version}".encode()', 'return f"{purpose}|{version}".encode()',
@@ -51,13 +51,13 @@ GUARDS: Final[list[Mutant]] = [
          "one session's key opens another's commitments", "test_keys_for_one_purpose_open_no_other"),
     ),
     *guards(
-        "policy/vault/secret.py", "tests/policy/test_vault.py",
+        "policy/vault/secret.py", "tests/policy/vault/test_vault.py",
         ('return "Secret(...)"', 'return f"Secret({self._bytes!r})"', "a secret in the log", "test_secrets_hide"),
         ('raise TypeError("a secret is not pickled")', 'return "x"', "a secret in a pickle", "test_secrets_hide",
          "PicklingError"),
     ),
     *guards(
-        "policy/vault/register.py", "tests/policy/test_register.py",
+        "policy/vault/register.py", "tests/policy/vault/test_register.py",
         ('text = b"register|" + seq.to_bytes(8) + ', 'text = b"register|" + ',
          "an old register said again in a row that is added", "test_a_value_holds_for_one_row_of_the_trail"),
         ("return hmac.digest(self._key, text, \"sha256\")", "return self._sum.to_bytes(32)",
@@ -76,10 +76,10 @@ GUARDS: Final[list[Mutant]] = [
          "half of the changes", "test_all_changes_or_none"),
         ("return self._entries.get(one.place) == one", "return one.place in self._entries", "any row in that place",
          "test_changes_lead_where_the_set_leads test_a_check_changes_nothing "
-         "tests/policy/test_vault_altered.py::test_a_row_altered_while_policyd_runs"),
+         "tests/policy/vault/test_vault_altered.py::test_a_row_altered_while_policyd_runs"),
     ),
     *guards(
-        "policy/vault/secrets.py", "tests/policy/test_vault_altered.py",
+        "policy/vault/secrets.py", "tests/policy/vault/test_vault_altered.py",
         ("        if not found.known:\n            raise await self.alarm(",
          "        if False:\n            raise await self.alarm(", "a row put back while policyd runs",
          "test_a_row_altered_while_policyd_runs[a-state-changed] test_people_are_told"),
@@ -87,45 +87,45 @@ GUARDS: Final[list[Mutant]] = [
          "an account pointed at another's secret", "test_an_account_that_is_pointed_at_another_s_secret"),
         ("        if not found.known:\n            found = await self._ledger.write(look)",
          "        if False:\n            pass", "an alarm for what is just being written",
-         "tests/policy/test_races.py::test_a_row_that_is_just_being_written", "VaultError"),
+         "tests/policy/vault/test_races.py::test_a_row_that_is_just_being_written", "VaultError"),
         ("found = await self._ledger.write(look)", "found = await self._ledger.read(look)",
          "an alarm for what is just being written, though asked again",
-         "tests/policy/test_races.py::test_a_row_that_is_just_being_written", "VaultError"),
+         "tests/policy/vault/test_races.py::test_a_row_that_is_just_being_written", "VaultError"),
     ),
     *guards(
-        "policy/login/codes.py", "tests/policy/test_vault_altered.py",
+        "policy/login/codes.py", "tests/policy/vault/test_vault_altered.py",
         ("kind=TOTP, name=totp_name(person, one.id))", "kind=TOTP)", "one's own phone given to an administrator",
          "test_a_phone_that_is_given_to_somebody_else"),
     ),
     *guards(
-        "policy/setup.py", "tests/policy/test_vault_altered.py",
+        "policy/setup.py", "tests/policy/vault/test_vault_altered.py",
         ("if not hmac.compare_digest(register.mac(head.registered), head.register):", "if False:",
          "old tables of the vault put back", "test_what_was_altered_while_policyd_was_stopped[a-row-deleted] "
          "test_only_the_vault_s_tables_put_back"),
     ),
     *guards(
-        "policy/trail/ledger.py", "tests/policy/test_vault_altered.py",
+        "policy/trail/ledger.py", "tests/policy/vault/test_vault_altered.py",
         ("self.register.check(tables.vault.changes)  # here it undoes this job alone", "pass",
          "an altered row is removed, and the register fits again", "test_what_was_altered_is_not_removed_either",
          "Gone"),
     ),
     *guards(
-        "policy/vault/rekeying.py", "tests/policy/test_rekey.py",
+        "policy/vault/rekeying.py", "tests/policy/vault/test_rekey.py",
         ("if not self._ledger.register.knows(version_entry(record, now)):", "if False:",
          "a row that was put back is sealed anew, and counts", "test_a_row_that_was_put_back_is_not_sealed_anew"),
         ("                if t.vault.sealed_before(generation, 1):\n", "                if False:\n",
          "a root key thrown away that something needs",
-         "tests/policy/test_races.py::test_something_is_sealed_with_the_old_key_meanwhile"),
+         "tests/policy/vault/test_races.py::test_something_is_sealed_with_the_old_key_meanwhile"),
         ("!= {one: self._vault.root(one) for one in self._vault.generations}:", "== {}:",
-         "a master that gives nothing back", "tests/policy/test_races.py::test_a_master_that_gives_nothing_back"),
+         "a master that gives nothing back", "tests/policy/vault/test_races.py::test_a_master_that_gives_nothing_back"),
     ),
     *guards(
-        "policy/store/vault_tables.py", "tests/policy/test_races.py",
+        "policy/store/vault_tables.py", "tests/policy/vault/test_races.py",
         ("if generation is not None and generation not in {key.generation for key in self.keys()}:", "if False:",
          "sealed with a root key that is gone", "test_something_is_sealed_with_a_key_that_is_gone"),
     ),
     *guards(
-        "policy/vault/vault_commands.py", "tests/policy/test_vault_versions.py",
+        "policy/vault/vault_commands.py", "tests/policy/vault/test_vault_versions.py",
         ("if record is None or not _may(desk, talk, record):", "if record is None:", "anybody restores anything",
          "test_an_earlier_version_is_in_force_again", "AttributeError"),
         ("if record.kind not in RESTORED or found is None:", "if found is None:", "an old authority comes back",

@@ -6,7 +6,7 @@ from typing import Final
 
 from tests.mutation.mutant import Mutant, guards
 
-_POLICY: Final = "tests/policy/test_views.py"
+_POLICY: Final = "tests/policy/trail/test_views.py"
 _REPLAY: Final = "tests/replay/test_views.py"
 _LEAVE: Final = "return Noted(event=1, who='')"
 

@@ -7,7 +7,7 @@ from policy.ldap.model import DirectoryProblem
 from policy.ldap.planning import plan
 from policy.names import check_person_name
 from tests.fuzz.registry import target
-from tests.policy.test_ldap import DBA, NOW, OPS, directory, entry
+from tests.policy.ldap.test_ldap import DBA, NOW, OPS, directory, entry
 
 DIRECTORY = directory('keys = "sshPublicKey"')
 BOUND = bytes.fromhex("300c 020101 6107 0a0100 0400 0400")

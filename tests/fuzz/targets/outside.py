@@ -15,7 +15,7 @@ from policy.tickets.model import Place, TicketProblem
 from policy.tickets.reading import pointers, read, request
 from policy.tickets.ticketfile import find
 from tests.fuzz.registry import target
-from tests.policy.test_tickets import FILE, JIRA, TICKETS, jira_issue, system
+from tests.policy.tickets.test_tickets import FILE, JIRA, TICKETS, jira_issue, system
 
 NOW = datetime(2026, 11, 25, 20, 0, tzinfo=UTC)
 PLACE = Place(person="alice", account="root", target="web1", labels={})

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from policy import messages as m
 from policy.keys import sshkeys
 from tests.policy.policyd import Policyd
-from tests.policy.test_rekey import WHY, password, rekeyed, rename_master, status
+from tests.policy.vault.test_rekey import WHY, password, rekeyed, rename_master, status
 from tests.support.net import wait_until
 
 Make = Callable[..., Policyd]

@@ -11,7 +11,7 @@ from policy.model import Outcome
 from tests.policy import sshbits
 from tests.policy.jit import by_token
 from tests.policy.policyd import Policyd
-from tests.policy.test_sessions import certified
+from tests.policy.sessions.test_sessions import certified
 from tests.policy.vaulting import add, bring, done, no, out, revealed, take, view
 
 ENTRY = """

@@ -6,7 +6,7 @@ import pytest
 
 from policy.rules.cases import EXPECTED, parse_cases, run
 from policy.rules.ruleset import BadRules, parse_rules
-from tests.policy.test_foresight import RULES
+from tests.policy.rules.test_foresight import RULES
 
 TICKETED = """
 [[rule]]

@@ -23,7 +23,7 @@ from policy.store import open_store
 from policy.vault.envelope import Vault
 from policy.vault.masters import parse
 from tests.policy.policyd import Policyd
-from tests.policy.test_rekey import rekeyed, sealed_anywhere, select
+from tests.policy.vault.test_rekey import rekeyed, sealed_anywhere, select
 from tests.support.net import wait_until
 
 GATEWAY = sshkeys.generate_private_key()

@@ -9,7 +9,7 @@ import pytest
 from policy.rules.cases import parse_cases, run
 from policy.rules.ruleset import RuleSet, parse_rules
 
-TEXT = (Path(__file__).parents[2] / "policy" / "GUIDE.md").read_text()
+TEXT = (Path(__file__).parents[3] / "policy" / "GUIDE.md").read_text()
 HEAD, *SECTIONS = re.split(r"^## ", TEXT, flags=re.MULTILINE)
 
 

@@ -308,13 +308,17 @@ async def test_a_slow_disk_holds_up_no_commit(made, head_file, nursery, monkeypa
 @pytest.mark.trio
 async def test_a_log_that_was_removed_is_the_end(made, head_file, tmp_path):
     ledger = Ledger(made, head_file, START, Register(b"k" * 32, ()))
-    with pytest.raises(ExceptionGroup) as ended:
+
+    async def goes_on() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ledger.run)
             await ledger.note(Event(event="one"))
             (tmp_path / "bastion.db-wal").unlink()
             with trio.fail_after(5):
                 await ledger.write(lambda _: None, Event(event="two"), durable=True)
+
+    with pytest.raises(ExceptionGroup) as ended:
+        await goes_on()
     assert ended.value.subgroup(FileNotFoundError)
 
 

@@ -16,7 +16,7 @@ from policy.keys import sshkeys
 from tests.policy.conftest import copied
 from tests.policy.policyd import Gone, Policyd
 from tests.policy.rotating import ROTATION, Targets, Worker, password_of, rows, versions
-from tests.policy.test_rekey import CALLS, traced
+from tests.policy.vault.test_rekey import CALLS, traced
 from tests.support.net import wait_until
 
 PLACES = {"password": "root@web1", "key": "key@web1"}

@@ -8,7 +8,7 @@ from policy.rules.decide import Allow, Deny, decide, denial_for_person
 from policy.rules.ruleset import BadRules, parse_rules
 from policy.rules.terms import PLAIN, Contradiction, Terms, combined
 from policy.rules.words import network
-from tests.policy.test_decide import ALICE
+from tests.policy.rules.test_decide import ALICE
 
 RULE = """
 [[rule]]

@@ -11,7 +11,7 @@ from policy.outside.secrets import MAX_SECRET, OutsideError, missing, read_secre
 from policy.rules.ruleset import parse_rules
 from policy.tickets.model import Kind
 
-TEXT = (Path(__file__).parents[2] / "policy/OUTSIDE.md").read_text()
+TEXT = (Path(__file__).parents[3] / "policy/OUTSIDE.md").read_text()
 
 
 def test_each_example_is_read() -> None:

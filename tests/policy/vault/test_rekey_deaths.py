@@ -30,8 +30,8 @@ from policy.vault.rekeying import Rekeying
 from policy.vault.secret import VaultError
 from policy.vault.secrets import Secrets
 from tests.policy.policyd import Policyd
-from tests.policy.test_masters import MODULE, through_courier, tokens
-from tests.policy.test_rekey import WHY, rename_master
+from tests.policy.vault.test_masters import MODULE, through_courier, tokens
+from tests.policy.vault.test_rekey import WHY, rename_master
 from tests.support.durable import Step, Trace, kept
 from tests.support.net import wait_until, wait_until_still
 from tests.support.transit import Transit
