@@ -18,7 +18,7 @@ WHY_NOT: Final = reason_not_to()
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(300),
-    pytest.mark.xdist_group("booted"),
+    pytest.mark.xdist_group("booted"),  # one worker, one machine: make has pytest heed it
     pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-"),
 ]
 SERVICES: Final = ("bastion-recorderd", "bastion-policyd", "bastion-courier", "bastion-ssh")
