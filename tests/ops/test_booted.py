@@ -1,7 +1,9 @@
 """The Debian package on a machine that systemd has booted: what an operator does, and what the units promise."""
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ WHY_NOT: Final = reason_not_to()
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(300),
-    pytest.mark.xdist_group("booted"),
+    pytest.mark.xdist_group("booted"),  # one worker, one machine: make has pytest heed it
     pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-"),
 ]
 SERVICES: Final = ("bastion-recorderd", "bastion-policyd", "bastion-courier", "bastion-ssh")
@@ -34,12 +36,17 @@ SSH: Final = ("ssh", "-p", "2222", "-i", "/root/alice", "-o", "IdentitiesOnly=ye
 
 
 @pytest.fixture(scope="module")
-def package() -> Path:
-    subprocess.run(
-        [ROOT / "systemd/build-deb"], cwd=ROOT, check=True, timeout=280, capture_output=True,
-        env={**os.environ, "DPKG_DEB_COMPRESSOR_TYPE": "none"},
-    )  # fmt: skip
-    return max((ROOT / "build").glob("bastion_*.deb"), key=lambda path: path.stat().st_mtime)
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not compressed: that would take most of the time. One at a time: all builds use one folder."""
+    folder = tmp_path_factory.mktemp("package")
+    (ROOT / "build").mkdir(exist_ok=True)
+    with (ROOT / "build/.deb.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [ROOT / "systemd/build-deb"], cwd=ROOT, check=True, timeout=280, capture_output=True, text=True,
+            env={**os.environ, "DPKG_DEB_COMPRESSOR_TYPE": "none"},
+        )  # fmt: skip
+        return Path(shutil.move(ROOT / done.stdout.split()[-1], folder))
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +252,48 @@ def test_one_that_moved_itself_away_is_refused(shop: Machine, to: str | None, re
         f"{move}; exec setpriv --reuid shop --regid shop --clear-groups {' '.join(GET)}", check=False,
     )  # fmt: skip
     assert (done.returncode == 0, done.stdout) == (reads, "lent-to-the-shop" if reads else ""), done.stderr
+
+
+def test_a_second_machine_takes_over_from_a_backup(shop: Machine, package: Path, tmp_path: Path) -> None:
+    """policy/VAULT.md, "Onto another machine", word by word."""
+    guide = (ROOT / "policy/VAULT.md").read_text().partition("### Onto another machine\n")[2].partition("\n#")[0]
+    commands = [line.strip().partition("  # ")[0] for line in guide.splitlines() if line.startswith("    ")]
+    assert len(commands) >= 8
+    assert log_in(shop) == "opened\n"
+    public = shop.run("cat", "/root/sam.pub").stdout.strip()
+    shop.run("bastion", "backup", "--to", "/root/bastion.age", "--recipient", public, "--reason", "moving")
+    shop.sh("tar -C / -cf /root/carried.tar root/bastion.age root/sam root/root.pub root/alice root/known "
+            "etc/bastion/master.key etc/ssh/ssh_host_ed25519_key etc/ssh/ssh_host_ed25519_key.pub "
+            "var/lib/bastion/recordings")  # fmt: skip
+    head = json.loads(shop.run("bastion", "audit", "verify", "--json").stdout)
+    (tmp_path / "carried.tar").write_bytes(
+        subprocess.run(["nsenter", "-t", str(shop.pid), "-a", "cat", "/root/carried.tar"], capture_output=True,
+                       check=True, timeout=60).stdout
+    )  # fmt: skip
+    with booted(tmp_path / "second") as second:
+        second.put(tmp_path / "carried.tar", "/root/carried.tar")
+        second.put(package, "/root/bastion.deb")
+        second.sh("""
+            ip link set lo up; hostname bastion1; cd /root
+            tar -C / -xf carried.tar etc/ssh
+            rm -rf carried; mkdir carried; tar -C carried -xf carried.tar
+            rm -f sam root.key root.pub alice known
+            cp -a carried/root/. .; mv carried/etc/bastion/master.key .; mv carried/var/lib/bastion/recordings copied
+            mkdir -p -m 700 .ssh; cat root.pub >.ssh/authorized_keys
+            mkdir -p /run/sshd; systemctl start ssh
+        """)
+        script = "\n".join(commands).replace("bastion_*.deb", "bastion.deb").replace("identity.txt", "sam")
+        second.sh(f"cd /root; set -x; {script}".replace("FILE", "bastion.age"), timeout=120)
+        second.wait(lambda: log_in(second) == "opened\n", "no login on the second machine", 12)
+        assert second.run("replay", "verify", "--all").returncode == 0
+        verified = json.loads(second.run("bastion", "audit", "verify", "--json").stdout)
+        assert verified["rows"] > head["rows"]
+        for path, owner in (("/var/lib/bastion/policy/bastion.db", "bastion-policy:bastion 600"),
+                            ("/etc/bastion/master.key", "root:root 600"),
+                            ("/etc/bastion/ssh_host_ed25519_key", "root:root 600"),
+                            ("/var/lib/bastion/recordings/node.key", "bastion-record:bastion-record 600")):  # fmt: skip
+            assert second.run("stat", "-c", "%U:%G %a", path).stdout.strip() == owner
+        assert "Traceback" not in second.journal()
 
 
 def test_what_the_journal_says_is_no_secret_and_no_traceback(machine: Machine) -> None:
