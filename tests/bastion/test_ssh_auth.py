@@ -14,7 +14,7 @@ from bastion.settings import SshSettings
 from bastion.ssh import auth
 from bastion.ssh.algorithms import server_options
 from bastion.ssh.auth import PersonConnection
-from bastion.ssh.connections import ServerConnection
+from bastion.ssh.connections import ClientConnection, ServerConnection
 from bastion.ssh.transport import PacketTransport
 from bastion.startups import Outcome, plain_source
 from policy.messages import MAX_MESSAGE, TryPassword, Verdict, decode_request, encode
@@ -73,9 +73,10 @@ def test_no_word_of_the_application_lets_anybody_in(tmp_path: Path, method: str)
 
 
 def test_asyncssh_authentication_is_not_reachable() -> None:
-    handlers = PersonConnection._packet_handlers
-    for number, name in ((50, "_process_userauth_request"), (20, "_process_kexinit")):
-        assert handlers[number] is not ServerConnection._packet_handlers[number], name
+    assert PersonConnection._packet_handlers[50] is not ServerConnection._packet_handlers[50]
+    assert PersonConnection.kexinit_received is not ServerConnection.kexinit_received
+    for who in (PersonConnection, ServerConnection, ClientConnection):
+        assert who._packet_handlers[20] is not asyncssh.connection.SSHConnection._packet_handlers[20]
     assert "super()._process_userauth_request" not in inspect.getsource(auth)
     overridden = {"_finish_userauth", "validate_public_key", "validate_password"}
     assert not [name for name in overridden if name in inspect.getsource(auth)], "never called, so never overridden"
