@@ -78,7 +78,7 @@ async def request_access(desk: Authority, talk: Conversation, request: RequestAc
         if need.count:
             event = talk.event("request", place_of(asked), request_detail(asked), why=asked.reason)
             await desk.ledger.write(lambda t: t.access.add_request(asked), event, durable=True)
-            desk.standing.requests[asked.id] = asked
+            desk.standing.ask(asked)
             desk.alarm(event)
             who = f"{need.count} of {' or '.join(need.by)}"
             return Done(

@@ -41,7 +41,7 @@ async def cast_vote(
             raise Conflict(f"request `{found.id}` was closed meanwhile")
 
     await attempt(desk, change, event)
-    desk.standing.requests[found.id] = voted
+    desk.standing.ask(voted)
     desk.alarm(event)
     left = missing(voted, need, desk.counts)
     return Done(

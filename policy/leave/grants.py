@@ -73,7 +73,7 @@ async def grant_add(desk: Authority, talk: Conversation, request: GrantAdd) -> D
         )  # fmt: skip
         event = talk.event("grant-add", f"{person.name} on {place_of(made)}", request_detail(made), why=made.reason)
         await attempt(desk, lambda t: t.access.add_request(made), event)
-        desk.standing.requests[made.id] = made
+        desk.standing.ask(made)
         voted = talk.event("request-approve", made.id, {"person": person.name, "place": place_of(made)})
         return await cast_vote(desk, talk, made, need, vote, voted)
 
@@ -193,6 +193,8 @@ async def close_what_is_over(desk: Authority) -> None:
     What is written stays so: a clock that is set back revives nothing.
     """
     while True:
+        woken = trio.Event()
+        desk.standing.wake = woken.set
         try:
             await _close_what_is_over(desk)
         except* (LedgerError, CommandRefused) as errors:
@@ -202,7 +204,8 @@ async def close_what_is_over(desk: Authority) -> None:
         if (first := desk.standing.next_end()) is not None:
             ends.append(first)
         wait = (min(ends) - time.time_ns()) / 1e9 + 0.01 if ends else SWEEP_SECONDS
-        await trio.sleep(min(SWEEP_SECONDS, max(0.1, wait)))
+        with trio.move_on_after(min(SWEEP_SECONDS, max(0.1, wait))):
+            await woken.wait()
 
 
 async def _close_what_is_over(desk: Authority) -> None:

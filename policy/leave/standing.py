@@ -29,6 +29,8 @@ class Standing:
         self._places: dict[Place, dict[str, None]] = {}
         self._tokens: dict[bytes, str] = {}
         self._over: set[str] = set()  # seen to have ended, and not yet dropped
+        self.wake: Callable[[], None] = lambda: None
+        """Called when there is one more whose end is to be waited for."""
         for grant in grants:
             self.put(grant)
 
@@ -37,6 +39,12 @@ class Standing:
         self._places.setdefault(_place(grant), {})[grant.id] = None
         if grant.token is not None:
             self._tokens[grant.token] = grant.id
+        self.wake()
+
+    def ask(self, request: AccessRequest) -> None:
+        """It waits for votes, or has one more."""
+        self.requests[request.id] = request
+        self.wake()
 
     def drop(self, ident: str) -> AccessGrant | None:
         """It was revoked, or is over."""
