@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import fcntl
 import hashlib
 import os
 import shutil
@@ -310,12 +311,14 @@ def node_ssh2() -> Path:
     if not shutil.which("node") or not shutil.which("npm"):
         pytest.skip("needs node and npm")
     folder = BUILD / "node"
-    if not (folder / "node_modules/ssh2/package.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        words = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-save", "ssh2@1"]
-        done = run(words, cwd=folder, timeout=110)
-        if done.returncode:
-            pytest.skip(f"npm cannot install ssh2: {done.stderr.decode(errors='replace')[-300:]}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker would take half an installation for a whole one
+        if not (folder / "node_modules/ssh2/package.json").exists():
+            words = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-save", "ssh2@1"]
+            done = run(words, cwd=folder, timeout=110)
+            if done.returncode:
+                pytest.skip(f"npm cannot install ssh2: {done.stderr.decode(errors='replace')[-300:]}")
     return folder
 
 
