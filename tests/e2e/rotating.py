@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,18 @@ where = { labels = { env = "test" } }
 as    = ["*"]
 password = { length = 30 }
 """
+
+
+@contextmanager
+def rotating(folder: Path) -> Iterator[FaultSite]:
+    """A bastion with these rules."""
+    made = FaultSite(folder, {"ssh": ["dial = 5.0"]})
+    try:
+        made.start()
+        made.set_rules((made.folder / "policy.toml").read_text() + ROTATION)
+        yield made
+    finally:
+        made.stop()
 
 
 class There:

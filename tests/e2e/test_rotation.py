@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.rotating import ROTATION, There, has_heard
+from tests.e2e.rotating import There, has_heard, rotating
 from tests.support.accounts_target import ANN, OPS, PASSWORD, ROOT, AccountsTarget, missing
 from tests.support.chaos import FaultSite, patience
 from tests.support.net import wait_until
@@ -25,13 +25,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountsTarget]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultSite]:
-    made = FaultSite(tmp_path_factory.mktemp("rotation"), {"ssh": ["dial = 5.0"]})
-    try:
-        made.start()
-        made.set_rules((made.folder / "policy.toml").read_text() + ROTATION)
+    with rotating(tmp_path_factory.mktemp("rotation")) as made:
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from policy.messages import RotationList, Rows
-from tests.e2e.rotating import ROTATION, There, has_heard
+from tests.e2e.rotating import There, has_heard, rotating
 from tests.support.accounts_target import ANN, PASSWORD, ROOT, AccountsTarget, missing
 from tests.support.chaos import FaultSite, patience
 from tests.support.net import wait_until
@@ -21,13 +21,8 @@ KEYS = f"/home/{ANN}/.ssh"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultSite]:
-    made = FaultSite(tmp_path_factory.mktemp("rotation"), {"ssh": ["dial = 5.0"]})
-    try:
-        made.start()
-        made.set_rules((made.folder / "policy.toml").read_text() + ROTATION)
+    with rotating(tmp_path_factory.mktemp("rotation")) as made:
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture
