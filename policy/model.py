@@ -5,6 +5,9 @@ from typing import Final, NewType
 
 import msgspec
 
+WARNINGS: Final = (300.0, 60.0)
+"""Seconds before the end of a session, or of a checkout, at which its person is told; who has less knows it."""
+
 PersonName = NewType("PersonName", str)
 TargetName = NewType("TargetName", str)
 SessionId = NewType("SessionId", str)

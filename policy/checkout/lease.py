@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Final
 
+from policy.model import WARNINGS
 from policy.naming import CommandRefused, counted
 from policy.rules.windows import format_duration
 from policy.store.records import Checkout
@@ -21,8 +22,6 @@ from policy.store.records import Checkout
 SECOND: Final = 1_000_000_000
 OVER: Final = "over"
 """Why it came back: its time."""
-WARNINGS: Final = (300.0, 60.0)
-"""Seconds before its end at which the person is told, as of a session's end; who has it for less knows it."""
 
 
 class Checkouts:

@@ -11,9 +11,10 @@ import structlog
 import trio
 
 from policy.authority import Authority
-from policy.checkout.lease import OVER, SECOND, WARNINGS
+from policy.checkout.lease import OVER, SECOND
 from policy.conversation import Conversation
 from policy.messages import Warn
+from policy.model import WARNINGS
 from policy.naming import counted, shown_time
 from policy.store.records import Checkout
 from policy.trail.audit import Event

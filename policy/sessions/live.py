@@ -11,7 +11,7 @@ import trio
 
 from policy.conversation import Conversation
 from policy.messages import Done, EndSession, Freeze, Report, SessionEnded, SessionStarted, Thaw, Warn
-from policy.model import ChannelKind
+from policy.model import WARNINGS, ChannelKind
 from policy.rules.conditions import Factor, TicketFact
 from policy.rules.terms import PLAIN, Terms
 from policy.store import Tables
@@ -28,8 +28,6 @@ REPORTED: Final = "reported"
 """The event of any other report; the gateway's word for it is kept in its detail."""
 
 
-WARNINGS: Final = (300.0, 60.0)
-"""Seconds before its deadline at which the person of a session is told."""
 OVER: Final = "the session has ended"
 UNWATCHED: Final = "nobody looks on, and a rule wants somebody to"
 MAX_WATCHERS: Final = 64

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncssh
@@ -13,25 +12,10 @@ from policy.messages import ChangeSecret, Credential, EndSession, Freeze, Refuse
 from recorder.model import Kind
 from tests.bastion.aio import asynchronous, until
 from tests.bastion.hands import KEY, worker
-from tests.support.accounts_target import ACCOUNTS, ANN, KIOSK, OPS, PASSWORD, ROOT, AccountsTarget, missing
+from tests.support.accounts_target import ANN, KIOSK, OPS, PASSWORD, ROOT, AccountsTarget, missing
 
 NEW = "Second-Password-4711"
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "it can run")
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountsTarget]:
-    target = AccountsTarget(tmp_path_factory.mktemp("accounts") / "web1").start()
-    yield target
-    target.stop()
-
-
-@pytest.fixture
-def target(shared: AccountsTarget) -> AccountsTarget:
-    shared.fault()
-    for account in ACCOUNTS:
-        shared.set_password(account, PASSWORD)
-    return shared
 
 
 def opens(target: AccountsTarget, account: str) -> list[str]:

@@ -1,7 +1,6 @@
 """How an order ends: with one answer, nowhere without a session, and with nothing of it left in memory."""
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,25 +15,10 @@ from policy.messages import (
 )
 from tests.bastion.aio import asynchronous, until
 from tests.bastion.hands import worker
-from tests.support.accounts_target import ACCOUNTS, ANN, PASSWORD, AccountsTarget, missing
+from tests.support.accounts_target import ANN, PASSWORD, missing
 
 NEW = "Second-Password-4711"
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "it can run")
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountsTarget]:
-    target = AccountsTarget(tmp_path_factory.mktemp("accounts") / "web1").start()
-    yield target
-    target.stop()
-
-
-@pytest.fixture
-def target(shared: AccountsTarget) -> AccountsTarget:
-    shared.fault()
-    for account in ACCOUNTS:
-        shared.set_password(account, PASSWORD)
-    return shared
 
 
 @asynchronous

@@ -21,21 +21,6 @@ NEW = "Second-Password-4711"
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "it can run")
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountsTarget]:
-    target = AccountsTarget(tmp_path_factory.mktemp("accounts") / "web1").start()
-    yield target
-    target.stop()
-
-
-@pytest.fixture
-def target(shared: AccountsTarget) -> AccountsTarget:
-    shared.fault()
-    for account in (ANN, OPS):
-        shared.set_password(account, PASSWORD)
-    return shared
-
-
 class Place:
     """A worker, its recorderd, and policyd's end of its conversation."""
 

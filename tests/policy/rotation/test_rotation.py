@@ -7,30 +7,8 @@ import pytest
 
 from policy import messages as m
 from policy.keys import sshkeys
-from tests.policy.conftest import copied
-from tests.policy.rotating import ROTATION, Targets, Worker, rotated, rows, versions
+from tests.policy.rotating import Targets, Worker, rotated, rows, versions
 from tests.support.net import wait_until
-
-
-@pytest.fixture
-def policyd(filled, tmp_path):
-    daemon = copied(filled, tmp_path)
-    (daemon.home / "policy.toml").write_text(daemon.rules + ROTATION)
-    daemon.start()
-    yield daemon
-    daemon.stop()
-
-
-@pytest.fixture
-def targets():
-    return Targets(opens={f"{name}@web1": {f"password of {name}".encode()} for name in ("root", "deploy")})
-
-
-@pytest.fixture
-def worker(policyd, targets):
-    made = Worker(policyd, targets)
-    yield made
-    made.close()
 
 
 def test_a_password_is_changed_proven_and_in_force(policyd, worker, targets) -> None:

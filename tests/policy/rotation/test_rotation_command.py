@@ -7,37 +7,13 @@ import subprocess
 import sys
 import threading
 
-import pytest
-
 from policy import messages as m
-from tests.policy.conftest import copied
 from tests.policy.policyd import Policyd
-from tests.policy.rotating import ROTATION, Targets, Worker, rows
+from tests.policy.rotating import ROTATION, Worker, rows
 from tests.support.net import wait_until
 from tests.support.terminal import Terminal
 
 OLD = {b"password of root"}
-
-
-@pytest.fixture
-def policyd(filled, tmp_path):
-    daemon = copied(filled, tmp_path)
-    (daemon.home / "policy.toml").write_text(daemon.rules + ROTATION)
-    daemon.start()
-    yield daemon
-    daemon.stop()
-
-
-@pytest.fixture
-def targets():
-    return Targets(opens={f"{name}@web1": {f"password of {name}".encode()} for name in ("root", "deploy")})
-
-
-@pytest.fixture
-def worker(policyd, targets):
-    made = Worker(policyd, targets)
-    yield made
-    made.close()
 
 
 def command(policyd: Policyd, *words: str) -> list[str]:

@@ -32,18 +32,6 @@ def policyd(filled, tmp_path):
     daemon.stop()
 
 
-@pytest.fixture
-def targets():
-    return Targets(opens={f"{name}@web1": {f"password of {name}".encode()} for name in ("root", "deploy")})
-
-
-@pytest.fixture
-def worker(policyd, targets):
-    made = Worker(policyd, targets)
-    yield made
-    made.close()
-
-
 def alter(policyd: Policyd, change: str) -> None:
     with sqlite3.connect(policyd.database) as db:
         assert db.execute(change).rowcount == 1

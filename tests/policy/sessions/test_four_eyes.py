@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from policy import messages as m
-from policy.sessions.live import WARNINGS
+from policy.model import WARNINGS
 from tests.policy.conftest import copied
 from tests.policy.jit import RULES, authorize, dba, no, prepared
 from tests.policy.policyd import Policyd
