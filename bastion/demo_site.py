@@ -115,7 +115,8 @@ class Site:
             f'HostKey "{self.folder}/target/ssh_host_ed25519_key"\n'
             f'AuthorizedKeysFile "{self.folder}/target/authorized_keys"\n'
             "PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
-            "Subsystem sftp internal-sftp\nPrintMotd no\n"
+            "Subsystem sftp internal-sftp\nPrintMotd no\nPermitUserRC no\n"
+            f'SetEnv "HOME={self.target_folder}"\n'  # one session is killed: not amid what your shell does at its start
         )
         with self.target_log.open("ab") as log:
             if subprocess.run([sshd, "-t", "-f", str(config)], stdout=log, stderr=log, check=False).returncode:

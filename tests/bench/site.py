@@ -116,9 +116,7 @@ class Site:
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in ("alice", "stranger"):
             keygen(self.folder / name)
-        # HOME: what a person's shell does before the command is not what is measured
-        options = (f"SetEnv HOME={self.folder}", "PermitUserRC no")
-        self.target = Sshd(self.folder / "target", options)
+        self.target = Sshd(self.folder / "target")
         self.jump = Sshd(self.folder / "jump", ("LogLevel ERROR",))
         try:
             self.target.start()

@@ -22,7 +22,11 @@ def keygen(path: Path, kind: str = "ed25519", *options: str) -> Path:
 
 @dataclass
 class Sshd:
-    """One running sshd. `account` is the only user who can log in: the one who runs the tests."""
+    """One running sshd. `account` is the only user who can log in: the one who runs the tests.
+
+    HOME is not that user's: what their shell does at its start is nothing that we may leave half done. A shell killed
+    in `pyenv rehash` leaves a lock behind, and each later login waits a minute for it.
+    """
 
     home: Path
     options: tuple[str, ...] = ()
@@ -61,6 +65,8 @@ class Sshd:
                     f"AuthorizedKeysFile {self.home / 'authorized_keys'}",
                     f"PidFile {self.home / 'sshd.pid'}",
                     "PermitRootLogin yes",
+                    f"SetEnv HOME={self.home}",
+                    "PermitUserRC no",
                     "StrictModes no",
                     "UsePAM no",
                     "PasswordAuthentication no",
