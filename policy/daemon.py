@@ -169,6 +169,7 @@ async def _run(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(notifier.run)
         nursery.start_soon(desk.sessions.expire, nursery)
+        nursery.start_soon(desk.sessions.make_up)
         nursery.start_soon(rotations.run)
         nursery.start_soon(sync.run, desk)
         nursery.start_soon(desk.rekeying.run)

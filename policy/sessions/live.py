@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -16,7 +17,7 @@ from policy.rules.conditions import Factor, TicketFact
 from policy.rules.terms import PLAIN, Terms
 from policy.store import Tables
 from policy.trail.audit import Event
-from policy.trail.ledger import Ledger, LedgerError
+from policy.trail.ledger import Ledger, LedgerError, side_by_side
 
 KNOWN_REPORTS: Final = frozenset(
     {"host-key-mismatch", "target-unreachable", "login-failed-at-target", "recorder-lost", "protocol-error"}
@@ -32,6 +33,9 @@ OVER: Final = "the session has ended"
 UNWATCHED: Final = "nobody looks on, and a rule wants somebody to"
 MAX_WATCHERS: Final = 64
 """Conversations that look at one session: more eyes do not see more."""
+
+RETRY_SECONDS: Final = 5.0
+"""Between two tries to write down ends that could not be kept: until then they look alive to who lists them."""
 
 INTERRUPTED: Final = "interrupted"
 """Nobody said why it ended: the gateway, its connection, or policyd was gone."""
@@ -79,6 +83,8 @@ class Sessions:
         self._ledger = ledger
         self._live: dict[str, Live] = {}
         self._changed = trio.Event()
+        self._owed: list[Callable[[], Awaitable[None]]] = []  # ends that could not be kept
+        self._owes = trio.Event()
         self.returned: Callable[[str], None] = lambda _: None  # told of a grant that got its use back
         self.over: Callable[[Live], None] = lambda _: None  # told of each that has ended; returns at once
 
@@ -138,14 +144,35 @@ class Sessions:
         mine = [live for live in self._live.values() if live.talk is talk]
         for live in mine:
             del self._live[live.id]
-        async with trio.open_nursery() as nursery:  # of one transaction: the ledger takes together what comes together
+        try:
+            await side_by_side(partial(self._interrupted, live) for live in mine)
+        finally:
             for live in mine:
-                event = interrupted(live.person, f"{live.account}@{live.target}", live.source, live.id)
-                nursery.start_soon(self._write_end, live, event, partial(_end_interrupted, live.id))
-        for live in mine:
-            await self._part(live)
+                await self._part(live)
+
+    async def _interrupted(self, live: Live) -> None:
+        event = interrupted(live.person, f"{live.account}@{live.target}", live.source, live.id)
+        await self._write_end(live, event, partial(_end_interrupted, live.id))
 
     async def _write_end(self, live: Live, event: Event, end: Callable[[Tables], object]) -> None:
+        """Kept now, or by `make_up`; LedgerError if not now."""
+        try:
+            await self._keep_end(live, event, end)
+        except LedgerError:
+            self._owed.append(partial(self._write_end, live, event, end))
+            self._owes.set()
+            raise
+
+    async def make_up(self) -> None:
+        """Write down the ends that could not be kept, once that is possible, until cancelled."""
+        while True:
+            await self._owes.wait()
+            await trio.sleep(RETRY_SECONDS)
+            owed, self._owed, self._owes = self._owed, [], trio.Event()
+            with suppress(LedgerError):  # it is owed again
+                await side_by_side(owed)
+
+    async def _keep_end(self, live: Live, event: Event, end: Callable[[Tables], object]) -> None:
         """The end of a session, and with it, in the same transaction, the use of a grant that came to nothing."""
         if not (live.grant and live.unreached) or live.opened:
             await self._ledger.write(end, event)

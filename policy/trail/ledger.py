@@ -7,8 +7,9 @@ one-time code's) waits for the sync. The head of the trail is written after the 
 never claims a row that the disk has not got; rows past the head are taken at the next start.
 """
 
+import errno
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
@@ -178,8 +179,19 @@ class Ledger:
         async with self._syncing:
             head = self._head
             if head != self._synced:
-                await trio.to_thread.run_sync(self._save, head, limiter=self._savers)
+                await self._saved(head)
                 self._synced = head
+
+    async def _saved(self, head: Head) -> None:
+        while True:
+            try:
+                return await trio.to_thread.run_sync(self._save, head, limiter=self._savers)
+            except OSError as error:
+                # Attack: connections until nothing can be opened. The disk was not asked yet, and who waits, waits.
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                log.error("sync-waits", error=(error.strerror or "").lower())
+            await trio.sleep(SYNC_SECONDS)
 
     def _save(self, head: Head) -> None:
         self.store.sync()
@@ -244,6 +256,26 @@ class Ledger:
             self.register.check(tables.vault.changes)  # here it undoes this job alone
         except Broken as error:
             raise LedgerError(f"the vault was altered: {error}") from None
+
+
+async def side_by_side(changes: Iterable[Callable[[], Awaitable[object]]]) -> None:
+    """All of them at once, which makes one transaction of them, and each to its end.
+
+    LedgerError if one raised it, by itself: nobody who keeps policyd alive expects a group of them.
+    """
+    failed: list[LedgerError] = []
+
+    async def one(change: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await change()
+        except LedgerError as error:
+            failed.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for change in changes:
+            nursery.start_soon(one, change)
+    if failed:
+        raise failed[0]
 
 
 class _Undone(Exception):

@@ -180,6 +180,8 @@ GUARDS: Final[list[Mutant]] = [
         ("live.redials = 1", "live.redials += 1", "credentials without end", "test_a_password_is_leased_once"),
         ("event=request.event if known else REPORTED,", "event=request.event,", "a gateway forges our own events",
          "test_reports"),
+        ("            self._owes.set()\n", "            pass\n", "a session that ended and is listed for ever",
+         "test_ends_that_cannot_be_kept_end_nobody_else"),
         ("nursery.start_soon(self._expired, live)", "pass", "a session outlives its grant", "test_the_time_is_up",
          "TimeoutError"),
         ("if self._live.pop(live.id, None) is None:\n            return False", "", "a session ends twice",

@@ -440,6 +440,14 @@ GUARDS: Final[list[Mutant]] = [
          "a full queue answers yes", "test_a_full_queue_is_a_refusal"),
     ),
     *guards(
+        "policy/trail/ledger.py", "tests/policy/sessions/test_sessions.py",
+        ("if error.errno not in (errno.EMFILE, errno.ENFILE):\n                    raise", "raise",
+         "connections without end end policyd",
+         "test_without_file_descriptors_what_was_committed_is_synced_later"),
+        ("            failed.append(error)", "            raise", "two ends that cannot be kept end policyd",
+         "test_ends_that_cannot_be_kept_end_nobody_else"),
+    ),
+    *guards(
         "policy/store/__init__.py", "tests/policy/sessions/test_sessions.py",
         ("if _identity(self._path) != self._opened:", "if False:", "a trail in a file that was removed",
          "test_a_database_that_is_gone_is_no"),

@@ -1,6 +1,7 @@
 """Persons and their sessions against a running policyd: who gets in, what is granted, and how it ends."""
 
 import functools
+import resource
 import select
 import shutil
 import signal
@@ -600,6 +601,43 @@ def test_a_locked_database_is_no(make_policyd):
     locker.execute("ROLLBACK")
     locker.close()
     assert peer.ask(m.OpenChannel(session=grant.session, kind="shell")) == m.Allowed()
+
+
+def test_ends_that_cannot_be_kept_end_nobody_else(make_policyd):
+    """Attack: the disk is full, and a gateway hangs up with two sessions: two errors at once ended policyd."""
+    policyd = make_policyd()
+    other, _ = policyd.session("alice")
+    peer, first = policyd.session("alice")
+    second = peer.ask(m.Authorize(account="root", target="web1"))
+    aside = policyd.database.with_suffix(".aside")
+    policyd.database.rename(aside)
+    peer.close()
+    log = policyd.home / "log"
+    wait_until("their ends are given up", lambda: b"ends-not-noted" in log.read_bytes())
+    aside.rename(policyd.database)
+    assert dict(other.ask(m.Whoami()).rows)["person"] == "alice"
+    gone = {first.session, second.session}
+    assert gone <= {row[0] for row in policyd.done(m.SessionsList()).rows}, "nobody could write down that they ended"
+
+    def made_up() -> bool:
+        return not gone & {row[0] for row in policyd.done(m.SessionsList()).rows}
+
+    wait_until("their ends are kept", made_up)
+    assert [row["session"] for row in policyd.audit("session-end")].count(first.session) == 1
+
+
+def test_without_file_descriptors_what_was_committed_is_synced_later(make_policyd):
+    """Attack: connections until nothing can be opened. Not to reach the disk is no fault of the disk."""
+    policyd = make_policyd()
+    peer, grant = policyd.session("alice")
+    limits = resource.prlimit(policyd.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(policyd.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    assert peer.ask(m.OpenChannel(session=grant.session, kind="shell")) == m.Allowed()
+    log = policyd.home / "log"
+    wait_until("the sync waits", lambda: log.read_bytes().count(b'"sync-waits"') > 1)
+    resource.prlimit(policyd.process.pid, resource.RLIMIT_NOFILE, limits)
+    policyd.person("zoe")  # a change that waits for the disk
+    assert dict(peer.ask(m.Whoami()).rows)["person"] == "alice"
 
 
 def test_a_database_that_is_gone_is_no(make_policyd):
