@@ -78,12 +78,15 @@ async def checkout_take(desk: Authority, talk: Conversation, request: CheckoutTa
             source=talk.source, rule=decision.rule, access_grant=decision.grant, ticket=ticket, reason=why, taken=now,
             ends=now + seconds * SECOND,
         )  # fmt: skip
+        doubt = desk.rotations.in_doubt(row.account, row.target)  # not refused: whoever looks after the target needs it
         await _keep(desk, talk, row, opened, decision, seconds)
+    warning = "; it may not open: a change of it was not answered, and what opens is being found out" if doubt else ""
     return Revealed(
         name=row.place, kind=PASSWORD, version=opened.version, value=opened.value.reveal(),
         text=f"the password of `{row.place}` is yours until {shown_time(row.ends)}, and shown this once ({row.id}); "
-        f"bring it back: ssh bastion vault checkin {row.id}",
-        data={"checkout": row.id, "ends": shown_time(row.ends), "seconds": str(seconds)},
+        f"bring it back: ssh bastion vault checkin {row.id}{warning}",
+        data={"checkout": row.id, "ends": shown_time(row.ends), "seconds": str(seconds)}
+        | ({"doubt": "yes"} if doubt else {}),
     )  # fmt: skip
 
 

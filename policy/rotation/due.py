@@ -22,6 +22,10 @@ class Rotations(Protocol):
         """Wait, for some seconds at most, while it is being changed: the secret in force may be another then."""
         ...
 
+    def in_doubt(self, account: str, target: str) -> bool:
+        """Whether it is not known if the secret in force opens: the target may have been told another."""
+        ...
+
 
 class NoRotations:
     """Where nothing is changed on targets."""
@@ -37,3 +41,6 @@ class NoRotations:
 
     async def settled(self, account: str, target: str) -> None:
         """It is."""
+
+    def in_doubt(self, account: str, target: str) -> bool:
+        return False

@@ -35,6 +35,8 @@ class State(StrEnum):
 
 
 ENDED: Final = frozenset({State.COMMITTED, State.ROLLED_BACK})
+DOUBTFUL: Final = frozenset({State.CHANGING, State.VERIFYING, State.BOTH_KEPT})
+"""It is not known whether the secret in force opens."""
 
 
 class Outcome(StrEnum):

@@ -14,7 +14,7 @@ from policy.rotation import journal, plan
 from policy.rotation.drivers import BASTION, DRIVERS, Driver, Job, Told
 from policy.rotation.elsewhere import ELSEWHERE
 from policy.rotation.journal import Noted
-from policy.rotation.plan import Effect, Outcome, State
+from policy.rotation.plan import DOUBTFUL, Effect, Outcome, State
 from policy.rotation.schedule import Place, due_at, entry_for, runnable, unfit, wake_at
 from policy.rotation.settings import After, Entry
 from policy.store.records import RotationRow
@@ -77,6 +77,10 @@ class Runner:
         if (running := self._running.get((target, account))) is not None:
             with trio.move_on_after(SETTLE_SECONDS):
                 await running[1].wait()
+
+    def in_doubt(self, account: str, target: str) -> bool:
+        row = self.row(account, target)
+        return row is not None and row.state in DOUBTFUL
 
     def wake(self) -> None:
         self._changed.set()

@@ -52,7 +52,7 @@ def test_brought_back_it_is_changed(policyd, worker, targets):
         new = changed(targets)
         wait_until("it to be in force", lambda: not rows(policyd))
         found = revealed(take(alice))
-        assert (found.value, found.version) == (new, 2)
+        assert (found.value, found.version, "doubt" in found.data) == (new, 2, False)
     assert rows(policyd, all=True)[-1]["why"] == "checkout"
 
 
@@ -113,7 +113,9 @@ def test_what_was_begun_goes_on_while_somebody_has_it(policyd, worker, targets):
     targets.logins = "unknown"
     assert rotated(policyd, "root@web1")[0]["state"] == "both-kept"
     with policyd.login("alice") as alice:
-        revealed(take(alice))
+        found = revealed(take(alice))
+        assert found.data["doubt"] == "yes"
+        assert "it may not open" in found.text
         targets.logins = ""
         policyd.restart()
         again = Worker(policyd, targets)
