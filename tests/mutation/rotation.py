@@ -35,7 +35,7 @@ GUARDS: Final[list[Mutant]] = [
          "tests/policy/rotation/test_rotation.py::test_killed_between_any_two_steps"),
         ("row.why, detail), durable=True))", "row.why, detail)))",
          "with the power goes what the target was told",
-         "tests/policy/rotation/test_rotation_crash.py::test_the_target_hears_of_nothing_that_is_not_on_the_disk"),
+         "tests/policy/rotation/test_rotation_power.py::test_what_opens_is_on_the_disk_at_every_step"),
         ("            t.vault.promote(ident, force, now)", "            pass",
          "what opens is not what people are given",
          "tests/policy/rotation/test_rotation.py::test_a_password_is_changed_proven_and_in_force"),

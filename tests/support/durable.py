@@ -10,14 +10,14 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 CALLS: Final = "openat,write,pwrite64,ftruncate,unlink,unlinkat,link,linkat,rename,renameat,renameat2,fsync,fdatasync"
 _BYTES: Final = frozenset({"write", "pwrite64", "ftruncate"})
 _SYNCS: Final = frozenset({"fsync", "fdatasync"})
-_LINE: Final = re.compile(r"^(\d+) +(.*)$")
+_LINE: Final = re.compile(r"^(\d+) +(\d+\.\d+) (.*)$")
 _CALL: Final = re.compile(r"^(\w+)\((.*)\) += (-?\d+)", re.DOTALL)
 _RESUMED: Final = re.compile(r"^<\.\.\. \w+ resumed>(.*)$", re.DOTALL)
 _HANDLE: Final = re.compile(r"^\d+<([^>]*)>")
@@ -33,6 +33,7 @@ class Step:
     data: bytes = b""
     number: int = 0
     to: str = ""
+    at: float = 0  # wall clock, seconds: when it began, or was resumed
 
     def play(self, folder: Path) -> None:
         path = folder / self.path
@@ -69,33 +70,47 @@ class Trace:
 
     def __init__(self, pid: int, log: Path) -> None:
         self._log = log
-        words = ["strace", "-f", "-y", "-xx", "-s", "1000000", "-e", f"trace={CALLS}", "-o", str(log), "-p", str(pid)]
+        words = [
+            "strace",
+            "-f",
+            "-ttt",
+            "-y",
+            "-xx",
+            "-s",
+            "1000000",
+            "-e",
+            f"trace={CALLS}",
+            "-o",
+            str(log),
+            "-p",
+            str(pid),
+        ]
         self._strace = subprocess.Popen(words, stderr=subprocess.PIPE)
         assert self._strace.stderr is not None
         while b"attached" not in (line := self._strace.stderr.readline()):
             assert line, "strace did not attach"
 
     def steps(self, folder: Path) -> list[Step]:
-        """What was changed in `folder`, and not in folders below it."""
+        """What was changed in `folder`, and not in folders below it. The end of the trace."""
         self._strace.terminate()
         self._strace.wait(20)
-        return [step for call, words, result in _calls(self._log) if (step := _step(call, words, result, folder))]
+        return [replace(step, at=at) for at, *call in _calls(self._log) if (step := _step(*call, folder))]
 
 
-def _calls(log: Path) -> Iterator[tuple[str, str, int]]:
+def _calls(log: Path) -> Iterator[tuple[float, str, str, int]]:
     """Those that succeeded, in the order in which they ended."""
     begun: dict[str, str] = {}
     for line in log.read_text().splitlines():
         match = _LINE.match(line)
         assert match, line[:200]
-        thread, text = match[1], match[2]
+        thread, at, text = match[1], float(match[2]), match[3]
         if text.endswith("<unfinished ...>"):
             begun[thread] = text.removesuffix("<unfinished ...>").rstrip()
             continue
         if resumed := _RESUMED.match(text):
             text = begun.pop(thread, "") + resumed[1]
         if (call := _CALL.match(text)) and int(call[3]) >= 0:
-            yield call[1], call[2], int(call[3])
+            yield at, call[1], call[2], int(call[3])
 
 
 def _step(call: str, words: str, result: int, folder: Path) -> Step | None:

@@ -1,10 +1,7 @@
 """policyd dies at any write and any sync of a rotation: what opens the account is found out, by itself."""
 
-import os
-import shutil
 import sqlite3
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,14 +11,12 @@ import pytest
 from policy import messages as m
 from policy.keys import sshkeys
 from tests.policy.conftest import copied
+from tests.policy.dying import CALLS, tracing, watched
 from tests.policy.policyd import Gone, Policyd
-from tests.policy.rotating import ROTATION, Targets, Worker, password_of, rows, versions
-from tests.policy.vault.test_rekey import CALLS, traced
+from tests.policy.rotating import ROTATION, Targets, Worker, password_of, rows
 from tests.support.net import wait_until
 
 PLACES = {"password": "root@web1", "key": "key@web1"}
-
-tracing = pytest.mark.skipif(not shutil.which("strace") or os.geteuid() != 0, reason="needs strace, and to be root")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +48,7 @@ def steps(keyed: Policyd, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         policyd, targets = again(keyed, tmp_path_factory.mktemp("p"))
         worker = Worker(policyd, targets)
         log = policyd.home / "strace"
-        strace = traced(policyd, "", log)
+        strace = watched(policyd, "", log)
         try:
             policyd.done(m.Rotate(places=[place]))
             wait_until("its end", lambda policyd=policyd: not rows(policyd))
@@ -82,7 +77,7 @@ def strace() -> Iterator[list["subprocess.Popen[bytes]"]]:
 def test_killed_at_a_write_or_a_sync(keyed, tmp_path, steps, strace, kind, part) -> None:
     policyd, targets = again(keyed, tmp_path)
     worker = Worker(policyd, targets)
-    strace.append(traced(policyd, f"signal=KILL:when={1 + int(part * steps[kind])}", policyd.home / "strace"))
+    strace.append(watched(policyd, f"signal=KILL:when={1 + int(part * steps[kind])}", policyd.home / "strace"))
     with suppress(Gone, TimeoutError, AssertionError, OSError):
         policyd.done(m.Rotate(places=[PLACES[kind]]))
         wait_until("its death", lambda: policyd.process is None or policyd.process.poll() is not None, 5)
@@ -102,23 +97,6 @@ def test_killed_at_a_write_or_a_sync(keyed, tmp_path, steps, strace, kind, part)
     assert "whole" in policyd.done(m.AuditVerify()).text
     other.close()
     policyd.stop()
-
-
-@pytest.mark.fault
-@tracing
-def test_the_target_hears_of_nothing_that_is_not_on_the_disk(keyed, tmp_path, strace) -> None:
-    """It may be gone with the power, and the target would have a password that nobody has. Here a sync takes long."""
-    policyd, targets = again(keyed, tmp_path)
-    worker = Worker(policyd, targets)
-    strace.append(traced(policyd, "delay_enter=1500000", policyd.home / "strace", "fdatasync,fsync"))
-    policyd.done(m.Rotate(places=["root@web1"]))
-    wait_until("the new version", lambda: versions(policyd)["pending"])
-    kept = time.monotonic()
-    wait_until("the order", lambda: worker.orders)
-    assert time.monotonic() - kept > 1
-    wait_until("its end", lambda: not rows(policyd), 60)
-    worker.close()
-    policyd.kill()
 
 
 @pytest.mark.parametrize("hours", [0.5, 2])

@@ -1,19 +1,16 @@
 """`vault rekey`: everything is sealed anew while all goes on, and wherever it is killed, the next start goes on."""
 
-import os
-import shutil
 import sqlite3
-import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from policy import messages as m
 from policy.vault.masters.file import make_master_key
+from tests.policy.dying import CALLS, tracing, watched
 from tests.policy.policyd import Gone, Policyd
 from tests.support.net import wait_until
 
@@ -177,21 +174,6 @@ def test_a_new_master_that_does_not_work_changes_nothing(make_policyd: Make) -> 
 # --- killed, as the kernel does it -----------------------------------------------------------------------
 # Once each, with processes that really die and start. Every single step: test_rekey_deaths.
 
-FILES = ("bastion.db", "bastion.db-wal", "audit.head")
-CALLS = "pwrite64,fdatasync,fsync,ftruncate"
-
-
-def traced(policyd: Policyd, rule: str, log: Path, calls: str = CALLS) -> "subprocess.Popen[bytes]":
-    """strace(1) beside a running policyd, from now on, on the files where it keeps things."""
-    assert policyd.process is not None
-    paths = [word for name in FILES for word in ("-P", str(policyd.database.parent / name))]
-    words = ["strace", "-f", "-p", str(policyd.process.pid), "-o", str(log), *paths, "-e", f"trace={calls}"]
-    strace = subprocess.Popen([*words, *(["-e", f"inject={calls}:{rule}"] if rule else [])], stderr=subprocess.PIPE)
-    assert strace.stderr is not None
-    while b"attached" not in (line := strace.stderr.readline()):
-        assert line, "strace did not attach"
-    return strace
-
 
 @pytest.fixture(scope="module")
 def steps(filled: Policyd, tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
@@ -202,7 +184,7 @@ def steps(filled: Policyd, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     for kind in ("rekey", "rewrap"):
         policyd = copied(filled, tmp_path_factory.mktemp("p")).start()
         log = policyd.home / "strace"
-        strace = traced(policyd, "", log)
+        strace = watched(policyd, "", log)
         try:
             run(policyd, kind)
         finally:
@@ -223,7 +205,7 @@ def run(policyd: Policyd, kind: str) -> None:
 
 
 @pytest.mark.fault
-@pytest.mark.skipif(not shutil.which("strace") or os.geteuid() != 0, reason="needs strace, and to be root")
+@tracing
 def test_killed_in_the_middle_of_a_rekey(make_policyd: Make, steps: dict[str, int]) -> None:
     policyd = make_policyd()
     killed(policyd, "rekey", steps["rekey"] // 2)
@@ -241,7 +223,7 @@ def test_killed_in_the_middle_of_a_rekey(make_policyd: Make, steps: dict[str, in
 
 
 @pytest.mark.fault
-@pytest.mark.skipif(not shutil.which("strace") or os.geteuid() != 0, reason="needs strace, and to be root")
+@tracing
 def test_killed_in_the_middle_of_a_change_of_master(make_policyd: Make, steps: dict[str, int]) -> None:
     """One of the two keys opens it, and the start that is refused says which."""
     policyd = make_policyd()
@@ -258,7 +240,7 @@ def test_killed_in_the_middle_of_a_change_of_master(make_policyd: Make, steps: d
 
 def killed(policyd: Policyd, kind: str, step: int) -> None:
     """`kind` begun, and policyd killed at the step-th write or sync; or at the end, if there are fewer this time."""
-    strace = traced(policyd, f"signal=KILL:when={step}", policyd.home / "strace")
+    strace = watched(policyd, f"signal=KILL:when={step}", policyd.home / "strace")
     with suppress(Gone, TimeoutError, AssertionError, OSError):
         run(policyd, kind)
     if policyd.process is not None and policyd.process.poll() is None:

@@ -4,11 +4,9 @@ One policyd does it while its calls are written down; what each of them leaves i
 steps cost less than three processes would (and test_rekey has those that really die).
 """
 
-import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,7 @@ import pytest
 import trio
 
 from policy import messages as m
-from policy.configuration import read_configuration
-from policy.setup import State, open_state
+from policy.setup import State
 from policy.store import in_batches
 from policy.store.vault_tables import CURRENT
 from policy.trail import audit
@@ -29,19 +26,16 @@ from policy.vault.masters import Master, parse
 from policy.vault.rekeying import Rekeying
 from policy.vault.secret import VaultError
 from policy.vault.secrets import Secrets
+from tests.policy.dying import opened, traced, tracing
 from tests.policy.policyd import Policyd
 from tests.policy.vault.test_masters import MODULE, through_courier, tokens
 from tests.policy.vault.test_rekey import WHY, rename_master
-from tests.support.durable import Step, Trace, kept
-from tests.support.net import wait_until, wait_until_still
+from tests.support.net import wait_until
 from tests.support.transit import Transit
 
 __all__ = ["tokens"]
 
-pytestmark = [
-    pytest.mark.fault,
-    pytest.mark.skipif(not shutil.which("strace") or os.geteuid() != 0, reason="needs strace, and to be root"),
-]
+pytestmark = [pytest.mark.fault, tracing]
 
 FILE = "file:master.key"
 OLD_TOKEN = "old"
@@ -79,53 +73,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
                 yield Place(server.where(token=f"file:{token}"), courier=True)
 
 
-@dataclass
-class Traced:
-    """What was there, and all that changed it."""
-
-    before: Path  # bastion.toml, policy.toml and the state
-    steps: list[Step]
-
-    def left(self, steps: Sequence[Step], home: Path) -> Path:
-        """bastion.toml of what there is after these."""
-        shutil.copytree(self.before, home)
-        for step in steps:
-            step.play(home / "state")
-        return home / "bastion.toml"
-
-    def deaths(self, home: Path) -> Iterator[tuple[bool, Path]]:
-        """Whether power was lost, and bastion.toml, for each state of the disk in which it could die."""
-        seen: set[tuple[Step, ...]] = set()
-        for number in range(len(self.steps) + 1):
-            for power, steps in ((False, self.steps[:number]), (True, kept(self.steps[:number]))):
-                if number == len(self.steps) or tuple(steps) not in seen:  # the last of both is looked at
-                    seen.add(tuple(steps))
-                    yield power, self.left(steps, home)
-                    shutil.rmtree(home)
-
-
-def traced(policyd: Policyd, run: Callable[[], None]) -> Traced:
-    """`run`, and nothing else that policyd does."""
-    state = policyd.home / "state"
-    wait_until_still(lambda: [(path.name, path.stat().st_mtime_ns) for path in sorted(state.iterdir())])
-    assert policyd.process is not None
-    trace = Trace(policyd.process.pid, policyd.home / "strace")
-    found = Traced(policyd.home / "before", [])
-    found.before.mkdir()
-    for path in (policyd.config, policyd.home / "policy.toml"):
-        shutil.copy(path, found.before)
-    shutil.copytree(state, found.before / "state")
-    run()
-    wait_until_still(lambda: [(path.name, path.stat().st_mtime_ns) for path in sorted(state.iterdir())])
-    found.steps = trace.steps(state)
-    whole = found.left(found.steps, policyd.home / "whole").parent / "state"
-    for path in state.iterdir():  # nothing was missed: played to the end, it is what is there
-        if not path.name.endswith("-shm"):
-            assert (whole / path.name).read_bytes() == path.read_bytes(), path.name
-    shutil.rmtree(whole.parent)
-    return found
-
-
 def courier(policyd: Policyd) -> "subprocess.Popen[bytes]":
     words = [sys.executable, "-m", "bastion.courier", "--config", str(policyd.config)]
     with (policyd.home / "courier.log").open("wb") as log:
@@ -144,10 +91,6 @@ def rewrap(policyd: Policyd, place: Place) -> Callable[[], None]:
         policyd.done(m.VaultRekey(reason=WHY, master=True))
 
     return run
-
-
-async def opened(config: Path, master: Master) -> State:
-    return await open_state(read_configuration(config), master)
 
 
 async def finished(state: State, place: str, *, anew: Master | None = None) -> int:
@@ -191,14 +134,14 @@ def test_killed_at_every_step_of_sealing_anew(make_policyd: Make, place: Place, 
         if place.courier:
             wait_until("the courier", lambda: b'"ready"' in (policyd.home / "courier.log").read_bytes())
         rewrap(policyd, place)()
-        found = traced(policyd, lambda: rekey(policyd))
+        found = traced(policyd, lambda _: rekey(policyd))
     finally:
         policyd.kill()
         if helper is not None:
             helper.terminate()
             helper.wait(20)
     generations: dict[bool, list[int]] = {False: [], True: []}
-    for power, config in found.deaths(tmp_path / "killed"):
+    for power, _, config in found.deaths(tmp_path / "killed"):
 
         async def start(config: Path = config) -> int:
             return await finished(await opened(config, place.master(config.parent / "state")), place.where)
@@ -217,14 +160,15 @@ def test_killed_at_every_step_of_a_change_of_master(make_policyd: Make, place: P
     try:
         if place.courier:
             wait_until("the courier", lambda: b'"ready"' in (policyd.home / "courier.log").read_bytes())
-        found = traced(policyd, rewrap(policyd, place))
+        change = rewrap(policyd, place)
+        found = traced(policyd, lambda _: change())
     finally:
         policyd.kill()
         if helper is not None:
             helper.terminate()
             helper.wait(20)
     ways: dict[bool, list[str]] = {False: [], True: []}
-    for power, config in found.deaths(tmp_path / "killed"):
+    for power, _, config in found.deaths(tmp_path / "killed"):
         state = config.parent / "state"
         old, new = parse(FILE, state, {}), place.master(state)
 
