@@ -49,8 +49,7 @@ packages:   ## install what the tests drive (apt, as root or with sudo), or name
 	$$sudo apt-get update -qq && \
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
-test: packages check mutants   ## everything that shows the project works
-	$(PYTHON) -m pytest -q -n 2 --dist loadgroup --maxfail 30 -m e2e
+test: packages check e2e mutants   ## everything that shows the project works
 	@echo "all tests passed"
 
 check: setup   ## format, lint, types, import contracts, unit tests: what CI runs first
@@ -58,10 +57,10 @@ check: setup   ## format, lint, types, import contracts, unit tests: what CI run
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(PYTHON) -m pytest -q -n 2 --maxfail 30 -m 'not e2e'
+	$(PYTHON) -m pytest -q -n 3 --maxfail 30 -m 'not e2e'
 
 e2e: setup   ## real clients and servers through a running bastion
-	$(PYTHON) -m pytest -q -n 2 --dist loadgroup -m e2e
+	$(PYTHON) -m pytest -q -n 2 --dist loadgroup --maxfail 30 -m e2e
 
 mutants: setup   ## remove each guard of the lists in tests/mutation: a named test must fail
 	$(PYTHON) -m tests.mutation
