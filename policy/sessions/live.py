@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -83,7 +83,7 @@ class Sessions:
         self._ledger = ledger
         self._live: dict[str, Live] = {}
         self._changed = trio.Event()
-        self._owed: list[Callable[[], Awaitable[None]]] = []  # ends that could not be kept
+        self._owed: list[tuple[Live, Event, Callable[[Tables], bool]]] = []  # ends that are not known to be kept
         self._owes = trio.Event()
         self.returned: Callable[[str], None] = lambda _: None  # told of a grant that got its use back
         self.over: Callable[[Live], None] = lambda _: None  # told of each that has ended; returns at once
@@ -154,14 +154,18 @@ class Sessions:
         event = interrupted(live.person, f"{live.account}@{live.target}", live.source, live.id)
         await self._write_end(live, event, partial(_end_interrupted, live.id))
 
-    async def _write_end(self, live: Live, event: Event, end: Callable[[Tables], object]) -> None:
+    async def _write_end(self, live: Live, event: Event, end: Callable[[Tables], bool], *, late: bool = False) -> None:
         """Kept now, or by `make_up`; LedgerError if not now."""
+        kept = False
         try:
-            await self._keep_end(live, event, end)
-        except LedgerError:
-            self._owed.append(partial(self._write_end, live, event, end))
-            self._owes.set()
-            raise
+            await self._keep_end(live, event, partial(_once, end) if late else end)
+            kept = True
+        except _Kept:
+            kept = True
+        finally:
+            if not kept:  # the ledger says no, or its answer took longer than whoever hangs up is waited for
+                self._owed.append((live, event, end))
+                self._owes.set()
 
     async def make_up(self) -> None:
         """Write down the ends that could not be kept, once that is possible, until cancelled."""
@@ -170,9 +174,9 @@ class Sessions:
             await trio.sleep(RETRY_SECONDS)
             owed, self._owed, self._owes = self._owed, [], trio.Event()
             with suppress(LedgerError):  # it is owed again
-                await side_by_side(owed)
+                await side_by_side(partial(self._write_end, *one, late=True) for one in owed)
 
-    async def _keep_end(self, live: Live, event: Event, end: Callable[[Tables], object]) -> None:
+    async def _keep_end(self, live: Live, event: Event, end: Callable[[Tables], bool]) -> None:
         """The end of a session, and with it, in the same transaction, the use of a grant that came to nothing."""
         if not (live.grant and live.unreached) or live.opened:
             await self._ledger.write(end, event)
@@ -311,6 +315,16 @@ class Sessions:
             )
         )
         return Done(text="")
+
+
+class _Kept(Exception):
+    """This end is in the database already, with its event."""
+
+
+def _once(end: Callable[[Tables], bool], t: Tables) -> bool:
+    if not end(t):
+        raise _Kept
+    return True
 
 
 def _end_interrupted(session: str, t: Tables) -> bool:
