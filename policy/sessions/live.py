@@ -127,12 +127,13 @@ class Sessions:
         """End it for a reason of ours: kept on disk first, then the gateway is told. False if it had ended."""
         if self._live.pop(live.id, None) is None:
             return False
+        now = time.time_ns()
         kept = Event(
             event=event, who=by or "policyd", what=f"{live.person} on {live.account}@{live.target}", why=reason,
             source=live.source, session=live.id, ref=ref,
         )  # fmt: skip
         try:
-            await self._write_end(live, kept, lambda t: t.end_session(live.id, time.time_ns(), reason=reason, by=by))
+            await self._write_end(live, kept, lambda t: t.end_session(live.id, now, reason=reason, by=by))
         finally:
             # Even if the disk is full the session ends: a kill that waits for its own log entry is no kill.
             await live.talk.push(EndSession(session=live.id, by=by, reason=reason))
@@ -152,7 +153,7 @@ class Sessions:
 
     async def _interrupted(self, live: Live) -> None:
         event = interrupted(live.person, f"{live.account}@{live.target}", live.source, live.id)
-        await self._write_end(live, event, partial(_end_interrupted, live.id))
+        await self._write_end(live, event, partial(_end_interrupted, live.id, time.time_ns()))
 
     async def _write_end(self, live: Live, event: Event, end: Callable[[Tables], bool], *, late: bool = False) -> None:
         """Kept now, or by `make_up`; LedgerError if not now."""
@@ -277,7 +278,7 @@ class Sessions:
             await self._ledger.write(lambda t: t.count_bytes(request.session, *sizes))
             return Done(text="")
         del self._live[live.id]
-        reason, by = request.reason[:256], request.by[:64]
+        reason, by, now = request.reason[:256], request.by[:64], time.time_ns()
         await self._write_end(
             live,
             Event(
@@ -289,9 +290,7 @@ class Sessions:
                 session=live.id,
                 detail={"by": by, "bytes_in": str(sizes[0]), "bytes_out": str(sizes[1])},
             ),
-            lambda t: t.end_session(
-                live.id, time.time_ns(), reason=reason, by=by, bytes_in=sizes[0], bytes_out=sizes[1]
-            ),
+            lambda t: t.end_session(live.id, now, reason=reason, by=by, bytes_in=sizes[0], bytes_out=sizes[1]),
         )
         await self._part(live)
         return Done(text="")
@@ -327,8 +326,8 @@ def _once(end: Callable[[Tables], bool], t: Tables) -> bool:
     return True
 
 
-def _end_interrupted(session: str, t: Tables) -> bool:
-    return t.end_session(session, time.time_ns(), reason=INTERRUPTED)
+def _end_interrupted(session: str, now: int, t: Tables) -> bool:
+    return t.end_session(session, now, reason=INTERRUPTED)
 
 
 def _warning(before: float) -> str:
