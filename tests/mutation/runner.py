@@ -98,13 +98,22 @@ def workshop() -> Iterator[Path]:
 
 
 def check_tests(mutants: Sequence[Mutant], jobs: int, folder: Path, root: Path = ROOT) -> dict[str, str]:
-    """Run what the mutants name without any mutation: the files with a test that does not pass, and why."""
+    """Run what the mutants name without any mutation: the files with a test that does not pass, and why.
+
+    What fails beside another is run once more alone: whether it always passes is the business of the tests themselves.
+    """
     files: dict[str, set[str]] = {}
     for mutant in mutants:
         for test in mutant.tests:
             files.setdefault(test.partition("::")[0], set()).add(test)
-    failed: dict[str, str] = {}
     work = [(name, _in_order(root / name, tests), None) for name, tests in files.items()]
+    failed = _failing(work, jobs, folder, root)
+    again = {test.partition("::")[0] for test in failed}
+    return _failing([one for one in work if one[0] in again], 1, folder, root) if failed and jobs > 1 else failed
+
+
+def _failing(work: Sequence[tuple[str, list[str], None]], jobs: int, folder: Path, root: Path) -> dict[str, str]:
+    failed: dict[str, str] = {}
     for name, report, _ in _in_children(work, jobs, root, folder, patience=10 * PATIENCE):
         trouble = report.trouble or ("a named test is skipped here" if report.skipped else "")
         for test, phase, kind, line in report.failures:

@@ -4,9 +4,7 @@ The entry paths that everything is proven on are host names of that ssh_config: 
 nothing in between, `direct` is `account@target@bastion`, `jump` is `ssh -J bastion account@target`.
 """
 
-import atexit
 import base64
-import functools
 import hashlib
 import json
 import os
@@ -14,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,18 +70,24 @@ class Endpoint:
         return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
-@functools.cache
-def _made() -> Path:
-    """Keys and what `bastion init` makes, once per process: a site is a copy of it, two seconds sooner."""
-    home = Path(tempfile.mkdtemp(prefix="bastion-site-"))
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
-    (home / "keys").mkdir()
-    for name in ("alice", "bob", "sam", "stranger"):
-        keygen(home / "keys" / name)
-    keygen(home / "user_ca")
-    answers = setup.Answers(listen=[ANYWHERE], admin="sam", admin_keys=[(home / "keys/sam.pub").read_text()])
-    list(setup.make(home / "bastion", answers))
-    return home
+_made: list[Path] = []  # the newest is the one to copy
+
+
+def _ready_made(near: Path) -> Path:
+    """Keys and what `bastion init` makes, once per process: a site is a copy of it, two seconds sooner.
+
+    It lies in `near`, a folder of some test's, and is made again once that is gone.
+    """
+    if not _made or not _made[-1].exists():
+        home = near / f"ready-made-{os.getpid()}"
+        (home / "keys").mkdir(parents=True)
+        for name in ("alice", "bob", "sam", "stranger"):
+            keygen(home / "keys" / name)
+        keygen(home / "user_ca")
+        answers = setup.Answers(listen=[ANYWHERE], admin="sam", admin_keys=[(home / "keys/sam.pub").read_text()])
+        list(setup.make(home / "bastion", answers))
+        _made.append(home)
+    return _made[-1]
 
 
 @dataclass
@@ -141,7 +144,7 @@ class Site:
 
     def start(self) -> "Site":
         """Make everything and wait until a person can log in."""
-        shutil.copytree(_made(), self.home, dirs_exist_ok=True)
+        shutil.copytree(_ready_made(self.home.parent), self.home, dirs_exist_ok=True)
         self.config.write_text(self.config.read_text().replace(ANYWHERE, f"{LOOPBACK}:{self.port}"))
         self.target.start()
         (self.folder / "user_cas").write_text((self.home / "user_ca.pub").read_text())
