@@ -98,25 +98,30 @@ class Store:
 
         StoreError if somebody reads at this moment.
         """
-        raw = self._engine.raw_connection()
-        try:
-            busy, _, _ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.Error as error:
-            raise StoreError(f"database: {error}") from None
-        finally:
-            raw.close()
+        with self._pragmas() as cursor:
+            busy, _, _ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise StoreError("database: somebody reads it at this moment")
 
     def relieve(self) -> None:
         """Move what nobody reads any more out of the write-ahead log, while others read and commit."""
-        raw = self._engine.raw_connection()
         try:
-            raw.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
-        except sqlite3.Error as error:  # a full disk: commits will say so, and find room first if it is made
-            log.warning("checkpoint-failed", error=str(error))
-        finally:
-            raw.close()
+            with self._pragmas() as cursor:
+                cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except StoreError as error:  # a full disk: commits will say so, and find room first if it is made
+            log.warning("checkpoint-failed", error=error.cause)
+
+    @contextmanager
+    def _pragmas(self) -> Iterator[Any]:
+        """A cursor outside of every transaction. StoreError, also where no connection can be opened any more."""
+        try:
+            raw = self._engine.raw_connection()
+            try:
+                yield raw.cursor()
+            finally:
+                raw.close()
+        except sqlite3.Error as error:
+            raise StoreError(f"database: {error}") from None
 
     def close(self) -> None:
         self._drop_writer()

@@ -454,6 +454,9 @@ GUARDS: Final[list[Mutant]] = [
         ("raise  # Attack, or mistake: it was removed", "return  # it was removed",
          "a trail that goes on in a log without a name",
          "tests/policy/store/test_store.py::test_a_log_that_was_removed_is_the_end"),
+        ("except sqlite3.Error as error:\n            raise", "except ZeroDivisionError as error:\n            raise",
+         "connections without end end policyd",
+         "tests/policy/store/test_store.py::test_without_file_descriptors_a_checkpoint_is_put_off", "OperationalError"),
     ),
     *guards(
         "policy/store/tables.py", "tests/policy/store/test_store.py",

@@ -1,6 +1,7 @@
 """The database and its one writer: whole changes or none, the way up from the first schema, locks, crashes."""
 
 import os
+import resource
 import sqlite3
 import stat
 import threading
@@ -316,6 +317,7 @@ async def test_a_log_that_was_removed_is_the_end(made, head_file, tmp_path):
             (tmp_path / "bastion.db-wal").unlink()
             with trio.fail_after(5):
                 await ledger.write(lambda _: None, Event(event="two"), durable=True)
+            nursery.cancel_scope.cancel()  # it went on
 
     with pytest.raises(ExceptionGroup) as ended:
         await goes_on()
@@ -373,3 +375,19 @@ async def test_a_full_queue_is_a_refusal(made, head_file):
         with pytest.raises(LedgerError, match="too busy"):
             await ledger.note(Event(event="x"))
         nursery.cancel_scope.cancel()
+
+
+def test_without_file_descriptors_a_checkpoint_is_put_off(tmp_path: Path) -> None:
+    """Attack: connections until nothing can be opened, and policyd ends because its log grows."""
+    made = store.create("sqlite:///bastion.db", tmp_path)
+    made.close()  # no connection is kept
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        made.relieve()
+        with pytest.raises(store.StoreError, match="unable to open"):
+            made.checkpoint()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    made.checkpoint()
+    made.close()
