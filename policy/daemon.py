@@ -270,8 +270,8 @@ async def _recheck_often(desk: Authority) -> None:
 async def _recheck(desk: Authority) -> None:
     try:
         await access.recheck(desk)
-    except* LedgerError as errors:
-        log.error("recheck", error=str(errors.exceptions[0]))
+    except LedgerError as error:
+        log.error("recheck", error=str(error))
 
 
 def _forget(before: int, tables: Tables) -> None:

@@ -197,8 +197,8 @@ async def close_what_is_over(desk: Authority) -> None:
         desk.standing.wake = woken.set
         try:
             await _close_what_is_over(desk)
-        except* (LedgerError, CommandRefused) as errors:
-            log.error("grants-not-closed", error=str(errors.exceptions[0]))
+        except (LedgerError, CommandRefused) as error:
+            log.error("grants-not-closed", error=str(error))
             await trio.sleep(SWEEP_SECONDS)  # they hold for nobody; what is missing is that it is written down
         ends = [request.expires for request in desk.standing.requests.values()]
         if (first := desk.standing.next_end()) is not None:

@@ -157,16 +157,14 @@ class Sessions:
 
     async def _write_end(self, live: Live, event: Event, end: Callable[[Tables], bool], *, late: bool = False) -> None:
         """Kept now, or by `make_up`; LedgerError if not now."""
-        kept = False
         try:
             await self._keep_end(live, event, partial(_once, end) if late else end)
-            kept = True
         except _Kept:
-            kept = True
-        finally:
-            if not kept:  # the ledger says no, or its answer took longer than whoever hangs up is waited for
-                self._owed.append((live, event, end))
-                self._owes.set()
+            pass
+        except BaseException:  # the ledger says no, or its answer took longer than whoever hangs up is waited for
+            self._owed.append((live, event, end))
+            self._owes.set()
+            raise
 
     async def make_up(self) -> None:
         """Write down the ends that could not be kept, once that is possible, until cancelled."""

@@ -1,4 +1,4 @@
-"""policyd dies after every single call that changes a file: what each of them leaves is opened in this process."""
+"""policyd dies at a call that changes a file; or what each of them leaves is opened in this process."""
 
 import os
 import shutil
@@ -14,12 +14,10 @@ from policy.configuration import read_configuration
 from policy.setup import State, open_state
 from policy.vault.masters import Master
 from tests.policy.policyd import Policyd
-from tests.support.durable import Step, Trace, kept
+from tests.support.durable import Step, Trace, kept, strace
 from tests.support.net import wait_until_still
 
 tracing = pytest.mark.skipif(not shutil.which("strace") or os.geteuid() != 0, reason="needs strace, and to be root")
-
-
 FILES = ("bastion.db", "bastion.db-wal", "audit.head")
 CALLS = "pwrite64,fdatasync,fsync,ftruncate"
 
@@ -28,12 +26,8 @@ def watched(policyd: Policyd, rule: str, log: Path) -> "subprocess.Popen[bytes]"
     """strace(1) beside a running policyd, on the files where it keeps things; `rule`: what happens at which call."""
     assert policyd.process is not None
     paths = [word for name in FILES for word in ("-P", str(policyd.database.parent / name))]
-    words = ["strace", "-f", "-p", str(policyd.process.pid), "-o", str(log), *paths, "-e", f"trace={CALLS}"]
-    strace = subprocess.Popen([*words, *(["-e", f"inject={CALLS}:{rule}"] if rule else [])], stderr=subprocess.PIPE)
-    assert strace.stderr is not None
-    while b"attached" not in (line := strace.stderr.readline()):
-        assert line, "strace did not attach"
-    return strace
+    injected = ["-e", f"inject={CALLS}:{rule}"] if rule else []
+    return strace(policyd.process.pid, log, *paths, "-e", f"trace={CALLS}", *injected)
 
 
 @dataclass

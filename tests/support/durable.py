@@ -65,30 +65,22 @@ def kept(steps: Sequence[Step]) -> list[Step]:
     return [step for at, step in enumerate(steps) if step.call not in _BYTES or at < synced.get(step.path, -1)]
 
 
+def strace(pid: int, log: Path, *words: str) -> "subprocess.Popen[bytes]":
+    """strace(1) beside a running process and its threads, from now on."""
+    running = subprocess.Popen(["strace", "-f", *words, "-o", str(log), "-p", str(pid)], stderr=subprocess.PIPE)
+    assert running.stderr is not None
+    while b"attached" not in (line := running.stderr.readline()):
+        assert line, "strace did not attach"
+    return running
+
+
 class Trace:
     """strace beside a running process, from now on until `steps`."""
 
     def __init__(self, pid: int, log: Path) -> None:
         self._log = log
-        words = [
-            "strace",
-            "-f",
-            "-ttt",
-            "-y",
-            "-xx",
-            "-s",
-            "1000000",
-            "-e",
-            f"trace={CALLS}",
-            "-o",
-            str(log),
-            "-p",
-            str(pid),
-        ]
-        self._strace = subprocess.Popen(words, stderr=subprocess.PIPE)
-        assert self._strace.stderr is not None
-        while b"attached" not in (line := self._strace.stderr.readline()):
-            assert line, "strace did not attach"
+        words = ("-ttt", "-y", "-xx", "-s", "1000000", "-e", f"trace={CALLS}")
+        self._strace = strace(pid, log, *words)
 
     def steps(self, folder: Path) -> list[Step]:
         """What was changed in `folder`, and not in folders below it. The end of the trace."""
