@@ -9,7 +9,8 @@ MAX_EXTENTS: Final = 64
 
 MAX_WAITING: Final = 5 << 19
 """Bytes of all transfers of one channel that may wait for the bytes before them: 64 requests of 32 KiB, which clients
-that read a local file in parallel (node ssh2) send in any order. More than half of what a hostile session may cost."""
+that read a local file in parallel (node ssh2) send in any order, the first piece not always first. More than half of
+what a hostile session may cost."""
 
 ENTRY_COST: Final = 256
 """Bytes a waiting piece is counted with beside its content, so that pieces of one byte cost what they take."""
@@ -58,7 +59,9 @@ class Extents:
         else:
             self._extend(offset, offset + length)
         if self._hash is not None:
-            if offset == self._next or self._next < 0:
+            if self._next < 0:
+                self._begin(offset, length)
+            if offset == self._next:
                 self._hash.update(data)
                 self._next = offset + length
                 if self._waiting:
@@ -97,6 +100,14 @@ class Extents:
             return
         self._starts[low:high] = [start]
         self._ends[low:high] = [end]
+
+    def _begin(self, offset: int, length: int) -> None:
+        """Begin the hash of what was not asked for, if its lowest offset is known: nothing lies below a file's first
+        byte, and once no more may wait, nothing below what came counts.
+        """
+        if not offset or length + ENTRY_COST > self._room.left:
+            self._next = min([offset, *self._waiting])
+            self._drain()
 
     def _wait(self, offset: int, data: bytes | memoryview) -> None:
         """Keep a piece that came early; one that came late, or too many, end the hashing of this transfer."""

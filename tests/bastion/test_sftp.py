@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bastion.extents import MAX_EXTENTS, Extents, Room
+from bastion.extents import MAX_EXTENTS, MAX_WAITING, Extents, Room
 from bastion.sftp import MAX_HANDLES, MAX_PENDING, SftpTap
 from recorder.model import SftpOp
 from tests.support.tee import read_log
@@ -264,10 +264,10 @@ def test_an_answer_without_content_does_not_end_the_hash() -> None:
 def test_too_scattered_to_hash() -> None:
     peers = Peers()
     peers >> open_file(1, b"f") << handle(1, b"H")
-    for ident in range(2, 40):
-        peers >> write(ident, b"H", 1 << 30 if ident == 2 else (50 - ident) << 20, bytes(32768))
+    for ident in range(2, 102):
+        peers >> write(ident, b"H", 0 if ident == 2 else (200 - ident) << 20, bytes(32768))
     op = peers.end()[-1]
-    assert (op.sha256, op.more, len(op.extents), op.size) == (b"", True, 38, 38 * 32768)
+    assert (op.sha256, op.more, len(op.extents), op.size) == (b"", True, MAX_EXTENTS, 100 * 32768)
 
 
 def test_later_versions_keep_names_and_content() -> None:
@@ -356,22 +356,47 @@ def test_extents_are_the_union_of_what_moved(moves: list[tuple[int, int]]) -> No
     assert all(a + n < b for (a, n), (b, _) in pairwise(starts))
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.randoms(use_true_random=False))
-def test_the_hash_does_not_depend_on_the_order_of_arrival(lengths: list[int], random: object) -> None:
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(0, 5), st.booleans(),
+       st.randoms(use_true_random=False))  # fmt: skip
+def test_the_hash_does_not_depend_on_the_order_of_arrival(
+    lengths: list[int], first: int, asked: bool, random: object
+) -> None:
+    """A read is asked for before its content comes; a write is not, and its first piece need not come first."""
     content = bytes(range(256)) * 4
     pieces, at = [], 0
     for length in lengths:
-        pieces.append((at, memoryview(content)[at : at + length]))
+        pieces.append((first + at, memoryview(content)[at : at + length]))
         at += length
     room = Room()
     flow = Extents(room, hashed=True)
-    for offset, _ in pieces:
+    for offset, _ in pieces if asked else []:
         flow.expect(offset)
     random.shuffle(pieces)  # type: ignore[attr-defined]
     for offset, piece in pieces:
         flow.moved(offset, piece)
     assert flow.digest() == hashlib.sha256(content[:at]).digest()
     assert room.left == Room().left  # everything borrowed is given back
+
+
+def test_an_upload_that_goes_on_in_the_middle_is_hashed_from_there() -> None:
+    """Its first byte is no file's first: it waits for what may come before, until no more may wait."""
+    room = Room()
+    flow = Extents(room, hashed=True)
+    content = bytes(range(256)) * (2 * MAX_WAITING // 256)
+    half = len(content) // 4 // 2 * 2
+    for at in [*range(32768, half, 32768), 0, *range(half, len(content), 32768)]:
+        flow.moved(70_000 + at, memoryview(content)[at : min(at + 32768, half if at < half else len(content))])
+    assert room.left == Room().left
+    assert flow.digest() == hashlib.sha256(content).digest()
+
+
+def test_what_was_written_twice_has_no_hash() -> None:
+    """Which of the two contents stays in the file, only the target knows."""
+    for first, second in [(10, 0), (0, 10)]:
+        flow = Extents(Room(), hashed=True)
+        flow.moved(first, memoryview(bytes(15)))
+        flow.moved(second, memoryview(bytes(15)))
+        assert (flow.digest(), flow.more, flow.size) == (b"", True, 30)
 
 
 def test_extents_have_a_limit() -> None:
