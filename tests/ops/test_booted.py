@@ -287,7 +287,7 @@ def test_a_second_machine_takes_over_from_a_backup(shop: Machine, package: Path,
         second.wait(lambda: log_in(second) == "opened\n", "no login on the second machine", 12)
         assert second.run("replay", "verify", "--all").returncode == 0
         verified = json.loads(second.run("bastion", "audit", "verify", "--json").stdout)
-        assert verified["rows"] > head["rows"]
+        assert int(verified["rows"]) > int(head["rows"])
         for path, owner in (("/var/lib/bastion/policy/bastion.db", "bastion-policy:bastion 600"),
                             ("/etc/bastion/master.key", "root:root 600"),
                             ("/etc/bastion/ssh_host_ed25519_key", "root:root 600"),
