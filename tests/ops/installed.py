@@ -6,7 +6,9 @@ from typing import Final
 from tests.ops.machine import Machine
 
 SERVICES: Final = ("bastion-recorderd", "bastion-policyd", "bastion-courier", "bastion-ssh")
-"""What bastion.target starts; the doors for applications and scripts are enabled where they are wanted."""
+"""What bastion.target starts."""
+ALL: Final = (*SERVICES, "bastion-broker", "bastion-runner")
+"""With what is enabled where it is wanted."""
 RULES: Final = """
 [[rule]]
 name = "engineers on test machines"

@@ -4,16 +4,20 @@ Its users, units, /etc and /var are its own, and gone with it. What it cannot sh
 """
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 NAMESPACES: Final = ("--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net", "--cgroup")
 
 # The upper layer lies on a tmpfs: an overlay cannot be the upper layer of another one, and CI may run on one. Units of
@@ -154,6 +158,21 @@ class Machine:
                 ["nsenter", "-t", str(self.pid), "-a", "sh", "-c", f"cat >{path}"],
                 stdin=content, timeout=60, check=True,
             )  # fmt: skip
+
+    def listening(self) -> socket.socket:
+        """A port on the machine's loopback, for a server in this process: a socket stays where it was made."""
+        made: list[socket.socket] = []
+
+        def make() -> None:
+            with Path(f"/proc/{self.pid}/ns/net").open("rb") as network:
+                if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+            made.append(socket.create_server(("127.0.0.1", 0), backlog=16))
+
+        thread = threading.Thread(target=make)  # which alone moves over there
+        thread.start()
+        thread.join()
+        return made[0]
 
     def property(self, unit: str, name: str) -> str:
         return self.run("systemctl", "show", "-P", name, unit).stdout.strip()

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.ops.installed import SECRET, SERVICES, SSH, install, lend, log_in, read
+from tests.ops.installed import ALL, SECRET, SSH, install, lend, log_in, read
 from tests.ops.machine import Machine, booted, reason_not_to
 from tests.support.person import Person
 
@@ -54,6 +54,7 @@ def machine(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with booted(tmp_path_factory.mktemp("machine")) as found:
         install(found, package)
         lend(found)
+        found.run("systemctl", "enable", "--now", "bastion-broker.service", "bastion-runner.service")
         yield found
 
 
@@ -85,7 +86,7 @@ def test_at_work_it_ends_and_everything_is_there_again(
     assert shown is not None
 
     machine.boot()
-    for name in SERVICES:
+    for name in ALL:
         machine.until(f"{name}.service", "active")
     machine.wait(lambda: log_in(machine) == "opened\n", "no login after it has booted")
     assert read(machine) == SECRET
