@@ -191,9 +191,12 @@ class Notifier:
         person = self.desk.roster.person(told.person)
         return (person.mail,) if person is not None and person.mail else ()
 
+    def _health_of(self, to: Destination, told: Notice) -> _Health:
+        return self._health.setdefault((to.name, told.person), _Health())
+
     def _room_for(self, to: Destination, told: Notice) -> Notice | None:
         """The notice, with a word on those that were left out; None if it is one of them."""
-        health = self._health.setdefault((to.name, told.person), _Health())
+        health = self._health_of(to, told)
         minute = int(trio.current_time() // 60)
         if health.minute != minute:
             health.minute, health.sent = minute, 0
@@ -208,7 +211,7 @@ class Notifier:
         return told
 
     async def _tell(self, to: Destination, told: Notice, row: int) -> None:
-        health = self._health[to.name, told.person]
+        health = self._health_of(to, told)
         try:
             problem = await self._tried(to, told)
             for pause in self.pauses if problem != NO_ADDRESS else ():

@@ -115,8 +115,8 @@ class Tables:
 
     def offboard(self, name: str, now: int) -> None:
         """Keep the name, so that nobody inherits its history; drop every way to prove it, and where to tell them."""
-        gone = {"disabled": True, "offboarded": now, "mail": ""}
-        self._db.execute(update(s.person).where(s.person.c.name == name).values(**gone))
+        person = update(s.person).where(s.person.c.name == name)
+        self._db.execute(person.values(disabled=True, offboarded=now, mail=""))
         self.proofs.remove_authenticators(name)
         for table in (s.role, s.key, s.password, s.code, s.invitation, s.owner, s.directory_entry):
             self._db.execute(delete(table).where(table.c.person == name))

@@ -98,6 +98,8 @@ GUARDS: Final[list[Mutant]] = [
         "policy/ldap/sync.py", "tests/policy/ldap/test_sync.py",
         ("        asking.check_answer(called)\n        found", "        found", "half an answer offboards everybody",
          "test_half_an_answer_offboards_nobody"),
+        ("bool(directory.mail) and person.origin == DIRECTORY", "False", "told elsewhere than the directory says",
+         "test_an_address_comes_from_there_and_is_set_nowhere_else"),
         ("        if not called.entries:\n", "        if False:\n", "pages without end",
          "test_a_sync_ends_whatever_the_directory_does", "TimeoutError"),
         ("        if desk.rules.digest != digest:\n", "        if False:\n",

@@ -36,6 +36,12 @@ GUARDS: Final[list[Mutant]] = [
         ("row.why, detail), durable=True))", "row.why, detail)))",
          "with the power goes what the target was told",
          "tests/policy/rotation/test_rotation_power.py::test_what_opens_is_on_the_disk_at_every_step"),
+        ("await desk.ledger.write(run, event, durable=True)", "await desk.ledger.write(run, event)",
+         "with the power goes what applications have read already",
+         "tests/policy/rotation/test_rotation_durable.py::test_what_logins_have_shown"),
+        ("t.rotations.put(ended), event, durable=True)", "t.rotations.put(ended), event)",
+         "with the power goes that it is over", "tests/policy/rotation/test_rotation_durable.py::"
+         "test_what_cannot_be_done_at_all"),
         ("            t.vault.promote(ident, force, now)", "            pass",
          "what opens is not what people are given",
          "tests/policy/rotation/test_rotation.py::test_a_password_is_changed_proven_and_in_force"),

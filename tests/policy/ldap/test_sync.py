@@ -258,6 +258,28 @@ def test_who_was_offboarded_before_their_turn_does_not_come_back(policyd: Policy
         assert state(policyd, f"{first}-399") == "active"
 
 
+def test_an_address_comes_from_there_and_is_set_nowhere_else(policyd: Policyd) -> None:
+    name = fresh()
+
+    def mail() -> str:
+        return dict(policyd.done(m.PersonShow(name=name)).rows).get("mail", "")
+
+    with serving(policyd, name) as directory:
+        policyd.done(m.PersonSet(name=name, mail="by.hand@example.org"))
+        directory.persons[name]["mail"] = [b"from.there@example.org"]
+        assert sync(policyd) == [], "as long as the settings name no attribute"
+        assert mail() == "by.hand@example.org"
+        reload(policyd, DIRECTORY.replace("every ", 'mail = "mail"\nevery '))
+        wait_until("the address", lambda: mail() == "from.there@example.org")
+        assert "mail=from.there@example.org" in policyd.audit("directory-change", limit=1)[0]["detail"]
+        answer = policyd.command(m.PersonSet(name=name, mail="by.hand@example.org"))
+        assert isinstance(answer, m.Refused)
+        assert "comes from the directory" in answer.cause
+        del directory.persons[name]["mail"]
+        assert sync(policyd) == [(name, "change")]
+        assert mail() == ""
+
+
 def test_who_was_disabled_by_hand_meanwhile_stays_so(policyd: Policyd) -> None:
     name, other = fresh(), fresh()
     with serving(policyd, name, other) as directory:

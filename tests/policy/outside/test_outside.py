@@ -20,7 +20,7 @@ def test_each_example_is_read() -> None:
     assert found.directory is not None
     assert parse_rules(active_directory, "OUTSIDE.md").directory is not None  # a bastion has one
     assert {system.kind for system in found.tickets.values()} == set(Kind)
-    assert len(found.notify) == 3
+    assert len(found.notify) == 4
     for topic in Topic:
         assert f"`{topic}`" in TEXT
 

@@ -48,6 +48,7 @@ def test_a_plan_an_apply_and_nothing_left_to_do(cli):
 roles = ["engineer"]
 keys = ["{person.public.line("nora@home")}"]
 owns = ["new1"]
+mail = "nora@example.org"
 [persons.bob]
 roles = ["engineer", "lead"]
 [targets.new1]
@@ -78,6 +79,13 @@ accounts.pipe = {{ password-file = "-" }}
     assert cli.policyd.audit("person-add", limit=1)[0]["why"] == "ticket 9"
     again = cli.ok("apply", file, "--yes")
     assert "nothing to change" in again.stderr
+    assert 'mail = "nora@example.org"' in cli.ok("export-inventory").stdout
+    cli.ok("person", "set", "nora", "--mail", "")
+    assert "mail after=none; mail before=nora@example.org" in cli.policyd.audit("person-set", limit=1)[0]["detail"]
+    assert "mail" not in cli.ok("person", "show", "nora").stdout
+    refused = cli.run("person", "set", "nora", "--mail", "nora@example.org, all@example.org")
+    assert refused.returncode == 64
+    assert "want an address like `ops@example.org`" in refused.stderr
     for secret in ("a password of app", "a piped password"):
         assert secret not in done.stdout + done.stderr
     opened = {row[0]: row[2] for row in cli.policyd.done(m.AccountList(target="new1")).rows}

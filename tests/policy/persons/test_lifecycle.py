@@ -378,6 +378,7 @@ def test_who_leaves_leaves_nothing_in_force(make_policyd):
     policyd = make_policyd(files={"policy.toml": jit.RULES})
     jit.prepared(policyd)
     policyd.person("dora", "dba", password="correct horse")
+    policyd.done(m.PersonSet(name="dora", mail="dora@example.org"))
     policyd.done(m.MfaEnrol(person="dora"))
     policyd.done(m.OwnerAdd(person="dora", scope="db4"))
     policyd.done(m.GrantAdd(person="dora", account="postgres", target="db1", seconds=600, reason="by hand"))
@@ -414,7 +415,7 @@ def test_who_leaves_leaves_nothing_in_force(make_policyd):
         assert db.execute(live.format("access_grant", "revoked IS NULL")).fetchone() == (0,)
         assert db.execute(live.format("request", "state = 'pending'")).fetchone() == (0,)
         assert db.execute(live.format("session", "ended IS NULL")).fetchone() == (0,)
-        assert db.execute("SELECT disabled FROM person WHERE name = 'dora'").fetchone() == (1,)
+        assert db.execute("SELECT disabled, mail FROM person WHERE name = 'dora'").fetchone() == (1, "")
     event = newest(policyd, "person-offboard")
     assert event["why"] == "left the company"
     for fact in ("roles before=dba engineer", "owned before=db4", "heir=bob", "keys before=SHA256:"):

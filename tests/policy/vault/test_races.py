@@ -1,8 +1,6 @@
 """What changes while policyd waits for the disk: a policyd within the test, whose writer runs when it is told to."""
 
-import shutil
-import socket
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pyotp
 import pytest
@@ -10,74 +8,28 @@ import trio
 import trio.testing
 
 from policy import messages as m
-from policy import roster
-from policy.authority import Authority
-from policy.configuration import read_all, read_configuration
 from policy.conversation import Conversation, State
 from policy.keys import sshkeys
 from policy.login import authenticate, codes, factors, invitations
-from policy.login.lockouts import CODE, Lockouts
+from policy.login.lockouts import CODE
 from policy.model import Outcome
-from policy.peers import peer_of
 from policy.rules.ruleset import parse_rules
 from policy.sessions import access
 from policy.sessions.live import Sessions
-from policy.setup import open_state
 from policy.store import Conflict
 from policy.store.vault_tables import version_entry
 from policy.trail.audit import Event
 from policy.trail.ledger import Ledger
-from policy.vault.masters import parse
 from policy.vault.register import Change
-from policy.vault.rekeying import Rekeying
 from policy.vault.secret import Secret, VaultError
-from policy.vault.secrets import Secrets, new_secret
-from tests.policy.policyd import Policyd, hello, proof
-
-
-@dataclass
-class Desk:
-    """`authority` as `policy.daemon` makes it; `ledger.run` is started by the test."""
-
-    authority: Authority
-    filled: Policyd
-    near: list[socket.socket]
-
-    def talk(self, state: State = State.GATEWAY_NEW) -> Conversation:
-        ours, theirs = trio.socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.near += [ours, theirs]
-        return Conversation(ident=len(self.near), connection=ours, peer=peer_of(ours), state=state)
-
-    async def login(self, name: str) -> Conversation:
-        """A conversation after its first factor, with the writer running."""
-        talk = self.talk()
-        await authenticate.hello(self.authority, talk, hello())
-        await authenticate.prove_key(self.authority, talk, proof(self.filled.keys[name]))
-        return talk
+from policy.vault.secrets import new_secret
+from tests.policy.inside import Desk, within
 
 
 @pytest.fixture
 async def desk(filled, tmp_path):
-    shutil.copytree(filled.home / "state", tmp_path / "state")
-    daemon = Policyd(tmp_path, keys=dict(filled.keys))
-    daemon.write()
-    config = read_configuration(daemon.config)
-    rules, trusted, revoked = read_all(config)
-    state = await open_state(config, parse(config.policy.master_key, config.state, {}))
-    with state.store.read() as tables:
-        everyone = roster.load(tables)
-    ledger = Ledger(state.store, state.head_file, state.head, state.register)
-    authority = Authority(
-        settings=config.policy, config=config, rules=rules, ledger=ledger, roster=everyone, vault=state.vault,
-        secrets=Secrets(ledger, state.vault), rekeying=Rekeying(ledger, state.vault, state.master, ""),
-        authorities=state.authorities, trusted_cas=trusted, revoked_keys=revoked,
-        sessions=Sessions(ledger), lockouts=Lockouts(config.policy),
-    )  # fmt: skip
-    made = Desk(authority, filled, [])
-    yield made
-    for sock in made.near:
-        sock.close()
-    state.store.close()
+    async with within(filled, tmp_path) as made:
+        yield made
 
 
 async def paused(desk: Desk, first, second):
