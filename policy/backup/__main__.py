@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("--identity", required=True, type=Path)
     restore.add_argument("--into", type=Path, help="a new folder; without it, a rehearsal")
     restore.add_argument("--accept-older", action="store_true")
+    restore.add_argument("--ask-master", action="store_true")
     restore.set_defaults(run=_restore)
     for command in (make, restore):
         command.add_argument("--passphrase-stdin", action="store_true")
@@ -66,7 +67,7 @@ def _make(arguments: argparse.Namespace) -> dict[str, Any]:
 def _restore(arguments: argparse.Namespace) -> dict[str, Any]:
     _, found = restoring.restore(
         arguments.backup, arguments.identity, arguments.into, _say,
-        older=arguments.accept_older, passphrase=_passphrase(arguments),
+        older=arguments.accept_older, passphrase=_passphrase(arguments), ask_master=arguments.ask_master,
     )  # fmt: skip
     return {"into": str(arguments.into or ""), **found}
 
