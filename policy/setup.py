@@ -13,9 +13,10 @@ from policy import naming, store
 from policy.authorities import keeping
 from policy.authorities.life import Authorities
 from policy.configuration import Configuration
+from policy.errors import PolicyError
 from policy.outside.own_courier import own_courier
+from policy.records import VaultKey
 from policy.store import Store, Tables
-from policy.store.records import VaultKey
 from policy.trail import audit
 from policy.trail.audit import Event, Head, HeadFile
 from policy.vault import keyring
@@ -28,13 +29,8 @@ from policy.vault.rekeying import MASTER
 from policy.vault.secret import NotYet, Secret, VaultError, WrongPassphrase
 
 
-class NotReady(Exception):
-    """policyd cannot start, or cannot be made: cause, then the command that helps."""
-
-    def __init__(self, cause: str, hint: str = "") -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.hint = hint
+class NotReady(PolicyError):
+    """policyd cannot start, or cannot be made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

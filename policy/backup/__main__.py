@@ -14,11 +14,9 @@ import msgspec
 from policy import memory
 from policy.__main__ import EXIT_MISCONFIGURED, MAX_PASSPHRASE
 from policy.backup import making, restoring
-from policy.backup.manifest import BadBackup
 from policy.configuration import BadConfiguration, read_configuration
-from policy.setup import NotReady
-from policy.store import StoreError
-from policy.vault.secret import Secret, VaultError
+from policy.errors import PolicyError
+from policy.vault.secret import Secret
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         memory.protect()
         print(json.dumps(arguments.run(arguments)))
-    except (BadBackup, NotReady, StoreError, VaultError) as error:
+    except PolicyError as error:
         return _fail(error.cause, error.hint)
     except BadConfiguration as error:
         return _fail("\n".join(error.problems))

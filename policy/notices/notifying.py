@@ -18,8 +18,8 @@ import trio
 from policy.messages import Called, HttpCall, MailCall
 from policy.notices.notify import TOPICS, Destination, Notice, notice, signed, void_soon, webhook_body
 from policy.outside.secrets import OutsideError, read_secret, read_trust
+from policy.records import AuditRow
 from policy.store import Tables
-from policy.store.records import AuditRow
 from policy.trail.audit import Event
 from policy.trail.ledger import LedgerError
 
