@@ -4,21 +4,26 @@ Its users, units, /etc and /var are its own, and gone with it. What it cannot sh
 """
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 NAMESPACES: Final = ("--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net", "--cgroup")
 
 # The upper layer lies on a tmpfs: an overlay cannot be the upper layer of another one, and CI may run on one. Units of
 # this machine that are enabled are not started there, nor those that wait for a network, of which there is none.
-BOOT: Final = """
+# What it prints says that it is made; it lasts until standard input ends, so it goes with the process of the tests.
+DISK: Final = """
 set -e
 cd "$1"
 mkdir -p up root
@@ -26,6 +31,21 @@ mount -t tmpfs -o size=2g,mode=755 tmpfs up
 mkdir -p up/upper up/work
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/up/upper,workdir=$1/up/work" root
 cd root
+rm -rf etc/systemd/system/*.wants etc/rc?.d/S* etc/bastion var/lib/bastion var/log/journal
+mkdir -p var/log/journal  # so that it lasts, too
+for unit in systemd-networkd-wait-online.service systemd-networkd.service postgresql.service docker.service; do
+  ln -sf /dev/null etc/systemd/system/$unit
+done
+tr -d - </proc/sys/kernel/random/uuid >etc/machine-id  # a first boot would enable all there is
+echo "$2" >etc/hostname
+mkdir -p old-root
+echo made
+exec cat >/dev/null
+"""
+
+BOOT: Final = """
+set -e
+cd "$1/root"
 mount -t proc proc proc
 mount -t sysfs sysfs sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
@@ -42,12 +62,6 @@ mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 touch dev/console
-rm -rf etc/systemd/system/*.wants etc/rc?.d/S* etc/bastion var/lib/bastion
-for unit in systemd-networkd-wait-online.service systemd-networkd.service postgresql.service docker.service; do
-  ln -sf /dev/null etc/systemd/system/$unit
-done
-tr -d - </proc/sys/kernel/random/uuid >etc/machine-id  # a first boot would enable all there is
-mkdir -p old-root
 mount --make-rprivate /
 pivot_root . old-root
 cd /
@@ -75,19 +89,58 @@ def reason_not_to() -> str:
 
 @dataclass(slots=True)
 class Machine:
-    """`pid` is process 1 of the machine, as its host numbers it."""
+    """Its files last from boot to boot, but for /run, /tmp and /dev."""
 
-    pid: int
+    folder: Path
+    pid: int = 0
+    """Of its process 1, as the host numbers it; 0 while it is off."""
+    _disk: "subprocess.Popen[bytes] | None" = None
+    _outer: "subprocess.Popen[bytes] | None" = None
+
+    def boot(self, seconds: float = 60) -> None:
+        assert self._disk is not None
+        log = self.folder / "boot.log"
+        with log.open("ab") as written:
+            self._outer = subprocess.Popen(
+                ["nsenter", "-t", str(self._disk.pid), "-m", "unshare", *NAMESPACES, "sh", "-c", BOOT, "sh",
+                 str(self.folder)],
+                stdin=subprocess.DEVNULL, stdout=written, stderr=written, start_new_session=True,
+            )  # fmt: skip
+        self.pid = _process_one(self._outer, log)
+        self.wait(
+            lambda: self.run("systemctl", "is-system-running", check=False).stdout in ("running\n", "degraded\n"),
+            "systemd did not come up", seconds,
+        )  # fmt: skip
+
+    def shut_down(self) -> None:
+        """Orderly, as by its power button (systemd(1), SIGRTMIN+4): units are stopped, then everything ends."""
+        os.kill(self.pid, signal.SIGRTMIN + 4)
+        self._ended(120)
+
+    def cut_power(self) -> None:
+        """Every process ends at once. What was written and not synced is still there: the kernel is the host's."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            self._ended(30)
+
+    def _ended(self, seconds: float) -> None:
+        """unshare waits for process 1, and that is gone only after all others are."""
+        assert self._outer is not None
+        self._outer.wait(seconds)
+        self.pid = 0
+
+    def words(self, *words: str) -> list[str]:
+        """The command of this host that runs `words` on the machine, in an environment of its own."""
+        return ["nsenter", "-t", str(self.pid), "-a", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
+                "SYSTEMD_PAGER=", "LC_ALL=C.UTF-8", "TERM=dumb", *words]  # fmt: skip
 
     def run(
         self, *words: str, user: str = "", stdin: str | bytes = "", check: bool = True, timeout: float = 60
     ) -> "subprocess.CompletedProcess[str]":
         inside = ["runuser", "-u", user, "--", *words] if user else list(words)
         done = subprocess.run(
-            ["nsenter", "-t", str(self.pid), "-a", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
-             "SYSTEMD_PAGER=", "LC_ALL=C.UTF-8", *inside],
-            input=stdin if isinstance(stdin, str) else stdin.decode(), capture_output=True, text=True,
-            timeout=timeout, check=False,
+            self.words(*inside), input=stdin if isinstance(stdin, str) else stdin.decode(), capture_output=True,
+            text=True, timeout=timeout, check=False,
         )  # fmt: skip
         assert not check or done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
@@ -106,6 +159,21 @@ class Machine:
                 stdin=content, timeout=60, check=True,
             )  # fmt: skip
 
+    def listening(self) -> socket.socket:
+        """A port on the machine's loopback, for a server in this process: a socket stays where it was made."""
+        made: list[socket.socket] = []
+
+        def make() -> None:
+            with Path(f"/proc/{self.pid}/ns/net").open("rb") as network:
+                if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+            made.append(socket.create_server(("127.0.0.1", 0), backlog=16))
+
+        thread = threading.Thread(target=make)  # which alone moves over there
+        thread.start()
+        thread.join()
+        return made[0]
+
     def property(self, unit: str, name: str) -> str:
         return self.run("systemctl", "show", "-P", name, unit).stdout.strip()
 
@@ -123,32 +191,31 @@ class Machine:
 
 
 @contextlib.contextmanager
-def booted(folder: Path) -> Iterator[Machine]:
+def booted(folder: Path, hostname: str = "bastion1") -> Iterator[Machine]:
     folder.mkdir(exist_ok=True)
     with (folder / "boot.log").open("wb") as log:
-        outer = subprocess.Popen(
-            ["unshare", *NAMESPACES, "sh", "-c", BOOT, "sh", str(folder)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        disk = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", DISK, "sh", str(folder), hostname],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
         )  # fmt: skip
+    machine = Machine(folder, _disk=disk)
     try:
-        machine = Machine(_process_one(outer, folder))
-        machine.wait(
-            lambda: machine.run("systemctl", "is-system-running", check=False).stdout in ("running\n", "degraded\n"),
-            "systemd did not come up", 60,
-        )  # fmt: skip
+        assert disk.stdout is not None
+        assert disk.stdout.readline() == b"made\n", (folder / "boot.log").read_text()
+        machine.boot()
         yield machine
     finally:
-        outer.send_signal(signal.SIGKILL)  # --kill-child: process 1 goes with it, and with that everything in there
-        outer.wait(30)
+        machine.cut_power()
+        disk.communicate(timeout=30)
 
 
-def _process_one(outer: "subprocess.Popen[bytes]", folder: Path) -> int:
+def _process_one(outer: "subprocess.Popen[bytes]", log: Path) -> int:
     deadline = time.monotonic() + 30
     while True:
-        assert outer.poll() is None, (folder / "boot.log").read_text()
+        assert outer.poll() is None, log.read_text()
         for child in Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split():
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
                     return int(child)
-        assert time.monotonic() < deadline, (folder / "boot.log").read_text()
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)

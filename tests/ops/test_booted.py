@@ -1,16 +1,13 @@
 """The Debian package on a machine that systemd has booted: what an operator does, and what the units promise."""
 
-import fcntl
 import json
-import os
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.ops.installed import GET, SERVICES, SHOP, log_in
 from tests.ops.machine import Machine, booted, reason_not_to
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -21,61 +18,6 @@ pytestmark = [
     pytest.mark.xdist_group("booted"),  # one worker, one machine: make has pytest heed it
     pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-"),
 ]
-SERVICES: Final = ("bastion-recorderd", "bastion-policyd", "bastion-courier", "bastion-ssh")
-RULES: Final = """
-[[rule]]
-name = "engineers on test machines"
-who = { roles = ["engineer"] }
-where = { labels = { env = "test" } }
-as = ["*"]
-allow = ["shell", "exec", "sftp", "scp"]
-"""
-SSH: Final = ("ssh", "-p", "2222", "-i", "/root/alice", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=10",
-              "-o", "UserKnownHostsFile=/root/known", "-o", "StrictHostKeyChecking=accept-new",
-              "-o", "BatchMode=yes", "root@web1@127.0.0.1")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Not compressed: that would take most of the time. One at a time: all builds use one folder."""
-    folder = tmp_path_factory.mktemp("package")
-    (ROOT / "build").mkdir(exist_ok=True)
-    with (ROOT / "build/.deb.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        done = subprocess.run(
-            [ROOT / "systemd/build-deb"], cwd=ROOT, check=True, timeout=280, capture_output=True, text=True,
-            env={**os.environ, "DPKG_DEB_COMPRESSOR_TYPE": "none"},
-        )  # fmt: skip
-        return Path(shutil.move(ROOT / done.stdout.split()[-1], folder))
-
-
-@pytest.fixture(scope="module")
-def machine(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """Set up by README's section "Setting it up for real", with an sshd on the same machine as the target."""
-    with booted(tmp_path_factory.mktemp("machine")) as found:
-        found.put(package, "/root/bastion.deb")
-        found.sh("""
-            ip link set lo up; hostname bastion1
-            mkdir -p -m 700 /root/.ssh
-            for name in sam alice root; do rm -f /root/$name*; ssh-keygen -q -t ed25519 -N '' -f /root/$name; done
-            cat /root/root.pub >/root/.ssh/authorized_keys
-            ssh-keygen -A; mkdir -p /run/sshd; systemctl start ssh
-            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq /root/bastion.deb
-            bastion init --existing --unattended --admin sam --admin-key /root/sam.pub /etc/bastion
-        """, timeout=120)  # fmt: skip
-        found.write("/etc/bastion/policy.toml", RULES, "644")
-        found.sh("""
-            systemctl enable --now bastion.target
-            bastion person add alice --key /root/alice.pub --role engineer
-            bastion target add web1 --address 127.0.0.1:22 --label env=test --pin scan
-            bastion account add root@web1 --key /root/root
-            bastion check-config && bastion policy check
-        """)
-        yield found
-
-
-def log_in(machine: Machine) -> str:
-    return machine.run(*SSH, "echo opened", check=False).stdout
 
 
 def test_all_of_it_runs_under_its_own_users(machine: Machine) -> None:
@@ -208,22 +150,6 @@ def test_an_authority_has_no_network(machine: Machine, unit: str) -> None:
     assert json.loads(inside(machine, unit, program))["done"] == [own]
 
 
-SHOP: Final = ("--uid=shop", "--wait", "--pipe", "--quiet", "--collect")
-GET: Final = ("bastion", "broker", "get", "db/app")
-
-
-@pytest.fixture(scope="module")
-def shop(machine: Machine) -> Machine:
-    """An application bound to shop.service and its user, with whom a secret of alice's is shared."""
-    machine.sh("useradd --system shop; systemctl enable --now bastion-broker.socket")
-    person = (*SSH[:-1], "alice@127.0.0.1")
-    machine.run(*person, "vault", "add", "db/app", stdin="lent-to-the-shop\n")
-    uid = machine.run("id", "-u", "shop").stdout.strip()
-    machine.run("bastion", "application", "add", "shop", "--uid", uid, "--unit", "shop.service", "--owner", "alice")
-    machine.run(*person, "vault", "share", "db/app", "application:shop", "--rights", "use")
-    return machine
-
-
 def test_an_application_in_its_unit_reads(shop: Machine) -> None:
     done = shop.run("systemd-run", "--unit=shop", *SHOP, *GET, check=False)
     assert (done.returncode, done.stdout) == (0, "lent-to-the-shop"), done.stderr + shop.journal("-n", "20")
@@ -274,7 +200,7 @@ def test_a_second_machine_takes_over_from_a_backup(shop: Machine, package: Path,
         second.put(tmp_path / "carried.tar", "/root/carried.tar")
         second.put(package, "/root/bastion.deb")
         second.sh("""
-            ip link set lo up; hostname bastion1; cd /root
+            cd /root
             tar -C / -xf carried.tar etc/ssh
             rm -rf carried; mkdir carried; tar -C carried -xf carried.tar
             rm -f sam root.key root.pub alice known

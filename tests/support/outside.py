@@ -203,10 +203,9 @@ class MailServer:
         return f"{'smtps' if self.implicit else 'smtp'}://{LOOPBACK}:{self.port}"
 
     @contextmanager
-    def served(self) -> Iterator["MailServer"]:
-        with socket.socket() as listener:
-            listener.bind((LOOPBACK, 0))
-            listener.listen(16)
+    def served(self, listener: socket.socket | None = None) -> Iterator["MailServer"]:
+        """On `listener`, which may be another machine's; else on loopback."""
+        with listener or socket.create_server((LOOPBACK, 0), backlog=16) as listener:
             self.port = listener.getsockname()[1]
             thread = threading.Thread(target=self._accept, args=(listener,), daemon=True)
             thread.start()
