@@ -48,6 +48,7 @@ class Person:
     keys: tuple[str, ...] | None = None
     disabled: bool | None = None
     owns: frozenset[str] | None = None
+    mail: str | None = None  # "": none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,7 @@ class HasPerson:
     roles: frozenset[str]
     keys: tuple[str, ...]  # lines
     owns: tuple[str, ...]
+    mail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +111,9 @@ class Present:
             persons={
                 name: HasPerson(
                     name=name, state=state, origin=origin, roles=frozenset(roles.split()),
-                    keys=tuple(keys.splitlines()), owns=tuple(owns.splitlines()),
+                    keys=tuple(keys.splitlines()), owns=tuple(owns.splitlines()), mail=mail,
                 )
-                for name, state, origin, roles, keys, owns in persons
+                for name, state, origin, roles, keys, owns, mail in persons
             },
             targets={
                 name: HasTarget(
@@ -269,10 +271,12 @@ def _person(wanted: Person, has: HasPerson | None, reason: str, problems: Proble
         return
     if has is None:
         roles, keys = sorted(wanted.roles or ()), wanted.keys or ()
-        commands: list[Command] = [PersonAdd(name=wanted.name, roles=roles, keys=list(keys), reason=reason)]
+        mail = wanted.mail or ""
+        commands: list[Command] = [PersonAdd(name=wanted.name, roles=roles, keys=list(keys), mail=mail, reason=reason)]
         if wanted.disabled:
             commands.append(PersonSet(name=wanted.name, disabled=True, reason=reason))
-        detail = [f"role {role}" for role in roles] + _prints(keys) + ["disabled"] * bool(wanted.disabled)
+        detail = [f"role {role}" for role in roles] + _prints(keys) + [f"mail {mail}"] * bool(mail)
+        detail += ["disabled"] * bool(wanted.disabled)
         yield Step(sign="+", what=what, detail=tuple(detail), commands=tuple(commands))
     else:
         yield from _person_changes(wanted, has, reason)
@@ -306,6 +310,9 @@ def _person_changes(wanted: Person, has: HasPerson, reason: str) -> Iterator[Ste
     if wanted.disabled is not None and wanted.disabled != (has.state == "disabled"):
         change.disabled = wanted.disabled
         detail.append("disabled" if wanted.disabled else "enabled")
+    if wanted.mail is not None and wanted.mail != has.mail:
+        change.mail = wanted.mail
+        detail.append(f"mail {has.mail or 'none'} -> {wanted.mail or 'none'}")
     if detail:
         then = (PersonSet(name=wanted.name, add_keys=again, reason=reason),) if again else ()
         yield Step(sign="~", what=f"person {wanted.name}", detail=tuple(detail), commands=(change, *then))

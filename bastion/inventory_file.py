@@ -5,6 +5,7 @@
     keys = ["ssh-ed25519 AAAA... alice@laptop"]
     disabled = false
     owns = ["env=test"]                  # a target, a label, or "*"
+    mail = "alice@example.org"           # where she is told of what concerns her; "": nowhere
 
     [targets.web1]
     address = "web1.example.org:22"
@@ -34,6 +35,7 @@ MAX_TEXT: Final = 16 * 1024 * 1024  # characters; 10,000 targets with their keys
 MAX_PROBLEMS: Final = 100  # more than a terminal holds
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _PERSON: Final = re.compile(r"[a-z0-9][a-z0-9._-]*(@[a-z0-9][a-z0-9._-]*)?", re.ASCII)
+_MAIL: Final = re.compile(r"""[^\s<>,;:"'\\()\[\]`$@]+@[^\s<>,;:"'\\()\[\]`$@]+""", re.ASCII)
 _TARGET: Final = re.compile(r"[a-z0-9_][a-z0-9._-]*", re.ASCII)
 _ACCOUNT: Final = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.$\\+-]*", re.ASCII)
 _WORD: Final = re.compile(r"[a-z0-9][a-z0-9._/-]{0,63}", re.ASCII)
@@ -101,6 +103,7 @@ def written(present: Present) -> str:
         lines += [f"keys = {_list(person.keys)}"]
         lines += ["disabled = true"] * (person.state == "disabled")
         lines += [f"owns = {_list(person.owns)}"]
+        lines += [f"mail = {_text(person.mail)}"] * bool(person.mail)
     for target in present.targets.values():
         host, _, port = target.address.rpartition(":")
         address = f"[{host}]:{port}" if ":" in host else target.address
@@ -171,7 +174,7 @@ def _person(reading: _Reading, name: str, entry: object) -> Person:
         return Person(name=name)
     if not _PERSON.fullmatch(name):
         reading.problem(path, "want a name of lower-case letters, digits, `.`, `_`, `-`, one `@`")
-    reading.known(path, entry, "roles", "keys", "disabled", "owns")
+    reading.known(path, entry, "roles", "keys", "disabled", "owns", "mail")
     roles = reading.texts(path, entry, "roles", _matching(_WORD, "a role of lower-case letters and digits"))
     keys = reading.texts(path, entry, "keys", _key)
     owns = reading.texts(path, entry, "owns", _scope)
@@ -179,9 +182,13 @@ def _person(reading: _Reading, name: str, entry: object) -> Person:
     if disabled is not None and not isinstance(disabled, bool):
         reading.problem((*path, "disabled"), f"got {_show(disabled)}, want true or false")
         disabled = None
+    mail = entry.get("mail")
+    if mail is not None and not (isinstance(mail, str) and (not mail or _MAIL.fullmatch(mail))):
+        reading.problem((*path, "mail"), f"got {_show(mail)}, want an address like `ops@example.org`, or none")
+        mail = None
     return Person(
         name=name, roles=None if roles is None else frozenset(roles), keys=None if keys is None else tuple(keys),
-        disabled=disabled, owns=None if owns is None else frozenset(owns),
+        disabled=disabled, owns=None if owns is None else frozenset(owns), mail=mail,
     )  # fmt: skip
 
 

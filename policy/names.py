@@ -35,6 +35,8 @@ SECRET_NAMES: Final = ("ticket-", "join-")
 
 _LOOK: Final = str.maketrans({"0": "o", "1": "l", ".": None, "-": None, "_": None})
 
+MAX_MAIL: Final = 254  # RFC 5321 section 4.5.3.1.3, without the brackets
+
 
 class BadName(ValueError):
     """What is wrong with a name, fit for a person."""
@@ -49,6 +51,18 @@ def check_person_name(name: str) -> PersonName:
     if name.startswith(SECRET_NAMES):
         raise BadName(f"person name `{name}` begins as an access token or an invitation does")
     return PersonName(name)
+
+
+def check_mail(address: str) -> str:
+    """An e-mail address that stands for one mailbox, wherever it is put; BadName otherwise.
+
+    Attack: `alice@example.org, all@example.org`, or a line break and what a mail server or a header then reads.
+    """
+    local, _, domain = address.rpartition("@")
+    plain = address.isascii() and address.isprintable() and not set(address) & set(" <>,;:\"'\\()[]`$")
+    if not (local and domain and plain) or "@" in local or len(address) > MAX_MAIL:
+        raise BadName(f"got `{address[:60]}`, want an address like `ops@example.org`")
+    return address
 
 
 def look(name: str) -> str:

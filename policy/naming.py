@@ -47,6 +47,11 @@ def account_name(text: str) -> str:
     return _named(names.check_account_name, text)
 
 
+def mail(text: str) -> str:
+    """An address, or "" for none."""
+    return _named(names.check_mail, text) if text else ""
+
+
 def role_name(text: str) -> str:
     return _word(text, "role")
 

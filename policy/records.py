@@ -16,6 +16,7 @@ class Person:
     created: int = 0
     origin: str = "local"  # or directory
     owns: tuple[str, ...] = ()  # scopes: a target, `label=value`, or `*`
+    mail: str = ""  # an address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,10 @@ from bastion.cli.common import JSON, PASSWORD_STDIN, REASON, ask, config_option,
 KEY = click.option("--key", "keys", multiple=True, metavar="FILE|-", help="File with public keys; - is standard input.")
 ROLE = click.option("--role", "roles", multiple=True, help="Role to give; may be repeated.")
 
+MAIL = click.option(
+    "--mail", metavar="ADDRESS", help="Where they are told of what concerns them; '': nowhere any more."
+)
+
 
 @click.group()
 def command() -> None:
@@ -19,19 +23,22 @@ def command() -> None:
 @click.argument("name")
 @KEY
 @ROLE
+@MAIL
 @PASSWORD_STDIN
 @REASON
 @JSON
 @config_option
 def add(
-    name: str, keys: tuple[str, ...], roles: tuple[str, ...], password_stdin: bool, reason: str, as_json: bool,
-    config: Path | None,
+    name: str, keys: tuple[str, ...], roles: tuple[str, ...], mail: str | None, password_stdin: bool, reason: str,
+    as_json: bool, config: Path | None,
 ) -> None:  # fmt: skip
     """Add a person, with public keys, roles or a password."""
     from policy.messages import PersonAdd
 
     password = read_secret("Password") if password_stdin else ""
-    person = PersonAdd(name=name, roles=list(roles), keys=key_lines(keys), password=password, reason=reason)
+    person = PersonAdd(
+        name=name, roles=list(roles), keys=key_lines(keys), password=password, mail=mail or "", reason=reason
+    )  # fmt: skip
     show(ask(config, person), as_json)
 
 
@@ -62,6 +69,7 @@ def show_person(name: str, as_json: bool, config: Path | None) -> None:
 @ROLE
 @click.option("--remove-role", "lost_roles", multiple=True, metavar="ROLE", help="Role to take away; may be repeated.")
 @click.option("--remove-key", "lost_keys", multiple=True, metavar="SHA256:...", help="Fingerprint of a key to remove.")
+@MAIL
 @click.option("--enable", is_flag=True, help="Let a disabled person log in again.")
 @PASSWORD_STDIN
 @REASON
@@ -69,12 +77,12 @@ def show_person(name: str, as_json: bool, config: Path | None) -> None:
 @config_option
 def set_person(
     name: str, keys: tuple[str, ...], roles: tuple[str, ...], lost_roles: tuple[str, ...], lost_keys: tuple[str, ...],
-    enable: bool, password_stdin: bool, reason: str, as_json: bool, config: Path | None,
+    mail: str | None, enable: bool, password_stdin: bool, reason: str, as_json: bool, config: Path | None,
 ) -> None:  # fmt: skip
-    """Change a person: add or remove roles and keys, set a password."""
+    """Change a person: add or remove roles and keys, set a password or where they are told."""
     from policy.messages import PersonSet
 
-    if not (keys or roles or lost_roles or lost_keys or enable or password_stdin):
+    if not (keys or roles or lost_roles or lost_keys or enable or password_stdin or mail is not None):
         raise click.UsageError("nothing to change")
     show(
         ask(
@@ -82,7 +90,7 @@ def set_person(
             PersonSet(
                 name=name, add_roles=list(roles), remove_roles=list(lost_roles), add_keys=key_lines(keys),
                 remove_keys=list(lost_keys), password=read_secret("New password") if password_stdin else "",
-                disabled=False if enable else None, reason=reason,
+                disabled=False if enable else None, mail=mail, reason=reason,
             ),
         ),
         as_json,

@@ -45,8 +45,8 @@ class Search:
 
 def persons(directory: Directory) -> Search:
     """Everybody."""
-    attributes = [directory.name, directory.ident, *ACCOUNT_STATE, *([directory.keys] if directory.keys else [])]
-    return Search(base=directory.base, filter=directory.filter, attributes=tuple(attributes))
+    wanted = (directory.name, directory.ident, *ACCOUNT_STATE, directory.keys, directory.mail)
+    return Search(base=directory.base, filter=directory.filter, attributes=tuple(filter(None, wanted)))
 
 
 def one(directory: Directory, name: str) -> Search:

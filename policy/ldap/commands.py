@@ -54,6 +54,7 @@ def _row(step: Step) -> list[str]:
     what = [f"+{role}" for role in step.add_roles] + [f"-{role}" for role in step.remove_roles]
     what += [f"+{counted(len(step.add_keys), 'key')}"] * bool(step.add_keys)
     what += [f"-{counted(len(step.remove_keys), 'key')}"] * bool(step.remove_keys)
+    what += [f"mail {step.mail or 'none'}"] if step.mail is not None else []
     return [step.name, step.kind, " ".join(what), step.why]
 
 

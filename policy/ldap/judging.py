@@ -10,7 +10,7 @@ from policy.keys.sshkeys import parse_authorized_key
 from policy.keys.sshwire import BadKey
 from policy.ldap.asking import MEMBERS
 from policy.ldap.model import Directory, DirectoryProblem, Entry, Found, Groups, Refused
-from policy.names import BadName, check_person_name
+from policy.names import BadName, check_mail, check_person_name
 from policy.naming import MAX_KEYS
 
 MAX_IDENT: Final = 64
@@ -69,6 +69,7 @@ def person(directory: Directory, dn: str, values: Mapping[str, list[bytes]], now
         ident=_ident(_single(values, directory.ident)),
         disabled=_disabled(values, now),
         keys=_keys(values.get(directory.keys, [])) if directory.keys else (),
+        mail=_mail(values.get(directory.mail, [])) if directory.mail else "",
     )
 
 
@@ -112,6 +113,16 @@ def _keys(values: Iterable[bytes]) -> tuple[tuple[str, str], ...]:
         if len(found) >= MAX_KEYS:
             break
     return tuple(sorted(found.items()))
+
+
+def _mail(values: Iterable[bytes]) -> str:
+    """The first that is an address, in an order that does not change with the server's mood."""
+    for value in sorted(values):
+        try:
+            return check_mail(value.decode())
+        except (BadName, UnicodeDecodeError):
+            continue
+    return ""
 
 
 def _disabled(values: Mapping[str, list[bytes]], now: float) -> str:

@@ -29,6 +29,7 @@ class Directory:
     name: str  # attributes
     ident: str
     keys: str = ""  # "": keys do not come from there
+    mail: str = ""  # "": addresses do not come from there
     passwords: bool = False  # are checked there
     groups: Groups = Groups.MEMBER_OF
     roles: tuple[tuple[str, str], ...] = ()  # group, role
@@ -57,6 +58,7 @@ class Found:
     disabled: str = ""  # why; "" for active
     keys: tuple[tuple[str, str], ...] = ()  # fingerprint, authorized_keys line
     roles: frozenset[str] = frozenset()
+    mail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ class Step:
     remove_roles: tuple[str, ...] = ()
     add_keys: tuple[tuple[str, str], ...] = ()
     remove_keys: tuple[str, ...] = ()
+    mail: str | None = None  # "": none any more
 
     @property
     def kind(self) -> str:
@@ -123,6 +124,7 @@ def _follow(
             new=True,
             add_roles=tuple(sorted(one.roles)),
             add_keys=tuple(sorted(keys.items())),
+            mail=one.mail or None,
             entry=_remembered(one, one.roles, keys),
         )
     back = person.disabled and entry.held  # who was disabled by hand is enabled by hand
@@ -138,6 +140,7 @@ def _follow(
         remove_roles=tuple(sorted((entry.roles - one.roles) & person.roles)),
         add_keys=tuple((print_, line) for print_, line in sorted(keys.items()) if print_ not in mine),
         remove_keys=tuple(sorted((entry.keys - keys.keys()) & mine)),
+        mail=one.mail if directory.mail and one.mail != person.mail else None,
         entry=_remembered(
             one,
             # A role that was set here before stays one of here.
@@ -146,7 +149,7 @@ def _follow(
         ),
     )
     changes = (step.add_roles, step.remove_roles, step.add_keys, step.remove_keys)
-    return step if back or any(changes) or step.entry != entry else None
+    return step if back or any(changes) or step.mail is not None or step.entry != entry else None
 
 
 def _remembered(one: Found, roles: Iterable[str], keys: Iterable[str]) -> DirectoryEntry:

@@ -12,6 +12,7 @@ name      = "uid"                           # ad: sAMAccountName
 id        = "entryUUID"                     # ad: objectGUID
 groups    = "memberOf"                      # ad: nested; member: groups that list member, uniqueMember or memberUid
 keys      = "sshPublicKey"                  # left out: keys are set here
+mail      = "mail"                          # left out: addresses are set here
 passwords = true                            # are checked there; left out: are set here
 every     = "15m"
 seconds   = 10
@@ -59,8 +60,8 @@ def parse_directory(table: Table, rights: Rights) -> Directory | None:
     """None with a problem."""
     before = len(table.reading.problems)
     table.known(
-        "url", "bind", "password", "ca", "base", "kind", "filter", "name", "id", "groups", "keys", "passwords", "every",
-        "seconds", "most", "alarm", "administer", "roles",
+        "url", "bind", "password", "ca", "base", "kind", "filter", "name", "id", "groups", "keys", "mail", "passwords",
+        "every", "seconds", "most", "alarm", "administer", "roles",
     )  # fmt: skip
     for key in ("url", "bind", "password", "base"):
         if key not in table.entry:
@@ -78,6 +79,7 @@ def parse_directory(table: Table, rights: Rights) -> Directory | None:
         name=table.parsed("name", attribute) or usual["name"],
         ident=table.parsed("id", attribute) or usual["id"],
         keys=table.parsed("keys", attribute) or "",
+        mail=table.parsed("mail", attribute) or "",
         passwords=table.flag("passwords"),
         groups=groups or Groups.MEMBER_OF,
         roles=_roles(table.table("roles"), rights, administer=table.flag("administer")),

@@ -163,6 +163,12 @@ def checks_password_of(desk: Authority, person: Person) -> bool:
     return directory is not None and directory.passwords and person.origin == DIRECTORY
 
 
+def brings_mail_of(desk: Authority, person: Person) -> bool:
+    """Whether the directory says where they are told; then nobody says so here."""
+    directory = desk.rules.directory
+    return directory is not None and bool(directory.mail) and person.origin == DIRECTORY
+
+
 @asynccontextmanager
 async def turn(desk: Authority, name: str) -> AsyncIterator[float]:
     """Checking a password, wherever it is checked: until when a wrong one waits. Busy if too many are being checked.
@@ -271,6 +277,8 @@ async def _take(desk: Authority, directory: Directory, step: Step, by: str, sour
             t.add_key(step.name, print_, line, now)
         if step.disable is not None:
             t.set_disabled(step.name, step.disable)
+        if step.mail is not None:
+            t.set_mail(step.name, step.mail)
         t.put_directory_entry(step.entry)
 
     detail = {
@@ -278,6 +286,7 @@ async def _take(desk: Authority, directory: Directory, step: Step, by: str, sour
         "roles removed": " ".join(step.remove_roles),
         "keys added": " ".join(print_ for print_, _ in step.add_keys),
         "keys removed": " ".join(step.remove_keys),
+        "mail": "" if step.mail is None else step.mail or "none",
         "asked by": by if by != DIRECTORY else "",
     }
     event = Event(

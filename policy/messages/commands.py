@@ -18,6 +18,7 @@ class PersonAdd(Message):
     roles: list[str] = []
     keys: list[str] = []  # authorized_keys lines
     password: str = ""
+    mail: str = ""
     reason: str = ""
 
 
@@ -29,6 +30,7 @@ class PersonSet(Message):
     remove_keys: list[str] = []  # SHA256 fingerprints
     password: str = ""
     disabled: bool | None = None
+    mail: str | None = None  # "": none any more
     reason: str = ""
 
 

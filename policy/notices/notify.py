@@ -17,6 +17,12 @@ sender = "bastion@example.org"
 user   = "bastion"
 password = "credential:mail"
 
+[[notify]]
+name   = "those concerned"
+mail   = ["$person"]                                 # each of what is theirs, at their own address; nobody else
+server = "smtps://mail.example.org"
+sender = "bastion@example.org"
+
 A text says what happened and which command decides it. It never carries a secret, nor a link or button that decides
 by itself: mails are opened by scanners and chats read by many, and neither has a second factor.
 """
@@ -32,6 +38,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from policy.names import check_mail
 from policy.rules.windows import format_duration
 from policy.tickets.settings import address, secret
 from policy.toml_tables import Reading, Table, show
@@ -67,6 +74,7 @@ TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
         "grant-revoke": Topic.DECISION,
         "request-expiring": Topic.EXPIRING,
         "checkout-ending": Topic.EXPIRING,
+        "grant-ending": Topic.EXPIRING,
         "break-glass": Topic.BREAK_GLASS,
         "host-key-mismatch": Topic.HOST_KEY,
         "person-locked": Topic.LOCK_OUT,
@@ -83,6 +91,18 @@ TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
     }
 )
 """Events of the audit trail that people are told of: nothing is told that is not kept, and nothing is told twice."""
+
+PERSON: Final = "$person"
+"""In `mail`: whoever an event is about, at the address that is kept of them."""
+CONCERNS: Final = frozenset(
+    {
+        "request-approve", "request-deny", "request-cancel", "request-expired", "grant-add", "grant-revoke",
+        "grant-ending", "checkout-ending", "checkin-forced",
+    }
+)  # fmt: skip
+"""What becomes of one person's leave and passwords: of these, `person` in the detail is told. What an event is about is
+never read from a field that whoever causes it may write."""
+PERSONAL: Final = frozenset(TOPICS[event] for event in CONCERNS)
 
 
 DONE: Final[Mapping[str, str]] = MappingProxyType(
@@ -114,27 +134,38 @@ class Destination:
     command: str = "ssh bastion"
     link: str = ""
 
+    @property
+    def personal(self) -> bool:
+        """Whether each person is told of what is theirs, and nobody of anything else."""
+        return self.mail == (PERSON,)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """`subject` is one line, `text` some; both printable but for line breaks."""
+    """`subject` is one line, `text` some; both printable but for line breaks. `person`: whom alone it may reach."""
 
     topic: Topic
     subject: str
     text: str
+    person: str = ""
 
 
 def notice(event: Event, to: Destination) -> Notice | None:
     """What `to` is told of an event; None if it is none of its topics."""
     topic = TOPICS.get(event.event)
-    if topic is None or topic not in to.on:
+    person = event.detail.get("person", "") if to.personal else ""
+    if topic is None or topic not in to.on or (to.personal and (event.event not in CONCERNS or not person)):
         return None
     subject, lines = _words(topic, event, to)
-    return Notice(topic=topic, subject=subject, text="\n".join([subject, *(line for line in lines if line)]))
+    text = "\n".join([subject, *(line for line in lines if line)])
+    return Notice(topic=topic, subject=subject, text=text, person=person)
 
 
 def void_soon(asked: int, expires: int, now: int) -> bool:
-    """Whether to tell again of a request that nobody decided; nanoseconds. Half an hour before, or the last quarter."""
+    """Whether to tell of the end of a request that nobody decided, or of leave; nanoseconds.
+
+    Half an hour before, or in the last quarter.
+    """
     return 0 < expires - now <= min(SOON_SECONDS * 1_000_000_000, (expires - asked) // 4)
 
 
@@ -186,6 +217,11 @@ def _words(topic: Topic, event: Event, to: Destination) -> tuple[str, list[str]]
             if event.event == "checkout-ending":
                 return f"the password of {what} is {person}'s until {_plain(detail.get('until', ''))}", [
                     f"bring it back: {to.command} vault checkin {_plain(detail.get('checkout', ''))}",
+                ]
+            if event.event == "grant-ending":
+                place = _plain(detail.get("place", ""))
+                return f"leave of {person} for {place} ends at {_plain(detail.get('ends', ''))}", [
+                    f"ask again: {to.command} request {place}",
                 ]
             return f"request {ident} of {person} for {_plain(detail.get('place', ''))} is void soon", [
                 f"decide: {to.command} approve {ident}",
@@ -293,18 +329,22 @@ def _destination(table: Table, names: list[str]) -> Destination:
     webhook = table.parsed("webhook", _hook) or ""
     if webhook.startswith("http") and "key" not in table.entry:
         table.problem("key", "missing: nobody could tell a message of this bastion from a forged one")
-    topics: list[Topic | None] = [*Topic]
+    mail = tuple(table.words("mail", _mailbox, one=True)) if by_mail else ()
+    if PERSON in mail and len(mail) > 1:
+        table.problem("mail", f"`{PERSON}` stands alone: what one person is told of is nobody else's to read")
+    offered = sorted(PERSONAL) if PERSON in mail else list(Topic)
+    topics: list[Topic | None] = [*offered]
     if "on" in table.entry:
-        topics = [table.choice("on", word, list(Topic)) for word in table.words("on", str)]
+        topics = [table.choice("on", word, offered) for word in table.words("on", str)]
     return Destination(
         name=name,
         on=frozenset(topic for topic in topics if topic is not None),
         webhook=webhook,
         key=table.parsed("key", secret) or "",
         ca=table.text("ca"),
-        mail=tuple(table.words("mail", _mailbox, one=True)) if by_mail else (),
+        mail=mail,
         server=table.parsed("server", _server) or "",
-        sender=table.parsed("sender", _mailbox) or "",
+        sender=table.parsed("sender", check_mail) or "",
         user=table.text("user"),
         password=table.parsed("password", secret) or "",
         command=table.text("command") or "ssh bastion",
@@ -317,10 +357,7 @@ def _hook(text: str) -> str:
 
 
 def _mailbox(text: str) -> str:
-    local, _, domain = text.rpartition("@")
-    if not local or not domain or not text.isascii() or any(char in text for char in " <>,;\"'\\"):
-        raise ValueError(f"got `{text[:60]}`, want an address like `ops@example.org`")
-    return text
+    return text if text == PERSON else check_mail(text)
 
 
 def _server(text: str) -> str:

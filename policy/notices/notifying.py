@@ -16,9 +16,11 @@ import structlog
 import trio
 
 from policy.messages import Called, HttpCall, MailCall
+from policy.naming import shown_time
 from policy.notices.notify import TOPICS, Destination, Notice, notice, signed, void_soon, webhook_body
 from policy.outside.secrets import OutsideError, read_secret, read_trust
-from policy.records import AuditRow
+from policy.records import AccessGrant, AccessRequest, AuditRow
+from policy.sessions.words import place_of
 from policy.store import Tables
 from policy.trail.audit import Event
 from policy.trail.ledger import LedgerError
@@ -35,10 +37,10 @@ AT_ONCE: Final = 4
 WEBHOOK_SECONDS: Final = 10.0
 MAIL_SECONDS: Final = 20.0
 EACH_MINUTE: Final = 30
-"""Notices for one destination; chats refuse more (Slack: one a second), and people do not read them."""
+"""Notices for one destination, or for one person; chats refuse more (Slack: one a second), and nobody reads them."""
 
 LOOK_SECONDS: Final = 60.0
-"""Between looks at the requests that are void soon."""
+"""Between looks at the requests that are void soon, and at leave that ends."""
 
 MARK: Final = "notices-told"
 """The setting that names the row of the trail up to which everything is told, or was given up."""
@@ -48,6 +50,7 @@ OLDEST: Final = 24 * 3600 * 1_000_000_000
 """Nanoseconds. What policyd could not tell for a day is left to the trail: nobody acts on it any more."""
 
 FAILED: Final = "notify-failed"
+NO_ADDRESS: Final = "has no mail address"
 
 _Heard = tuple[Event, int]
 
@@ -56,7 +59,7 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Health:
-    """Of one destination, by name."""
+    """Of one destination, or of one person at it: the one's many requests must not use up another's minute."""
 
     failing: bool = False  # audited already
     minute: int = 0
@@ -77,10 +80,10 @@ class Notifier:
     _waiting: dict[int, int] = field(default_factory=dict)  # row -> destinations that are not told of it yet
     _newest: int = 0  # row that was heard, or lies behind us
     _moved: trio.Event = field(default_factory=trio.Event)
-    _health: dict[str, _Health] = field(default_factory=dict)
+    _health: dict[tuple[str, str], _Health] = field(default_factory=dict)  # destination, person or ""
     _under_way: int = 0
     _turns: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(AT_ONCE))
-    _soon: set[str] = field(default_factory=set)  # requests that were told of again
+    _soon: set[str] = field(default_factory=set)  # requests that were told of again, and grants
 
     def hear(self, event: Event, row: int) -> None:
         """An event that is kept, and where. Returns at once, whatever there is to tell."""
@@ -158,25 +161,39 @@ class Notifier:
             log.error("notices-not-kept", why=str(error))
 
     async def _look(self) -> None:
-        """Requests that nobody has decided, each once."""
+        """Requests that nobody has decided, and leave that ends: each once."""
         while True:
-            waiting, now = self.desk.standing.requests, time.time_ns()
-            for one in list(waiting.values()):
-                if one.id not in self._soon and void_soon(one.asked, one.expires, now):
-                    self._soon.add(one.id)
-                    detail = {"person": one.person, "place": f"{one.account}@{one.target}"}
-                    try:
-                        await self.desk.ledger.note(
-                            Event(event="request-expiring", who="policyd", what=one.id, detail=detail)
-                        )
-                    except LedgerError as error:
-                        log.error("notice-dropped", about=one.id, why=str(error))
-            self._soon &= waiting.keys()
+            now, grants = time.time_ns(), self.desk.standing.all()
+            for one in list(self.desk.standing.requests.values()):
+                if void_soon(one.asked, one.expires, now):
+                    await self._say("request-expiring", one)
+            for grant in grants:
+                spent = 0 < grant.uses <= grant.used
+                if grant.token is None and not spent and void_soon(grant.starts, grant.ends, now):
+                    await self._say("grant-ending", grant, ends=shown_time(grant.ends))
+            self._soon &= self.desk.standing.requests.keys() | {grant.id for grant in grants}
             await trio.sleep(LOOK_SECONDS)
+
+    async def _say(self, event: str, about: AccessRequest | AccessGrant, **more: str) -> None:
+        if about.id in self._soon:
+            return
+        self._soon.add(about.id)
+        detail = {"person": about.person, "place": place_of(about), **more}
+        try:
+            await self.desk.ledger.note(Event(event=event, who="policyd", what=about.id, detail=detail))
+        except LedgerError as error:
+            log.error("notice-dropped", about=about.id, why=str(error))
+
+    def _addresses(self, to: Destination, told: Notice) -> tuple[str, ...]:
+        """Where a mail goes; nowhere if it is for a person who has no address."""
+        if not to.personal:
+            return to.mail
+        person = self.desk.roster.person(told.person)
+        return (person.mail,) if person is not None and person.mail else ()
 
     def _room_for(self, to: Destination, told: Notice) -> Notice | None:
         """The notice, with a word on those that were left out; None if it is one of them."""
-        health = self._health.setdefault(to.name, _Health())
+        health = self._health.setdefault((to.name, told.person), _Health())
         minute = int(trio.current_time() // 60)
         if health.minute != minute:
             health.minute, health.sent = minute, 0
@@ -191,10 +208,10 @@ class Notifier:
         return told
 
     async def _tell(self, to: Destination, told: Notice, row: int) -> None:
-        health = self._health[to.name]
+        health = self._health[to.name, told.person]
         try:
             problem = await self._tried(to, told)
-            for pause in self.pauses:
+            for pause in self.pauses if problem != NO_ADDRESS else ():
                 if not problem:
                     break
                 log.warning("notice-waits", to=to.name, about=told.subject, why=problem, again_in=pause)
@@ -204,7 +221,10 @@ class Notifier:
             if problem:
                 log.error(FAILED, to=to.name, about=told.subject, why=problem)
             if problem and not known:  # once: a server that is away for a day must not fill the trail
-                await self.desk.ledger.note(Event(event=FAILED, who="policyd", what=to.name, why=problem))
+                detail = {"person": told.person} if told.person else {}
+                await self.desk.ledger.note(
+                    Event(event=FAILED, who="policyd", what=to.name, why=problem, detail=detail)
+                )
         except LedgerError as error:
             log.error(FAILED, to=to.name, why=str(error))
         finally:
@@ -213,9 +233,12 @@ class Notifier:
 
     async def _tried(self, to: Destination, told: Notice) -> str:
         """Why it did not arrive; "" if it did."""
+        addresses = self._addresses(to, told)
+        if not to.webhook and not addresses:
+            return NO_ADDRESS
         try:
             async with self._turns:
-                called = await (self._posted(to, told) if to.webhook else self._mailed(to, told))
+                called = await (self._posted(to, told) if to.webhook else self._mailed(to, addresses, told))
         except OutsideError as error:
             return str(error)
         if called.error:
@@ -234,11 +257,11 @@ class Notifier:
             HttpCall(task=0, method="POST", url=url, headers=headers, body=body, seconds=WEBHOOK_SECONDS, trust=trust)
         )
 
-    async def _mailed(self, to: Destination, told: Notice) -> Called:
+    async def _mailed(self, to: Destination, addresses: tuple[str, ...], told: Notice) -> Called:
         password, trust = await self._secret(to.password), await self._trust(to.ca)
         return await self.desk.couriers.mail(
             MailCall(
-                task=0, url=to.server, sender=to.sender, to=list(to.mail), subject=f"bastion: {told.subject}",
+                task=0, url=to.server, sender=to.sender, to=list(addresses), subject=f"bastion: {told.subject}",
                 text=told.text + "\n", user=to.user, password=password, seconds=MAIL_SECONDS, trust=trust,
             )
         )  # fmt: skip

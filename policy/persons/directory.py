@@ -6,6 +6,7 @@ from dataclasses import replace
 from policy import naming
 from policy.authority import Authority, ended_note
 from policy.conversation import Conversation
+from policy.ldap.sync import brings_mail_of
 from policy.leave.requests import text
 from policy.login.lockouts import CODE, PERSON
 from policy.messages import Done, PersonAdd, PersonList, PersonSet, PersonShow, Rows
@@ -22,12 +23,13 @@ async def person_add(desk: Authority, talk: Conversation, request: PersonAdd) ->
     name = naming.person_name(request.name)
     keys = naming.person_keys(request.keys)
     roles = sorted({naming.role_name(role) for role in request.roles})
+    mail = naming.mail(request.mail)
     why = text(request.reason, "reason")
     phc = await desk.hashed(request.password)
     now = time.time_ns()
 
     def change(t: Tables) -> None:
-        t.add_person(name, now)
+        t.add_person(name, now, mail=mail)
         for role in roles:
             t.add_role(name, role)
         for fingerprint, line in keys.items():
@@ -35,7 +37,7 @@ async def person_add(desk: Authority, talk: Conversation, request: PersonAdd) ->
         if phc:
             t.put_password(name, phc, now)
 
-    detail = {"roles": " ".join(roles), "keys": " ".join(keys), "password": "set" if phc else ""}
+    detail = {"roles": " ".join(roles), "keys": " ".join(keys), "password": "set" if phc else "", "mail": mail}
     try:
         await desk.change_person(
             name, change, talk.event("person-add", name, detail, why=why),
@@ -69,6 +71,9 @@ async def person_set(desk: Authority, talk: Conversation, request: PersonSet) ->
         raise CommandRefused(
             f"person `{person.name}` would have {len(mine) + len(keys)} keys, at most {naming.MAX_KEYS}"
         )
+    mail = None if request.mail is None else naming.mail(request.mail)
+    if mail is not None and brings_mail_of(desk, person):
+        raise CommandRefused(f"the mail address of `{person.name}` comes from the directory", "change it there")
     why = text(request.reason, "reason")
     if add:
         not_for_oneself(talk.person, person.name, "roles")
@@ -81,6 +86,7 @@ async def person_set(desk: Authority, talk: Conversation, request: PersonSet) ->
         person, roles=(person.roles | add) - remove, phc=phc or person.phc,
         keys=(*left, *(PersonKey(fingerprint=print_, line=line) for print_, line in keys.items())),
         disabled=person.disabled if request.disabled is None else request.disabled,
+        mail=person.mail if mail is None else mail,
     )  # fmt: skip
 
     def check() -> None:
@@ -101,6 +107,8 @@ async def person_set(desk: Authority, talk: Conversation, request: PersonSet) ->
         if phc:
             t.put_password(person.name, phc, now)
             t.clear_failures(PERSON, person.name)
+        if mail is not None:
+            t.set_mail(person.name, mail)
         if request.disabled is not None:
             t.set_disabled(person.name, request.disabled)
             if not request.disabled:
@@ -114,6 +122,7 @@ async def person_set(desk: Authority, talk: Conversation, request: PersonSet) ->
         "keys removed": " ".join(request.remove_keys),
         "password": "set" if phc else "",
         "disabled": "" if request.disabled is None else str(request.disabled).lower(),
+        "mail": "" if mail is None else mail or "none",
     }
     changes = {key: value for key, value in changes.items() if value}
     if not changes:
@@ -167,6 +176,7 @@ async def person_show(desk: Authority, talk: Conversation, request: PersonShow) 
     now = time.time()
     ways = {"password": desk.lockouts.locked_person(one.name, now), "code": desk.lockouts.locked_code(one.name, now)}
     rows += [["locked", " ".join(way for way, locked in ways.items() if locked) or "no"]]
+    rows += [["mail", one.mail]] if one.mail else []
     rows += [["comes from", one.origin]] if one.origin != "local" else []
     rows += [["owns", scope] for scope in one.owns]
     rows += [["session", live.id] for live in desk.sessions.of_person(one.name)]
@@ -186,13 +196,15 @@ def _state(person: Person) -> str:
 
 
 def _before_and_after(before: Person, after: Person) -> dict[str, str]:
-    """Roles and keys as they were and are, of what changed: whoever reads one event needs no other."""
+    """Roles, keys and address as they were and are, of what changed: whoever reads one event needs no other."""
     shown: dict[str, str] = {}
     if before.roles != after.roles:
         shown |= {"roles before": " ".join(sorted(before.roles)) or "none"}
         shown |= {"roles after": " ".join(sorted(after.roles)) or "none"}
     if before.keys != after.keys:
         shown |= {"keys before": str(len(before.keys)), "keys after": str(len(after.keys))}
+    if before.mail != after.mail:
+        shown |= {"mail before": before.mail or "none", "mail after": after.mail or "none"}
     return shown
 
 

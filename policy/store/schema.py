@@ -49,6 +49,7 @@ person = Table(
     Column("offboarded", BigInteger),  # when; a name is never given to another person
     Column("created", BigInteger, nullable=False),
     Column("origin", String(16), nullable=False, server_default="local"),  # local | directory
+    Column("mail", String(254), nullable=False, server_default=""),
 )
 
 role = Table(

@@ -97,12 +97,16 @@ class Tables:
                 created=row.created,
                 origin=row.origin,
                 owns=tuple(sorted(owns[row.name])),
+                mail=row.mail,
             )
             for row in self._db.execute(query)
         ]
 
-    def add_person(self, name: str, now: int, *, origin: str = "local") -> None:
-        self._insert(s.person, name=name, disabled=False, offboarded=None, created=now, origin=origin)
+    def add_person(self, name: str, now: int, *, origin: str = "local", mail: str = "") -> None:
+        self._insert(s.person, name=name, disabled=False, offboarded=None, created=now, origin=origin, mail=mail)
+
+    def set_mail(self, name: str, mail: str) -> None:
+        self._db.execute(update(s.person).where(s.person.c.name == name).values(mail=mail))
 
     def set_disabled(self, name: str, disabled: bool) -> None:
         """By hand, until `put_directory_entry` says otherwise: the directory does not undo what people do here."""
@@ -110,8 +114,9 @@ class Tables:
         self._db.execute(update(s.directory_entry).where(s.directory_entry.c.person == name).values(held=False))
 
     def offboard(self, name: str, now: int) -> None:
-        """Keep the name, so that nobody inherits its history; drop every way to prove it."""
-        self._db.execute(update(s.person).where(s.person.c.name == name).values(disabled=True, offboarded=now))
+        """Keep the name, so that nobody inherits its history; drop every way to prove it, and where to tell them."""
+        gone = {"disabled": True, "offboarded": now, "mail": ""}
+        self._db.execute(update(s.person).where(s.person.c.name == name).values(**gone))
         self.proofs.remove_authenticators(name)
         for table in (s.role, s.key, s.password, s.code, s.invitation, s.owner, s.directory_entry):
             self._db.execute(delete(table).where(table.c.person == name))

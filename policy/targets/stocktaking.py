@@ -10,7 +10,7 @@ from policy.messages import Inventory, Rows
 from policy.naming import CommandRefused
 from policy.paging import paged
 
-PERSONS = ["person", "state", "origin", "roles", "keys", "owns"]
+PERSONS = ["person", "state", "origin", "roles", "keys", "owns", "mail"]
 TARGETS = ["target", "address", "labels", "host keys"]
 ACCOUNTS = ["target", "account", "kind", "key"]
 
@@ -33,7 +33,8 @@ def _persons(desk: Authority, after: str) -> Iterator[tuple[str, list[str]]]:
     for one in filter(lambda one: one.name > after, desk.roster.persons()):
         state = "offboarded" if one.offboarded is not None else "disabled" if one.disabled else "active"
         keys = "\n".join(key.line for key in one.keys)
-        yield one.name, [one.name, state, one.origin, " ".join(sorted(one.roles)), keys, "\n".join(one.owns)]
+        roles, owns = " ".join(sorted(one.roles)), "\n".join(one.owns)
+        yield one.name, [one.name, state, one.origin, roles, keys, owns, one.mail]
 
 
 def _targets(desk: Authority, after: str) -> Iterator[tuple[str, list[str]]]:

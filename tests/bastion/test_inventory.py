@@ -2,6 +2,7 @@
 
 import base64
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,27 @@ def test_a_key_with_other_options_goes_and_comes_again():
     assert second.add_keys == [key(1, "verify-required ") + " alice@laptop"]
 
 
+@pytest.mark.parametrize(
+    ("had", "line", "said"),
+    [
+        ("", 'mail = "alice@example.org"', ["mail none -> alice@example.org"]),
+        ("alice@example.org", 'mail = ""', ["mail alice@example.org -> none"]),
+        ("alice@example.org", 'mail = "alice@example.org"', []),
+        ("alice@example.org", "", []),
+    ],
+)
+def test_an_address_is_set_and_taken_away(had, line, said):
+    present = Present(persons={"alice": replace(ALICE, mail=had)})
+    steps = plan(read(f"[persons.alice]\n{line}\n", "f"), present, {}, prune=False, reason="").steps
+    assert [one for step in steps for one in step.detail] == said
+
+
+@pytest.mark.parametrize("bad", ['"alice"', '"a@b, c@d"', '"a@b\\n"', "3", '["a@b"]'])
+def test_an_address_that_is_none(bad):
+    (problem,) = problems(f"[persons.alice]\nmail = {bad}\n")
+    assert problem.startswith("inv.toml:2: persons.alice.mail: got ")
+
+
 def test_what_persons_gain_comes_before_what_others_lose():
     zoe = '\n[persons.zoe]\nroles = ["admin"]\n'
     present = Present(persons={"alice": HasPerson(
@@ -251,7 +273,7 @@ def test_what_is_written_changes_nothing(persons, targets):
         persons={
             name: HasPerson(
                 name=name, state="disabled" if disabled else "active", origin="local", roles=roles,
-                keys=(key(1),), owns=("*",) if disabled else (),
+                keys=(key(1),), owns=("*",) if disabled else (), mail="a@example.org" if disabled else "",
             )
             for name, (roles, disabled) in persons.items()
         },

@@ -261,6 +261,15 @@ def test_groups_that_list_their_members() -> None:
         persons(entry("alice"), settings='groups = "member"', dba=[group])
 
 
+def test_the_address_is_the_first_that_is_one() -> None:
+    bad = [b"", b"\xff@x", b"a@b, c@d", b"a@b\nBcc: c@d", "älice@example.org".encode()]
+    told = entry(mail=[*bad, b"b@example.org", b"a@example.org"])
+    assert persons(told, settings='mail = "mail"')[0]["alice"].mail == "a@example.org"
+    assert persons(entry(mail=bad), settings='mail = "mail"')[0]["alice"].mail == ""
+    assert persons(told)[0]["alice"].mail == "", "an address that was not asked for"
+    assert "mail" in asking.persons(directory('mail = "mail"')).attributes
+
+
 # --- what a sync changes ----------------------------------------------------------------------------
 
 
@@ -308,6 +317,23 @@ def test_who_comes_back_is_enabled_unless_it_was_done_by_hand() -> None:
     (step,) = planned([found("alice")], [gone], [remembered("alice", held=True)]).steps
     assert (step.kind, step.disable, step.entry.held) == ("enable", False, False)
     assert planned([found("alice")], [gone], [remembered("alice", held=False)]).steps == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "there", "here", "mail"),
+    [
+        ('mail = "mail"', "a@example.org", "", "a@example.org"),
+        ('mail = "mail"', "a@example.org", "b@example.org", "a@example.org"),
+        ('mail = "mail"', "", "a@example.org", ""),
+        ('mail = "mail"', "a@example.org", "a@example.org", None),
+        ("", "", "a@example.org", None),
+    ],
+)
+def test_the_address_follows_the_directory(settings: str, there: str, here: str, mail: str | None) -> None:
+    steps = planned([found("alice", mail=there)], [theirs("alice", mail=here)], settings=settings).steps
+    assert [step.mail for step in steps] == ([] if mail is None else [mail])
+    (new,) = planned([found("bob", mail=there)], [], settings=settings).steps
+    assert new.mail == (there or None)
 
 
 def test_persons_of_here_are_never_taken_over() -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from policy import messages as m
 from policy.notices.notify import (
+    CONCERNS,
+    PERSON,
     TOPICS,
     Destination,
     Topic,
@@ -29,6 +31,7 @@ from tests.policy.courier import courier_of
 from tests.policy.policyd import RULES, Policyd
 from tests.support.net import wait_until
 
+OWN = Destination(name="own", on=frozenset(Topic), mail=(PERSON,))
 ALL = Destination(name="all", on=frozenset(Topic), link="https://bastion.example.org/r/{id}")
 ASKED = Event(
     event="request", who="alice", what="root@web1", why="disk full", source="192.0.2.7",
@@ -74,6 +77,9 @@ def test_a_request_is_told_with_the_command_that_decides_it() -> None:
          ["the password of root@web1 was taken from alice by sue", "reason: `<holiday>`"]),
         (Event(event="rotation-in-doubt", who="bastion", what="root@web1", why="the line broke"),
          ["what opens root@web1 is in doubt", "the line broke", "try now: ssh bastion account rotate root@web1"]),
+        (Event(event="grant-ending", what="g-1", detail={
+            "person": "alice", "place": "root@web1", "ends": "2026-11-25 10:00"}),
+         ["leave of alice for root@web1 ends at 2026-11-25 10:00", "ask again: ssh bastion request root@web1"]),
         (Event(event="request-expiring", what="r-1", detail={"person": "alice", "place": "root@web1"}),
          ["request r-1 of alice for root@web1 is void soon", "decide: ssh bastion approve r-1"]),
     ],
@@ -108,6 +114,17 @@ def test_nothing_else_is_told() -> None:
     only = Destination(name="some", on=frozenset({Topic.LOCK_OUT}))
     assert notice(ASKED, only) is None
     assert notice(Event(event="login", who="alice"), ALL) is None
+
+
+@pytest.mark.parametrize("kind", TOPICS)
+def test_what_concerns_one_person_reaches_them_and_nothing_else_does(kind: str) -> None:
+    """Attack: an event with somebody's name in it, whoever it is about, is a mail to them."""
+    told = notice(Event(event=kind, who="bob", what="carol", detail={"person": "alice"}), OWN)
+    assert (told.person if told is not None else None) == ("alice" if kind in CONCERNS else None)
+    assert notice(Event(event=kind, who="bob", what="carol"), OWN) is None, "nobody is named"
+    (everybody,) = [notice(Event(event=kind, detail={"person": "alice"}), ALL)]
+    assert everybody is not None
+    assert everybody.person == "", "to the addresses of the file"
 
 
 def test_the_signature_is_over_time_and_body() -> None:
@@ -152,6 +169,11 @@ def test_a_request_is_told_of_again_before_it_is_void(minutes: int, left: int, s
         ('[[notify]]\nname = "a"\nwebhook = "file:u"\n[[notify]]\nname = "a"\nwebhook = "file:u"', 5,
          "want a name of its"),
         ('[[notify]]\nname = "a"\nmail = ["a@b"]', 1, "server: missing"),
+        ('[[notify]]\nname = "a"\nmail = ["$person", "a@b"]\nserver = "smtps://x"\nsender = "a@b"', 3, "stands alone"),
+        ('[[notify]]\nname = "a"\nmail = ["$owner"]\nserver = "smtps://x"\nsender = "a@b"', 3, "want an address like"),
+        ('[[notify]]\nname = "a"\nmail = ["a@b\\nRCPT"]\nserver = "smtps://x"\nsender = "a@b"', 3, "want an address"),
+        ('[[notify]]\nname = "a"\nmail = "$person"\nserver = "smtps://x"\nsender = "a@b"\non = ["lock-out"]', 6,
+         "want one of decision, expiring, vault"),
         ('[[notify]]\nname = "a"\nmail = ["a b"]\nserver = "smtps://x"\nsender = "a@b"', 3, "want an address like"),
         ('[[notify]]\nname = "a"\nmail = ["a@b"]\nserver = "http://x"\nsender = "a@b"', 4, "want `smtps://HOST"),
         ('[[notify]]\nname = "a"\nmail = ["a@b"]\nserver = "smtp://u:p@x"\nsender = "a@b"', 4, "want `smtps://HOST"),
@@ -382,3 +404,98 @@ def test_a_request_and_its_decision_are_told(policyd: Policyd) -> None:
         wait_until("the decision", lambda: len(courier.calls) == 2)
         text = json.loads(courier.calls[1].body)["text"]
         assert text.startswith(f"{asked.data['request']} of gina for deploy@web1 approved by alice\ncomment: `go`")
+
+
+CONCERNED = """
+[[notify]]
+name   = "those concerned"
+mail   = ["$person"]
+server = "smtps://mail.example.org"
+sender = "bastion@example.org"
+"""
+
+
+@pytest.fixture
+def personal(policyd: Policyd) -> Policyd:
+    """gina asks for leave, and has an address; hana, who asks as well, has none."""
+    (policyd.home / "policy.toml").write_text(RULES + APPROVED + CONCERNED)
+    policyd.person("hana", "guest")
+    policyd.done(m.PersonSet(name="gina", mail="gina@example.org"))
+    policyd.done(m.PersonSet(name="alice", mail="alice@example.org"))
+    policyd.done(m.Reload())
+    return policyd
+
+
+def asked_and_denied(policyd: Policyd, person: str) -> None:
+    wish = m.RequestAccess(account="deploy", target="web1", seconds=3600, reason="demo")
+    asked = policyd.login(person).ask(wish)
+    assert isinstance(asked, m.Done), asked.cause
+    decided = policyd.login("alice").ask(m.Decide(request=asked.data["request"], approve=False, comment="no"))
+    assert isinstance(decided, m.Done), decided.cause
+
+
+def test_a_person_is_told_at_their_own_address_and_nobody_else_is(personal: Policyd) -> None:
+    with courier_of(personal) as courier:
+        courier.reply = arrived
+        asked_and_denied(personal, "gina")
+        wait_until("the decision", lambda: courier.calls)
+        mismatch(personal)
+        asked_and_denied(personal, "hana")
+        wait_until("the word that there is nowhere to tell it", lambda: personal.audit("notify-failed"))
+        personal.done(m.PersonSet(name="gina", mail="gina@elsewhere.example"))
+        asked_and_denied(personal, "gina")
+        wait_until("the second decision", lambda: len(courier.calls) == 2)
+        assert [call.to for call in courier.calls] == [["gina@example.org"], ["gina@elsewhere.example"]]
+        assert all("of gina for deploy@web1 denied by alice" in call.text for call in courier.calls)
+
+
+def test_who_has_no_address_is_named_once_until_there_is_one(personal: Policyd) -> None:
+    with courier_of(personal) as courier:
+        courier.reply = arrived
+        asked_and_denied(personal, "hana")
+        wait_until("the event", lambda: personal.audit("notify-failed"))
+        asked_and_denied(personal, "hana")
+        wait_until("the log", lambda: personal.log().count('"event": "notify-failed"') == 2)
+        (event,) = personal.audit("notify-failed")
+        assert (event["what"], event["why"]) == ("those concerned", "has no mail address")
+        assert event["detail"] == "person=hana"
+        personal.done(m.PersonSet(name="hana", mail="hana@example.org"))
+        asked_and_denied(personal, "hana")
+        wait_until("the mail", lambda: courier.calls)
+        assert courier.calls[0].to == ["hana@example.org"]
+        assert len(personal.audit("notify-failed")) == 1
+
+
+def test_ones_many_requests_leave_anothers_minute_alone(personal: Policyd) -> None:
+    """Attack: whoever floods what is told to themselves keeps somebody else from hearing what was taken from them."""
+    with courier_of(personal) as courier:
+        courier.reply = arrived
+        gina = personal.login("gina")
+
+        def one_more() -> bool:
+            asked = gina.ask(m.RequestAccess(account="deploy", target="web1", seconds=3600, reason="demo"))
+            assert isinstance(gina.ask(m.RequestCancel(request=asked.data["request"])), m.Done)
+            return "too many in this minute" in personal.log()
+
+        wait_until("gina's minute is full", one_more, 60)
+        personal.done(m.PersonSet(name="hana", mail="hana@example.org"))
+        asked_and_denied(personal, "hana")
+        wait_until("hana's mail", lambda: ["hana@example.org"] in [call.to for call in courier.calls])
+
+
+def test_leave_that_ends_is_told_to_who_has_it(personal: Policyd) -> None:
+    with courier_of(personal) as courier:
+        courier.reply = arrived
+        personal.done(m.GrantAdd(person="gina", account="deploy", target="web1", seconds=1200, reason="demo"))
+    personal.kill()
+    with closing(sqlite3.connect(personal.database)) as database:  # as if most of it were over
+        database.execute("UPDATE access_grant SET starts = starts - 7200000000000")
+        database.commit()
+    personal.start()
+    with courier_of(personal) as courier:
+        courier.reply = arrived
+        wait_until("the mail", lambda: [one for one in courier.calls if "ends at" in one.subject], 60)
+        (ending,) = [one for one in courier.calls if "ends at" in one.subject]
+        assert ending.to == ["gina@example.org"]
+        assert ending.subject.startswith("bastion: leave of gina for deploy@web1 ends at ")
+        assert "ask again: ssh bastion request deploy@web1" in ending.text

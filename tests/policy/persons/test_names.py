@@ -8,6 +8,7 @@ from policy.names import (
     COMMON_ACCOUNTS,
     BadName,
     check_account_name,
+    check_mail,
     check_person_name,
     check_target_name,
     plain_address,
@@ -47,7 +48,21 @@ def test_accounts(name):
         check_account_name(name)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "", "alice", "@example.org", "alice@", "a@b@c", "alice@example.org, bob@example.org", "a@b c", "Al <a@b>",
+        "a@b>", "a@b\nRCPT TO:<c@d>", "a@b\r", "a@b\x00", "älice@example.org", "a`x`@b", "$person", '"a"@b',
+        "a" * 251 + "@b.c",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_more_than_one_mailbox_or_none(address):
+    with pytest.raises(BadName, match="want an address like"):
+        check_mail(address)
+
+
 def test_names_that_are_good():
+    assert check_mail("a.b+c@mail.example.org") == "a.b+c@mail.example.org"
     assert check_person_name("alice@example.org") == "alice@example.org"
     assert check_target_name("web-1.example") == "web-1.example"
     assert check_account_name("DOMAIN\\svc$") == "DOMAIN\\svc$"
