@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-import structlog
-
 from policy import memory
 
 if TYPE_CHECKING:
@@ -31,11 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     _log_json()
     from policy.configuration import BadConfiguration
-    from policy.naming import CommandRefused
-    from policy.peers import SocketError
-    from policy.setup import NotReady
-    from policy.store import StoreError
-    from policy.vault.secret import VaultError
+    from policy.errors import PolicyError
 
     try:
         arguments.run(arguments)
@@ -44,10 +38,8 @@ def main(argv: list[str] | None = None) -> None:
             print("\n".join(error.problems), file=sys.stderr)
             sys.exit(EXIT_MISCONFIGURED)
         _fail("\n".join(error.problems), "put it right, then: bastion check-config && bastion policy check")
-    except (NotReady, StoreError, VaultError, CommandRefused) as error:
+    except PolicyError as error:
         _fail(error.cause, error.hint)
-    except SocketError as error:
-        _fail(str(error), "see who has it: ss -xlp")
     except OSError as error:
         where = error.filename or "system"
         _fail(
@@ -196,6 +188,10 @@ def _passphrase(config: "Configuration", arguments: argparse.Namespace, *, new: 
 
 def _log_json() -> None:
     """One event, one line of JSON on standard error. Exceptions never bring values along."""
+    # structlog would load rich, for tracebacks on a terminal: 6.6 MiB and 0.15 s of every daemon, and values shown.
+    sys.modules["rich.console"] = sys.modules["rich.pretty"] = None  # type: ignore[assignment]
+    import structlog
+
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -27,6 +27,7 @@ from policy.outside.couriers import Couriers
 from policy.outside.runners import Runners
 from policy.outside.workers import Workers
 from policy.persons.safeguards import administrators
+from policy.records import Account, Person, Target
 from policy.roster import Roster
 from policy.rotation.due import NoRotations, Rotations
 from policy.rules.conditions import Factor
@@ -34,7 +35,6 @@ from policy.rules.rights import Right
 from policy.rules.ruleset import RuleSet, differences
 from policy.sessions.live import Live, Sessions
 from policy.store import Tables
-from policy.store.records import Account, Person, Target
 from policy.tickets.ticketing import Ticketing
 from policy.trail.audit import Event, clean
 from policy.trail.ledger import Ledger, side_by_side

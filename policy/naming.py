@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from policy import names
+from policy.errors import PolicyError
 from policy.keys import sshkeys
 from policy.keys.sshwire import BadKey
 from policy.model import PersonName, TargetName
@@ -25,13 +26,11 @@ MAX_PINS: Final = 16
 """Host keys of one target: four types, some of them twice while they are rotated."""
 
 
-class CommandRefused(Exception):
-    """A request that is not carried out: cause, then the next command. `code` is an exit code; `need` as of Refused."""
+class CommandRefused(PolicyError):
+    """A request that is not carried out. `code` is an exit code; `need` as of Refused."""
 
     def __init__(self, cause: str, hint: str = "", *, code: int = 64, need: str = "") -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.hint = hint
+        super().__init__(cause, hint)
         self.code = code
         self.need = need
 

@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from policy.errors import PolicyError
 from policy.messages import MAX_MESSAGE
 
 GATEWAY_SOCKET: Final = "policyd.sock"
@@ -36,8 +37,11 @@ SPARE: Final = 128
 """Descriptors kept back, or a quarter where there are fewer: the database with its log, the audit head, operators."""
 
 
-class SocketError(Exception):
+class SocketError(PolicyError):
     """A socket cannot be made where it should be."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"socket `{path}`: {problem}", "see who has it: ss -xlp")
 
 
 class Oversized(Exception):
@@ -112,7 +116,7 @@ def listen(path: Path, group: int) -> trio.socket.SocketType:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise SocketError(f"socket `{path}`: {error.strerror or error}") from None
+        raise SocketError(path, error.strerror or str(error)) from None
     finally:
         os.umask(old)
     return trio.socket.from_stdlib_socket(sock)
@@ -136,7 +140,7 @@ def _clear(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode) or status.st_uid not in (0, os.geteuid()):
-        raise SocketError(f"socket `{path}`: something that is not our socket is there")
+        raise SocketError(path, "something that is not our socket is there")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
         probe.settimeout(1)
         try:
@@ -144,7 +148,7 @@ def _clear(path: Path) -> None:
         except (ConnectionRefusedError, FileNotFoundError):
             pass
         except OSError as error:
-            raise SocketError(f"socket `{path}`: {error.strerror}") from None
+            raise SocketError(path, str(error.strerror)) from None
         else:
-            raise SocketError(f"socket `{path}`: another policyd is running")
+            raise SocketError(path, "another policyd is running")
     path.unlink(missing_ok=True)

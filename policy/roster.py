@@ -7,8 +7,8 @@ answers, so a decision made after the answer sees the change.
 from collections.abc import Iterable
 from typing import Final
 
+from policy.records import Account, Authenticator, Person, Target
 from policy.store import Tables
-from policy.store.records import Account, Authenticator, Person, Target
 
 TOTP: Final = "totp"
 

@@ -13,9 +13,10 @@ from policy import naming, store
 from policy.authorities import keeping
 from policy.authorities.life import Authorities
 from policy.configuration import Configuration
+from policy.errors import PolicyError
 from policy.outside.own_courier import own_courier
+from policy.records import VaultKey
 from policy.store import Store, Tables
-from policy.store.records import VaultKey
 from policy.trail import audit
 from policy.trail.audit import Event, Head, HeadFile
 from policy.vault import keyring
@@ -28,13 +29,8 @@ from policy.vault.rekeying import MASTER
 from policy.vault.secret import NotYet, Secret, VaultError, WrongPassphrase
 
 
-class NotReady(Exception):
-    """policyd cannot start, or cannot be made: cause, then the command that helps."""
-
-    def __init__(self, cause: str, hint: str = "") -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.hint = hint
+class NotReady(PolicyError):
+    """policyd cannot start, or cannot be made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +63,7 @@ async def make_state(
             f"state `{config.state}` exists already: nothing was changed", "use it, or choose another folder"
         )
     root = keyring.new_root()
-    async with _master(config, passphrase) as master:
+    async with master_at_hand(config, passphrase) as master:
         said = await master.make()
         first = await keyring.wrap(master, keyring.FIRST, root)
     database = store.create(config.policy.database, config.state)
@@ -120,7 +116,7 @@ async def _open(config: Configuration, master: Master, database: Store) -> State
 async def accept_trail(config: Configuration, passphrase: Secret | None = None) -> str:
     """Go on from the trail and the vault as the database has them; that becomes an event. What was done, in words."""
     database = store.open_store(config.policy.database, config.state)
-    async with _master(config, passphrase) as master:
+    async with master_at_hand(config, passphrase) as master:
         with database.read() as tables:
             vault, register = await _open_vault(tables, master)
     head_file = HeadFile(config.head, vault.audit_key())
@@ -185,7 +181,7 @@ async def _unwrapped(tables: Tables, master: Master) -> dict[int, Secret]:
 
 
 @asynccontextmanager
-async def _master(config: Configuration, passphrase: Secret | None) -> AsyncIterator[Master]:
+async def master_at_hand(config: Configuration, passphrase: Secret | None) -> AsyncIterator[Master]:
     """For a command of an operator's, who has the passphrase at hand, and waits for no server that may come back."""
     master = parse(config.policy.master_key, config.state, os.environ)
     if not isinstance(master, TransitMaster):
@@ -196,6 +192,12 @@ async def _master(config: Configuration, passphrase: Secret | None) -> AsyncIter
             yield parse(config.policy.master_key, config.state, os.environ, courier.http)
     except NotYet as error:
         raise VaultError(error.cause, "nothing was changed: put it right, then say this again") from None
+
+
+async def open_at_hand(config: Configuration, passphrase: Secret | None) -> State:
+    """As `open_state`, for a command."""
+    async with master_at_hand(config, passphrase) as master:
+        return await open_state(config, master)
 
 
 def supplied(master: Master, passphrase: Secret | None) -> Master:

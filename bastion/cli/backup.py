@@ -67,11 +67,13 @@ def backup(
 @click.option("--into", type=click.Path(path_type=Path), metavar="DIR", help="A new folder.")
 @click.option("--rehearse", is_flag=True, help="Do all of it, say what was found, and leave nothing.")
 @click.option("--accept-older", is_flag=True, help="What happened since is not in it; that becomes an event.")
+@click.option("--ask-master", is_flag=True,
+              help="Use the PKCS#11 token or transit server that it names: if it is yours.")  # fmt: skip
 @PASSPHRASE
 @JSON
 def restore(
-    file: Path, identity: Path, into: Path | None, rehearse: bool, accept_older: bool, passphrase_stdin: bool,
-    as_json: bool,
+    file: Path, identity: Path, into: Path | None, rehearse: bool, accept_older: bool, ask_master: bool,
+    passphrase_stdin: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Put a backup into a new folder, once the vault opens and the audit trail is whole."""
     if rehearse == (into is not None):
@@ -79,6 +81,7 @@ def restore(
     words = ["restore", str(file), "--identity", str(identity)]
     words += ["--into", str(into.absolute())] if into else []
     words += ["--accept-older"] if accept_older else []
+    words += ["--ask-master"] if ask_master else []
     found = _run(words, passphrase_stdin, quiet=as_json)
     if as_json:
         print(json.dumps(found))

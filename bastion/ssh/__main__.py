@@ -7,8 +7,6 @@ import random
 import sys
 from pathlib import Path
 
-import structlog
-
 from bastion import config
 from bastion.errors import BastionError
 from bastion.logs import log_json
@@ -44,6 +42,8 @@ class _Library(logging.Handler):
     """Warnings of asyncio and asyncssh as events of ours, without tracebacks: those may quote what passed."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        import structlog
+
         error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else ""
         structlog.get_logger().warning("library", library=record.name, text=record.getMessage()[:500], error=error)
 

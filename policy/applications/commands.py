@@ -34,10 +34,10 @@ from policy.names import BadName, check_application_name, check_network
 from policy.naming import CommandRefused, counted, shown_time
 from policy.paging import counted_out, paged
 from policy.persons.safeguards import not_for_oneself
+from policy.records import Application, BrokerToken
 from policy.rules.rights import Right
 from policy.rules.windows import format_duration
 from policy.store import Conflict, Tables
-from policy.store.records import Application, BrokerToken
 from policy.trail.audit import Event, clean
 
 MAX_ADDRESSES: Final = 16

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from policy.messages import Applicant
-from policy.store.records import Application, BrokerToken
+from policy.records import Application, BrokerToken
 
 TOKEN_PREFIX: Final = "app-"
 

@@ -19,8 +19,8 @@ from policy.applications.rates import UNKNOWN_RATE, Turn
 from policy.authority import Authority
 from policy.conversation import Conversation, State
 from policy.messages import Applicant, EndLease, Lease, Leased, ReadSecret, Recognised, Refused, RenewLease
+from policy.records import Checkout, LeaseRecord, SecretRecord, SecretVersion
 from policy.store import Tables
-from policy.store.records import Checkout, LeaseRecord, SecretRecord, SecretVersion
 from policy.trail.audit import Event
 from policy.vault.secret import VaultError
 

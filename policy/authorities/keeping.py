@@ -6,8 +6,8 @@ from policy.authorities.life import SECRETS, Authorities, Ca, Stage, Use
 from policy.keys import sshkeys
 from policy.keys.sshkeys import PrivateKey, PublicKey
 from policy.keys.sshwire import BadKey
+from policy.records import SecretVersion
 from policy.store import Tables
-from policy.store.records import SecretVersion
 from policy.store.vault_tables import CURRENT, PENDING, PREVIOUS, RETIRED
 from policy.vault.envelope import Vault
 from policy.vault.secret import Secret, VaultError

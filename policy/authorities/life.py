@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from policy.errors import PolicyError
 from policy.keys.sshkeys import PrivateKey, PublicKey
 
 
@@ -61,13 +62,8 @@ class Ca:
         return self.key
 
 
-class NotNow(Exception):
-    """The step does not fit the stage: cause, then the command that does."""
-
-    def __init__(self, cause: str, hint: str) -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.hint = hint
+class NotNow(PolicyError):
+    """The step does not fit the stage; the hint is the command that does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,9 @@ import msgspec
 from policy import memory
 from policy.__main__ import EXIT_MISCONFIGURED, MAX_PASSPHRASE
 from policy.backup import making, restoring
-from policy.backup.manifest import BadBackup
 from policy.configuration import BadConfiguration, read_configuration
-from policy.setup import NotReady
-from policy.store import StoreError
-from policy.vault.secret import Secret, VaultError
+from policy.errors import PolicyError
+from policy.vault.secret import Secret
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         memory.protect()
         print(json.dumps(arguments.run(arguments)))
-    except (BadBackup, NotReady, StoreError, VaultError) as error:
+    except PolicyError as error:
         return _fail(error.cause, error.hint)
     except BadConfiguration as error:
         return _fail("\n".join(error.problems))
@@ -50,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("--identity", required=True, type=Path)
     restore.add_argument("--into", type=Path, help="a new folder; without it, a rehearsal")
     restore.add_argument("--accept-older", action="store_true")
+    restore.add_argument("--ask-master", action="store_true")
     restore.set_defaults(run=_restore)
     for command in (make, restore):
         command.add_argument("--passphrase-stdin", action="store_true")
@@ -66,7 +65,7 @@ def _make(arguments: argparse.Namespace) -> dict[str, Any]:
 def _restore(arguments: argparse.Namespace) -> dict[str, Any]:
     _, found = restoring.restore(
         arguments.backup, arguments.identity, arguments.into, _say,
-        older=arguments.accept_older, passphrase=_passphrase(arguments),
+        older=arguments.accept_older, passphrase=_passphrase(arguments), ask_master=arguments.ask_master,
     )  # fmt: skip
     return {"into": str(arguments.into or ""), **found}
 

@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from policy.errors import PolicyError
+
 NAME: Final = "manifest.json"
 FORMAT: Final = 1
 MAX_MANIFEST: Final = 1024 * 1024
@@ -20,13 +22,8 @@ MAX_SMALL: Final = 256 * 1024 * 1024
 _NAME: Final = re.compile(r"(config|root)(/[A-Za-z0-9._@+ -]{1,255}){1,32}")
 
 
-class BadBackup(Exception):
-    """It is none, or not whole; `hint` says what to do."""
-
-    def __init__(self, cause: str, hint: str = "") -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.hint = hint
+class BadBackup(PolicyError):
+    """It is none, or not whole."""
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,9 +24,6 @@ from policy.backup.manifest import MAX_FILES, MAX_MANIFEST, MAX_SMALL, NAME, Bad
 from policy.configuration import Configuration, read_configuration
 from policy.trail import audit
 from policy.trail.audit import Event
-from policy.vault.masters import Master, parse
-from policy.vault.masters.passphrase import PassphraseMaster
-from policy.vault.masters.transit import TransitMaster
 from policy.vault.secret import Secret
 
 Say = Callable[[str], None]
@@ -34,9 +31,11 @@ KINDS: Final = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 
 def restore(
-    backup: Path, identity: Path, into: Path | None, say: Say, *, older: bool, passphrase: Secret | None = None
-) -> tuple[Manifest, dict[str, str]]:
-    """What it says of itself, and what was found. `into` None: a rehearsal, of which nothing is left.
+    backup: Path, identity: Path, into: Path | None, say: Say, *, older: bool, passphrase: Secret | None = None,
+    ask_master: bool = False,
+) -> tuple[Manifest, dict[str, str]]:  # fmt: skip
+    """What it says of itself, and what was found. `into` None: a rehearsal, of which nothing is left. `ask_master`:
+    the token or server that the backup names may be used.
 
     BadBackup, NotReady, VaultError, StoreError: nothing was put anywhere.
     """
@@ -58,7 +57,7 @@ def restore(
             sealing.decrypt(source, lambda pipe: unpacked.append(_unpack(pipe, folder, say)), keys)
         manifest = unpacked[0]
         say("opening")
-        found = _open(manifest, folder, passphrase, note=into is not None)
+        found = _open(manifest, folder, passphrase, ask_master=ask_master, note=into is not None)
         if into is not None:
             _sync(folder)
             # Both lie in one folder; a rename to what came meanwhile fails, unless that is an empty folder.
@@ -115,16 +114,18 @@ def _write(content: IO[bytes], size: int, path: Path) -> tuple[int, str]:
     return written, digest.hexdigest()
 
 
-def _open(manifest: Manifest, folder: Path, passphrase: Secret | None, *, note: bool) -> dict[str, str]:
+def _open(
+    manifest: Manifest, folder: Path, passphrase: Secret | None, *, ask_master: bool, note: bool
+) -> dict[str, str]:
     """What a start would find; where `note` says so, the trail gets its event."""
     config = _configuration(manifest, folder)
     found = {"made": manifest.made, "host": manifest.host, "files": str(len(manifest.files)), "apart": manifest.apart}
-    master = setup.supplied(parse(config.policy.master_key, config.state, os.environ), passphrase)
-    if (missing := _missing(master, passphrase)) and note and not isinstance(master, TransitMaster):
+    missing = _missing(config.policy.master_key, passphrase, ask_master=ask_master)
+    if missing and note:
         raise BadBackup("the vault in it was not opened, so nothing is known of what is restored", missing)
     if missing:
         return found | {"vault": f"not opened: {missing}", "trail": f"{manifest.rows} rows, says the backup"}
-    state = trio.run(setup.open_state, config, master)
+    state = trio.run(setup.open_at_hand, config, passphrase)
     try:
         with state.store.read() as tables:
             finding = audit.verify(store.in_batches(tables), state.head_file.load())
@@ -149,14 +150,17 @@ def _open(manifest: Manifest, folder: Path, passphrase: Secret | None, *, note: 
     return found
 
 
-def _missing(master: Master, passphrase: Secret | None) -> str:
-    """What is not at hand that would open the vault, as the way to it."""
-    if isinstance(master, TransitMaster):
-        return "the transit server is asked by policyd alone, when it starts"
-    if isinstance(master, PassphraseMaster) and passphrase is None:
-        return "give its passphrase: --passphrase-stdin"
-    if master.kind == "credential" and "CREDENTIALS_DIRECTORY" not in os.environ:
-        return "name the folder that holds the master key: CREDENTIALS_DIRECTORY=DIR bastion restore ..."
+def _missing(where: str, passphrase: Secret | None, *, ask_master: bool) -> str:
+    """What is not at hand that would open the vault of `master_key = where`, as the way to it."""
+    match where.partition(":")[0]:
+        case "passphrase" if passphrase is None:
+            return "give its passphrase: --passphrase-stdin"
+        case "credential" if "CREDENTIALS_DIRECTORY" not in os.environ:
+            return "name the folder that holds the master key: CREDENTIALS_DIRECTORY=DIR bastion restore ..."
+        case "pkcs11" | "transit" if not ask_master:
+            # Attack: a stranger's backup names a module for root to load, or a server to be sent a file of this
+            # machine as its token.
+            return f"if the backup is yours, and so is `{audit.clean(where, 512)}`: --ask-master"
     return ""
 
 

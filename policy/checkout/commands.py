@@ -22,13 +22,13 @@ from policy.naming import CommandRefused, shown_time
 from policy.operators import names_behind
 from policy.paging import counted_out
 from policy.persons.ownership import tends
+from policy.records import Account, Checkout
 from policy.rules.conditions import Facts
 from policy.rules.decide import Allow, Decision, Deny, decide
 from policy.rules.rights import Right
 from policy.sessions.access import PENDING, denied, facts_of, judged
 from policy.sessions.words import has_it, printable
 from policy.store import Conflict, Tables
-from policy.store.records import Account, Checkout
 from policy.vault.names import shown
 from policy.vault.secret import VaultError
 from policy.vault.secrets import Opened

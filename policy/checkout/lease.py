@@ -16,8 +16,8 @@ from typing import Final
 
 from policy.model import WARNINGS
 from policy.naming import CommandRefused, counted
+from policy.records import Checkout
 from policy.rules.windows import format_duration
-from policy.store.records import Checkout
 
 SECOND: Final = 1_000_000_000
 OVER: Final = "over"

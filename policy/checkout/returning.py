@@ -16,10 +16,10 @@ from policy.authority import Authority
 from policy.checkout import telling
 from policy.checkout.lease import OVER
 from policy.model import ChannelKind
+from policy.records import Checkout
 from policy.rules.conditions import Facts
 from policy.rules.decide import attainable, decide
 from policy.store import Tables
-from policy.store.records import Checkout
 from policy.trail.audit import Event
 from policy.trail.ledger import LedgerError
 

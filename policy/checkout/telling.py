@@ -16,7 +16,7 @@ from policy.conversation import Conversation
 from policy.messages import Warn
 from policy.model import WARNINGS
 from policy.naming import counted, shown_time
-from policy.store.records import Checkout
+from policy.records import Checkout
 from policy.trail.audit import Event
 from policy.trail.ledger import LedgerError
 

@@ -14,7 +14,7 @@ from typing import Final
 from policy.ldap.model import Directory, Found, Refused
 from policy.names import look
 from policy.naming import MAX_KEYS
-from policy.store.records import DirectoryEntry, Person
+from policy.records import DirectoryEntry, Person
 
 DIRECTORY: Final = "directory"
 """`Person.origin` of those who come from there."""

@@ -26,9 +26,9 @@ from policy.login.passwords import Busy
 from policy.naming import CommandRefused
 from policy.outside.secrets import OutsideError, read_secret, read_trust
 from policy.persons.lifecycle import check_last
+from policy.records import Person
 from policy.sessions.access import recheck
 from policy.store import Conflict, Tables
-from policy.store.records import Person
 from policy.trail.audit import Event
 from policy.trail.ledger import LedgerError
 from policy.vault.secret import Secret

@@ -27,6 +27,7 @@ from policy.messages import (
 )
 from policy.naming import CommandRefused, shown_time
 from policy.operators import names_behind
+from policy.records import AccessRequest, Vote
 from policy.rules.conditions import Why
 from policy.rules.rights import Right
 from policy.sessions.words import (
@@ -40,7 +41,6 @@ from policy.sessions.words import (
     row_of,
     vote_word,
 )
-from policy.store.records import AccessRequest, Vote
 
 AWAIT_SECONDS: Final = 30.0
 """For one RequestAwait; who waits longer asks again, so that a gateway that is gone is noticed."""

@@ -8,10 +8,10 @@ from policy.leave.requests import Approver, Beside, Wish, asks_about, behind, ow
 from policy.model import ChannelKind
 from policy.naming import CommandRefused
 from policy.operators import names_behind
+from policy.records import AccessRequest, Person
 from policy.rules.conditions import Facts, concerns, named
 from policy.rules.rights import Right
 from policy.rules.ruleset import Rule
-from policy.store.records import AccessRequest, Person
 
 
 def asker(desk: Authority, talk: Conversation) -> Person:

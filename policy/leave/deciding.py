@@ -15,10 +15,10 @@ from policy.leave.requests import State as Is
 from policy.leave.requests import granted, missing, tally
 from policy.messages import Done
 from policy.naming import CommandRefused, counted
+from policy.records import AccessGrant, AccessRequest, Vote
 from policy.rules.ruleset import Approval
 from policy.sessions.words import grant_data, granted_text, place_of, request_detail
 from policy.store import Conflict, Tables
-from policy.store.records import AccessGrant, AccessRequest, Vote
 from policy.trail.audit import Event
 
 

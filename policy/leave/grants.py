@@ -19,13 +19,13 @@ from policy.leave.requests import State as Is
 from policy.messages import Done, GrantAdd, GrantList, GrantRevoke, Notices, Rows
 from policy.naming import CommandRefused, counted, shown_time
 from policy.operators import names_behind
+from policy.records import AccessGrant, AccessRequest, Person, Vote
 from policy.rules.conditions import named
 from policy.rules.rights import Right
 from policy.rules.words import GIVEN
 from policy.sessions.access import may_watch
 from policy.sessions.words import grant_data, place_of, printable, request_detail
 from policy.store import Conflict, Tables
-from policy.store.records import AccessGrant, AccessRequest, Person, Vote
 from policy.trail import audit
 from policy.trail.audit import Event
 from policy.trail.ledger import LedgerError

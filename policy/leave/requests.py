@@ -17,11 +17,11 @@ from typing import Final
 
 from policy.model import CHANNELS, ChannelKind
 from policy.naming import CommandRefused, instant
+from policy.records import AccessGrant, AccessRequest, Vote
 from policy.rules.conditions import ApprovalFact, Facts, Why, concerns, conditions, named, yeses
 from policy.rules.ruleset import LONGEST, Approval, Effect, Rule, RuleSet
 from policy.rules.windows import format_duration
 from policy.rules.words import GIVEN, OWNER
-from policy.store.records import AccessGrant, AccessRequest, Vote
 
 SECOND: Final = 1_000_000_000
 MAX_USES: Final = 1000

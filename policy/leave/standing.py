@@ -10,9 +10,9 @@ from typing import Final
 
 from policy.leave.requests import approvals
 from policy.model import ChannelKind
+from policy.records import AccessGrant, AccessRequest
 from policy.rules.conditions import GrantFact
 from policy.store import Tables
-from policy.store.records import AccessGrant, AccessRequest
 
 OPERATOR: Final = "operator "
 """How the name of an operator begins; no person's name holds a blank."""

@@ -23,13 +23,13 @@ from policy.messages import Done, Refused, TokenAdd
 from policy.model import ChannelKind
 from policy.naming import CommandRefused, counted, shown_time
 from policy.operators import names_behind
+from policy.records import AccessGrant, Person, Vote
 from policy.rules.conditions import Factor, FactorKind, Facts
 from policy.rules.decide import Allow, Deny, decide, denial_for_audit, denial_for_person, need_of
 from policy.rules.ruleset import LONGEST
 from policy.rules.words import GIVEN
 from policy.sessions.words import grant_data, place_of
 from policy.store import Conflict, Tables
-from policy.store.records import AccessGrant, Person, Vote
 
 PREFIX: Final = "ticket-"
 SECRET_BYTES: Final = 25

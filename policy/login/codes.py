@@ -11,9 +11,9 @@ from policy.authority import Authority
 from policy.conversation import Conversation
 from policy.login import radius
 from policy.mfa import codes, totp
+from policy.records import Authenticator, Code, Person
 from policy.roster import TOTP
 from policy.store import Conflict, Tables
-from policy.store.records import Authenticator, Code, Person
 from policy.trail.audit import Event
 
 ENROL: Final = "enrol one: ssh -t bastion mfa enrol"

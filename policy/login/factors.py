@@ -32,11 +32,11 @@ from policy.messages import (
 )
 from policy.mfa import codes, totp
 from policy.naming import CommandRefused, counted, shown_time
+from policy.records import Code, Person
 from policy.roster import TOTP
 from policy.rules.conditions import SECOND_FACTORS, FactorKind
 from policy.rules.rights import Right
 from policy.store import Conflict, Tables
-from policy.store.records import Code, Person
 from policy.vault.secret import Secret
 from policy.vault.secrets import new_secret
 

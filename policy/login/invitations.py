@@ -16,8 +16,8 @@ from policy.leave.requests import text
 from policy.messages import Done, Invite
 from policy.naming import CommandRefused, shown_time
 from policy.persons.safeguards import no_look_alike, not_above, not_for_oneself
+from policy.records import Invitation
 from policy.store import Conflict, Tables
-from policy.store.records import Invitation
 from policy.trail.audit import Event
 
 PREFIX: Final = "join-"

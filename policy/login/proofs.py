@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
+from policy.records import Person
 from policy.rules.conditions import SECOND_FACTORS, Factor, FactorKind, Facts, Why, concerns, conditions
 from policy.rules.decide import attainable, decide
 from policy.rules.ruleset import Effect, Rule, RuleSet
-from policy.store.records import Person
 
 MAX_REMEMBERED: Final = 20_000
 """(person, address) pairs, some 5 MB; the longest unused go first."""

@@ -13,7 +13,7 @@ import trio
 from policy.authority import Authority
 from policy.messages import RadiusCall
 from policy.outside.secrets import OutsideError, read_secret
-from policy.store.records import Person
+from policy.records import Person
 
 ACCEPT: Final = 2
 CHALLENGE: Final = 11

@@ -2,11 +2,9 @@
 
 import base64
 import hmac
-import io
 from typing import Final
 
 import pyotp
-import segno
 
 SECRET_BYTES: Final = 20  # 160 bits, RFC 4226 section 4 R6
 STEP: Final = 30  # seconds
@@ -24,13 +22,6 @@ def new_secret(entropy: bytes) -> str:
 def otpauth_uri(secret: str, person: str, issuer: str = "bastion") -> str:
     """What authenticator apps read (Google's Key Uri Format). It holds the secret: show it once, log it never."""
     return pyotp.TOTP(secret, digits=DIGITS, interval=STEP).provisioning_uri(name=person, issuer_name=issuer)
-
-
-def qr_code(uri: str) -> str:
-    """A QR code of text blocks for a terminal of any colours, about 45 columns wide."""
-    out = io.StringIO()
-    segno.make(uri, error="l", micro=False).terminal(out=out, compact=True)
-    return out.getvalue()
 
 
 def check(secret: str, code: str, now: float, last_step: int | None) -> int | None:

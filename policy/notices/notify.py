@@ -103,6 +103,8 @@ CONCERNS: Final = frozenset(
 """What becomes of one person's leave and passwords: of these, `person` in the detail is told. What an event is about is
 never read from a field that whoever causes it may write."""
 PERSONAL: Final = frozenset(TOPICS[event] for event in CONCERNS)
+ONE_ALONE: Final = frozenset({"grant-ending"})
+"""Of these nobody else is told: each leave that ends would be noise for everybody but the one who has it."""
 
 
 DONE: Final[Mapping[str, str]] = MappingProxyType(
@@ -154,7 +156,8 @@ def notice(event: Event, to: Destination) -> Notice | None:
     """What `to` is told of an event; None if it is none of its topics."""
     topic = TOPICS.get(event.event)
     person = event.detail.get("person", "") if to.personal else ""
-    if topic is None or topic not in to.on or (to.personal and (event.event not in CONCERNS or not person)):
+    heard = event.event in CONCERNS and person if to.personal else event.event not in ONE_ALONE
+    if topic is None or topic not in to.on or not heard:
         return None
     subject, lines = _words(topic, event, to)
     text = "\n".join([subject, *(line for line in lines if line)])

@@ -19,9 +19,9 @@ from policy.messages import Called, HttpCall, MailCall
 from policy.naming import shown_time
 from policy.notices.notify import TOPICS, Destination, Notice, notice, signed, void_soon, webhook_body
 from policy.outside.secrets import OutsideError, read_secret, read_trust
+from policy.records import AccessGrant, AccessRequest, AuditRow
 from policy.sessions.words import place_of
 from policy.store import Tables
-from policy.store.records import AccessGrant, AccessRequest, AuditRow
 from policy.trail.audit import Event
 from policy.trail.ledger import LedgerError
 
@@ -184,6 +184,11 @@ class Notifier:
         except LedgerError as error:
             log.error("notice-dropped", about=about.id, why=str(error))
 
+    def _is_here(self, name: str) -> bool:
+        """Attack: somebody who was shut out reads in their mail what goes on here, and what they lost."""
+        person = self.desk.roster.person(name)
+        return person is not None and not person.disabled
+
     def _addresses(self, to: Destination, told: Notice) -> tuple[str, ...]:
         """Where a mail goes; nowhere if it is for a person who has no address."""
         if not to.personal:
@@ -236,6 +241,8 @@ class Notifier:
 
     async def _tried(self, to: Destination, told: Notice) -> str:
         """Why it did not arrive; "" if it did."""
+        if told.person and not self._is_here(told.person):
+            return ""
         addresses = self._addresses(to, told)
         if not to.webhook and not addresses:
             return NO_ADDRESS

@@ -14,9 +14,9 @@ from policy.naming import CommandRefused, counted
 from policy.paging import paged
 from policy.persons.lifecycle import check_last
 from policy.persons.safeguards import no_look_alike, not_above, not_for_oneself
+from policy.records import Person, PersonKey
 from policy.sessions.access import recheck
 from policy.store import Conflict, Tables
-from policy.store.records import Person, PersonKey
 
 
 async def person_add(desk: Authority, talk: Conversation, request: PersonAdd) -> Done:

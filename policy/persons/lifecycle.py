@@ -15,10 +15,10 @@ from policy.login.lockouts import CODE, PERSON
 from policy.messages import Done, PersonOffboard
 from policy.naming import CommandRefused
 from policy.persons.safeguards import administrators, keep_an_administrator, not_for_oneself
+from policy.records import Person
 from policy.sessions.access import recheck
 from policy.sessions.words import place_of
 from policy.store import Tables
-from policy.store.records import Person
 
 OVER = "offboarded"
 SOME = 5

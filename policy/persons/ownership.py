@@ -11,10 +11,10 @@ from policy.leave.requests import owns, text
 from policy.messages import Done, OwnerAdd, OwnerList, OwnerRemove, Rows
 from policy.naming import CommandRefused, labels, target_name
 from policy.persons.safeguards import not_for_oneself
+from policy.records import Person, Target
 from policy.rules.rights import Right
 from policy.sessions.access import recheck
 from policy.store import Conflict
-from policy.store.records import Person, Target
 
 
 async def owner_add(desk: Authority, talk: Conversation, request: OwnerAdd) -> Done:

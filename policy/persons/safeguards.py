@@ -9,8 +9,8 @@ from typing import Final
 
 from policy.names import look
 from policy.naming import CommandRefused
+from policy.records import Person
 from policy.rules.rights import Right, Rights
-from policy.store.records import Person
 
 DENIED: Final = 77
 BY_OPERATOR: Final = "let an operator do it on the bastion's machine"

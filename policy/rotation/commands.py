@@ -11,10 +11,10 @@ from policy.messages import Rotate, RotationList, RotationPlan, Rows
 from policy.naming import CommandRefused, counted, shown_time
 from policy.paging import counted_out, paged
 from policy.persons.ownership import check_tends, tended
+from policy.records import RotationRow
 from policy.rotation.runner import Runner
 from policy.rotation.schedule import USER_CA, Place, due_at, entry_for, next_try, unfit
 from policy.rules.rights import Right
-from policy.store.records import RotationRow
 from policy.targets.estate import the_target
 
 AT_A_TIME: Final = 200

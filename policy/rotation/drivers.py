@@ -14,13 +14,13 @@ from policy.keys import sshkeys
 from policy.messages import ChangeSecret, Grant, VerifyLogin, Worked
 from policy.messages.rotation import AUTHORIZED_KEYS, CHPASSWD, PASSWD
 from policy.model import ChannelKind
+from policy.records import Account, Session, Target
 from policy.rotation.generate import password
 from policy.rotation.plan import Outcome
 from policy.rotation.settings import SSH, Entry
 from policy.sessions.dial import secret_of
 from policy.sessions.granted import session_id
 from policy.sessions.live import Live
-from policy.store.records import Account, Session, Target
 from policy.store.rotation_tables import MACHINE
 from policy.trail.audit import Event
 from policy.vault.secret import Secret

@@ -16,11 +16,11 @@ from typing import Final
 
 from policy.authority import Authority
 from policy.keys import sshkeys
+from policy.records import Account, RotationRow
 from policy.rotation import plan
 from policy.rotation.drivers import BASTION, Job, fresh, is_additive
 from policy.rotation.plan import Effect, Outcome, Rotation, State
 from policy.store import Tables
-from policy.store.records import Account, RotationRow
 from policy.store.vault_tables import CURRENT, PENDING, PREVIOUS, RETIRED
 from policy.trail.audit import Event, clean
 from policy.trail.ledger import LedgerError

@@ -10,6 +10,7 @@ import structlog
 import trio
 
 from policy.authority import Authority
+from policy.records import RotationRow
 from policy.rotation import journal, plan
 from policy.rotation.drivers import BASTION, DRIVERS, Driver, Job, Told
 from policy.rotation.elsewhere import ELSEWHERE
@@ -17,7 +18,6 @@ from policy.rotation.journal import Noted
 from policy.rotation.plan import DOUBTFUL, Effect, Outcome, State
 from policy.rotation.schedule import Place, due_at, entry_for, runnable, unfit, wake_at
 from policy.rotation.settings import After, Entry
-from policy.store.records import RotationRow
 from policy.trail.audit import Event
 from policy.trail.ledger import LedgerError
 from policy.vault.secret import VaultError

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
+from policy.records import Account, RotationRow, Target
 from policy.rotation.plan import ENDED, State
 from policy.rotation.settings import Entry
-from policy.store.records import Account, RotationRow, Target
 
 SECOND: Final = 1_000_000_000
 SPREAD: Final = 0.2

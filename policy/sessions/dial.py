@@ -27,10 +27,10 @@ from policy.messages import (
     UseKey,
     UsePassword,
 )
+from policy.records import Account
 from policy.sessions.access import PENDING, may_come_to
 from policy.sessions.live import Live
 from policy.sessions.words import has_it
-from policy.store.records import Account
 from policy.trail.audit import Event
 from policy.vault.secret import Secret, VaultError
 

@@ -3,9 +3,9 @@
 import os
 import time
 
+from policy.records import Session
 from policy.rules.decide import Allow
 from policy.sessions.live import Live
-from policy.store.records import Session
 from policy.trail.audit import Event
 
 

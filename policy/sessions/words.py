@@ -4,7 +4,7 @@ from typing import Final
 
 from policy.leave.requests import State
 from policy.naming import counted, shown_time
-from policy.store.records import AccessGrant, AccessRequest, Checkout, Vote
+from policy.records import AccessGrant, AccessRequest, Checkout, Vote
 
 COLUMNS: Final = [
     "request", "state", "person", "account", "target", "kinds", "start", "seconds", "uses", "reason", "ticket",

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 from sqlalchemy.pool import QueuePool
 
+from policy.errors import PolicyError
 from policy.store import migrate
 from policy.store.tables import Conflict, Tables, in_batches
 
@@ -32,13 +33,8 @@ LOG_PAGES = 16 * 1024
 log = structlog.get_logger()
 
 
-class StoreError(Exception):
-    """The database cannot be used. `hint` is the command that helps, or empty."""
-
-    def __init__(self, cause: str, hint: str = "") -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.hint = hint
+class StoreError(PolicyError):
+    """The database cannot be used."""
 
 
 class Store:

@@ -9,9 +9,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, Select, bindparam, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from policy.records import AccessGrant, AccessRequest, Review, Vote
 from policy.store import schema as s
 from policy.store.conflict import Conflict
-from policy.store.records import AccessGrant, AccessRequest, Review, Vote
 
 LIMIT: Final = 1000
 """Rows of one list: more do not fit one message."""

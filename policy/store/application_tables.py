@@ -6,9 +6,9 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, exists, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from policy.records import Application, BrokerToken, LeaseRecord, SecretRecord, SecretVersion
 from policy.store import schema as s
 from policy.store.conflict import Conflict
-from policy.store.records import Application, BrokerToken, LeaseRecord, SecretRecord, SecretVersion
 from policy.store.vault_tables import CURRENT
 
 FORGET_AT_ONCE: Final = 5000

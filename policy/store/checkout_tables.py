@@ -6,9 +6,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, Select, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from policy.records import Checkout
 from policy.store import schema as s
 from policy.store.conflict import Conflict
-from policy.store.records import Checkout
 
 LIMIT: Final = 1000
 """Rows of one list: more do not fit one message."""

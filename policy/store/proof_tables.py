@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from sqlalchemy import ColumnElement, Connection, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from policy.records import Code, Invitation, SecretRecord, SecretVersion
 from policy.store import schema as s
 from policy.store.conflict import Conflict
-from policy.store.records import Code, Invitation, SecretRecord, SecretVersion
 from policy.store.vault_tables import VaultTables
 
 

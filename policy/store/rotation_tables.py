@@ -6,8 +6,8 @@ from typing import Final
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
+from policy.records import RotationRow
 from policy.store import schema as s
-from policy.store.records import RotationRow
 
 LIMIT: Final = 1000
 """Rows of one list: more do not fit one message."""

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Select, and_, insert, or_, select, update
 
+from policy.records import SecretRecord, Share
 from policy.store import schema as s
-from policy.store.records import SecretRecord, Share
 
 LIMIT: Final = 1000
 """Rows of one list: more do not fit one message."""

@@ -9,14 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Table, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from policy.store import schema as s
-from policy.store.access_tables import AccessTables
-from policy.store.application_tables import ApplicationTables
-from policy.store.authority_tables import AuthorityTables
-from policy.store.checkout_tables import CheckoutTables
-from policy.store.conflict import Conflict as Conflict
-from policy.store.proof_tables import ProofTables
-from policy.store.records import (
+from policy.records import (
     Account,
     AuditRow,
     Authenticator,
@@ -27,6 +20,13 @@ from policy.store.records import (
     Session,
     Target,
 )
+from policy.store import schema as s
+from policy.store.access_tables import AccessTables
+from policy.store.application_tables import ApplicationTables
+from policy.store.authority_tables import AuthorityTables
+from policy.store.checkout_tables import CheckoutTables
+from policy.store.conflict import Conflict as Conflict
+from policy.store.proof_tables import ProofTables
 from policy.store.rotation_tables import RotationTables
 from policy.store.share_tables import ShareTables
 from policy.store.vault_tables import VaultTables

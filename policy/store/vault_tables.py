@@ -9,9 +9,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from policy.records import SecretRecord, SecretVersion, VaultKey
 from policy.store import schema as s
 from policy.store.conflict import Conflict
-from policy.store.records import SecretRecord, SecretVersion, VaultKey
 from policy.vault.envelope import HEAD, generation_of, head_of
 from policy.vault.register import Change, Entry, entry
 

@@ -16,9 +16,9 @@ from policy.messages import AccountAdd, AccountList, AccountRemove, AccountShow,
 from policy.naming import CommandRefused, shown_time
 from policy.paging import paged
 from policy.persons.ownership import check_tends, tended
+from policy.records import Account, SecretRecord, SecretVersion
 from policy.sessions.words import place_of
 from policy.store import Conflict, Tables
-from policy.store.records import Account, SecretRecord, SecretVersion
 from policy.targets.estate import taken, the_target
 from policy.vault.secret import Secret
 from policy.vault.secrets import new_secret

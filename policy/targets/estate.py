@@ -12,9 +12,9 @@ from policy.messages import Done, Rows, TargetAdd, TargetHostkey, TargetList, Ta
 from policy.naming import CommandRefused, counted
 from policy.paging import paged
 from policy.persons.ownership import check_tends, tended
+from policy.records import Target
 from policy.sessions.access import recheck
 from policy.store import Conflict, Tables
-from policy.store.records import Target
 
 
 async def target_add(desk: Authority, talk: Conversation, request: TargetAdd) -> Done:

@@ -23,7 +23,7 @@ from typing import Final
 
 import msgspec
 
-from policy.store.records import AuditRow
+from policy.records import AuditRow
 from policy.vault.register import EMPTY
 
 GENESIS: Final = bytes(32)

@@ -9,8 +9,8 @@ from policy.conversation import Conversation
 from policy.messages import AuditExport, AuditList, AuditShow, AuditVerify, BackupBegin, Done, Rows
 from policy.naming import CommandRefused, counted, instant
 from policy.paging import counted_out
+from policy.records import AuditRow
 from policy.store import Tables, in_batches
-from policy.store.records import AuditRow
 from policy.trail import audit
 from policy.trail.audit import Wanted
 

@@ -32,11 +32,11 @@ from policy.model import ChannelKind
 from policy.naming import CommandRefused, counted, shown_time
 from policy.operators import names_behind
 from policy.paging import counted_out
+from policy.records import Person, SecretRecord, Share
 from policy.rules.decide import attainable, decide
 from policy.rules.rights import Right
 from policy.sessions.access import facts_of
 from policy.store import Conflict, Tables
-from policy.store.records import Person, SecretRecord, Share
 from policy.store.share_tables import KEPT_KINDS
 from policy.store.share_tables import LIMIT as PAGE
 from policy.store.vault_tables import PENDING

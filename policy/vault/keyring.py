@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from policy.store.records import SecretRecord, SecretVersion, VaultKey
+from policy.records import SecretRecord, SecretVersion, VaultKey
 from policy.store.vault_tables import CURRENT
 from policy.vault.envelope import SEED, Vault
 from policy.vault.masters import Master

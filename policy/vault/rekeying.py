@@ -18,8 +18,8 @@ from typing import Final
 import structlog
 import trio
 
+from policy.records import SecretRecord, SecretVersion
 from policy.store import Conflict, StoreError, Tables
-from policy.store.records import SecretRecord, SecretVersion
 from policy.store.vault_tables import version_entry
 from policy.trail.audit import Event
 from policy.trail.ledger import Ledger, LedgerError

@@ -3,18 +3,15 @@
 import hmac
 from typing import Final
 
+from policy.errors import PolicyError
+
 KEY_BYTES: Final = 32
 MAX_SECRET: Final = 64 * 1024
 """Plaintext bytes; the longest real secret is an RSA private key of about 13 kB."""
 
 
-class VaultError(Exception):
-    """The vault cannot be opened, or a secret in it is not what it should be. `hint` says what to do."""
-
-    def __init__(self, cause: str, hint: str = "") -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.hint = hint
+class VaultError(PolicyError):
+    """The vault cannot be opened, or a secret in it is not what it should be."""
 
 
 class NotYet(VaultError):

@@ -8,8 +8,8 @@ from typing import Final
 
 import structlog
 
+from policy.records import SecretRecord, SecretVersion
 from policy.store import Tables
-from policy.store.records import SecretRecord, SecretVersion
 from policy.store.vault_tables import CURRENT, version_entry
 from policy.trail.audit import Event
 from policy.trail.ledger import Ledger

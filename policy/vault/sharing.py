@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Final
 
 from policy.naming import CommandRefused
-from policy.store.records import Share
+from policy.records import Share
 from policy.vault.names import ScopeKind, scope_of, shown
 
 PERSON: Final = "person"

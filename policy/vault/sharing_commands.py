@@ -18,10 +18,10 @@ from policy.operators import names_behind
 from policy.paging import counted_out
 from policy.persons.ownership import check_tends, tends
 from policy.persons.safeguards import DENIED, not_for_oneself
+from policy.records import Share
 from policy.rules.rights import Right
 from policy.sessions.words import printable
 from policy.store import Tables
-from policy.store.records import Share
 from policy.vault.commands import checked_owner, hidden, is_kept, seen, subject_of
 from policy.vault.names import Scope, ScopeKind, folders_of, scope, scope_of, secret_name, shown
 from policy.vault.sharing import (

@@ -16,9 +16,9 @@ from policy.memory import memory_protection
 from policy.messages import Done, Rows, VaultRekey, VaultRestore, VaultStatus, VaultUnlock, VaultVersions
 from policy.naming import CommandRefused, counted, shown_time
 from policy.persons.ownership import tends
+from policy.records import SecretRecord, SecretVersion
 from policy.rules.rights import Right
 from policy.store import Tables
-from policy.store.records import SecretRecord, SecretVersion
 from policy.store.vault_tables import CURRENT, PENDING
 from policy.vault.envelope import generation_of
 from policy.vault.masters import parse

@@ -60,7 +60,7 @@ async def start(site: Site, *words: str, via: str = "direct", options: tuple[str
     )  # fmt: skip
 
 
-async def finish(process: asyncio.subprocess.Process, given: bytes | None = None, seconds: float = 30) -> Said:
+async def finish(process: asyncio.subprocess.Process, given: bytes | None = None, seconds: float = 60) -> Said:
     """Until it ends; its input ends after `given`, and without that stays open."""
     if given is not None:
         output, error = await asyncio.wait_for(process.communicate(given), seconds)

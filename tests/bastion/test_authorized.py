@@ -146,7 +146,7 @@ def run(deed: AuthorizedKeys, home: Path, shell: str = "sh", meanwhile: bytes = 
     deed.heard(process.stderr.read(), error=True)
     process.stdout.close()
     process.stderr.close()
-    return deed.ended(process.wait(20)).outcome
+    return deed.ended(process.wait(60)).outcome
 
 
 @pytest.fixture

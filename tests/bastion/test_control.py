@@ -52,7 +52,7 @@ def peer(tmp_path: Path) -> Iterator[Peer]:
 
     yield start
     for thread in threads:
-        thread.join(5)
+        thread.join(30)
         assert not thread.is_alive()
     listener.close()
 
@@ -141,7 +141,7 @@ def test_a_socket_that_someone_left_behind_is_nobody_listening(tmp_path: Path) -
 
 def test_a_silent_peer_is_given_up(tmp_path: Path, peer: Peer) -> None:
     done = threading.Event()
-    peer(lambda sock: done.wait(5) and None)
+    peer(lambda sock: done.wait(30) and None)
     with pytest.raises(PeerError, match="did not answer within"):
         control.ask(tmp_path, PersonList(), "", patience=0.05)
     done.set()

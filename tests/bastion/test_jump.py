@@ -249,7 +249,7 @@ async def test_a_tunnel_that_brings_no_ssh_is_closed(first: bytes, tmp_path: Pat
             reader, writer = await outer.open_connection("web1", 22, encoding=None)
             assert (await reader.readline()).startswith(b"SSH-2.0-")
             writer.write(first)
-            assert await asyncio.wait_for(reader.read(), 5) is not None
+            assert await asyncio.wait_for(reader.read(), 30) is not None
             assert target.connections == []
             assert not outer.is_closed()
 

@@ -50,11 +50,11 @@ def process(request: pytest.FixtureRequest, place: Path) -> Iterator[subprocess.
         print(tail(log))
     finally:
         one.kill()
-        one.wait(10)
+        one.wait(30)
 
 
 def test_it_leaves_no_core_and_shows_nothing_to_its_user(process: subprocess.Popen[bytes], place: Path) -> None:
-    wait_until("a limit of 0", lambda: process.poll() is not None or _core_limit(process.pid) == "0", 10)
+    wait_until("a limit of 0", lambda: process.poll() is not None or _core_limit(process.pid) == "0", 60)
     assert process.poll() is None, "it did not start"
     assert Path(f"/proc/{process.pid}/mem").stat().st_uid == 0, "its user may not look"
     if os.geteuid() == 0:  # everything is root's there; that it is not dumpable shows when it may dump

@@ -358,7 +358,7 @@ async def waiting(site: Site, via: str = "direct") -> Any:
     """The real client with a command that runs until something ends it."""
     process = await start(site, "wait", via=via)
     assert process.stdout is not None
-    assert await asyncio.wait_for(process.stdout.readexactly(6), 10) == b"ready\n"
+    assert await asyncio.wait_for(process.stdout.readexactly(6), 30) == b"ready\n"
     return process
 
 
@@ -949,7 +949,7 @@ async def test_a_window_that_the_person_opens_while_the_target_confirms_is_not_l
         channel.send_packet(93, pack(">I", (1 << 20) - 10))
         await quiet()
         real(*held[0])
-        result = await asyncio.wait_for(running, 5)
+        result = await asyncio.wait_for(running, 30)
         assert isinstance(result.stdout, bytes)
         assert len(result.stdout) == 3 * 32768
         client.abort()

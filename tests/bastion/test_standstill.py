@@ -150,7 +150,7 @@ async def test_a_person_is_told_why_they_wait(via: str, tmp_path: Path) -> None:
         process = await start(site, "exit 7", via=via)
         said = b""
         while b"somebody looks on" not in said:
-            said += await asyncio.wait_for(process.stderr.read(4096), 10)
+            said += await asyncio.wait_for(process.stderr.read(4096), 30)
         thaw(site)
         end = await finish(process)
         assert end.code == 7
@@ -242,7 +242,7 @@ async def test_keepalives_are_answered_meanwhile(tmp_path: Path) -> None:
     """Else every client with ServerAliveInterval would leave before anybody comes to look."""
     async with world(tmp_path) as (site, _):
         process = await start(site, "wait", options=("-o", "ServerAliveInterval=1", "-o", "ServerAliveCountMax=2"))
-        assert await asyncio.wait_for(process.stdout.readexactly(6), 10) == b"ready\n"
+        assert await asyncio.wait_for(process.stdout.readexactly(6), 30) == b"ready\n"
         freeze(site)
         await asyncio.sleep(4)  # longer than the client is patient
         assert process.returncode is None

@@ -68,7 +68,7 @@ def pid_of(folder: Path, name: str) -> int:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(40):
         while not condition():  # noqa: ASYNC110 - the condition is another process's doing
             await trio.sleep(0.01)
 
@@ -113,7 +113,7 @@ async def test_a_child_that_cannot_start_ends_the_whole(settings: Settings, tmp_
     whole, _ = supervise(
         settings, child("recorderd", GOOD), child("policyd", "raise SystemExit(78)"), child("ssh-0", GOOD)
     )
-    with pytest.raises(ChildFailed) as caught, trio.fail_after(10):
+    with pytest.raises(ChildFailed) as caught, trio.fail_after(40):
         await whole.run()
     assert caught.value.cause == "policyd could not start: it exited with status 78"
     assert diary(tmp_path, "started") == diary(tmp_path, "ended") == ["recorderd"]
@@ -125,7 +125,7 @@ async def test_a_child_that_never_gets_ready_ends_the_whole(
 ) -> None:
     monkeypatch.setattr(supervisor, "START_PATIENCE", 0.2)
     whole, _ = supervise(settings, child("recorderd", "import signal; signal.pause()"))
-    with pytest.raises(ChildFailed, match="it said nothing for"), trio.fail_after(10):
+    with pytest.raises(ChildFailed, match="it said nothing for"), trio.fail_after(40):
         await whole.run()
 
 

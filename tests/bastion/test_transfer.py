@@ -82,7 +82,7 @@ def test_a_transfer_is_the_same_words_for_a_shell(text: str) -> None:
     command = "scp -t " + text
     if kind_of(command.encode()) != ChannelKind.EXEC:
         script = "scp() { printf '<%s>' scp \"$@\"; }; " + command
-        shown = subprocess.run(["sh", "-fc", script], capture_output=True, check=True, timeout=10, cwd="/")
+        shown = subprocess.run(["sh", "-fc", script], capture_output=True, check=True, timeout=60, cwd="/")
         assert shown.stdout.startswith(b"<scp><-t><")
         assert not shown.stderr
 

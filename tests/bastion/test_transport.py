@@ -209,7 +209,7 @@ async def test_a_packet_that_begins_while_the_login_is_being_decided(cut: int, t
         door._inpbuf = packet[:cut]
         door._finish_recv_packet(50, door._recv_seq - 1, is_async=True)
         real.write(packet[cut:])
-        result = await asyncio.wait_for(opening, 5)
+        result = await asyncio.wait_for(opening, 30)
         assert result.exit_status == 4
         client.abort()
 

@@ -16,8 +16,8 @@ from policy import messages as m
 from policy.keys import sshkeys
 from policy.keys.sshkeys import PrivateKey
 from policy.model import Outcome
+from policy.records import Account, Target
 from policy.store import Tables, open_store
-from policy.store.records import Account, Target
 from tests.bench.figures import Figure, Goal, Samples, Shot, quantile
 from tests.policy.policyd import Peer, Policyd, hello, proof
 

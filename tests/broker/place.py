@@ -17,7 +17,7 @@ from policy import messages as m
 from tests.policy.policyd import Policyd
 from tests.support.net import LOOPBACK, free_port, tail, wait_until
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 
 
 @dataclass
@@ -118,7 +118,7 @@ class Place:
             begin = log.tell()
             words = [sys.executable, "-m", "bastion.broker", "--config", str(self.policyd.config)]
             self.process = subprocess.Popen(words, stderr=log)
-        wait_until("the broker", lambda: self._is_ready(begin))
+        wait_until("the broker", lambda: self._is_ready(begin), 60)
         return self
 
     def _is_ready(self, begin: int) -> bool:
@@ -131,7 +131,7 @@ class Place:
         if self.process is None:
             return 0
         self.process.send_signal(number)
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         self.process = None
         return code
 

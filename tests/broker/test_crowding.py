@@ -51,7 +51,7 @@ def test_a_lease_is_not_renewed_beyond_its_longest_by_however_many(place: Place)
     field = "Bastion-Application: lasting"
     with place.local() as talk:
         lease = talk.get(SECRET, field).told["lease"]
-    longest = time.time_ns() + 1_500_000_000
+    longest = time.time_ns() + 4_000_000_000
     place.sql("UPDATE lease SET longest = ? WHERE id = ?", (longest, lease))
 
     def renew(_: int) -> list[tuple[float, int, int]]:
@@ -68,7 +68,7 @@ def test_a_lease_is_not_renewed_beyond_its_longest_by_however_many(place: Place)
     assert Counter(status for _, status, _ in seen)[410] == MANY, "over for each of them"
     assert [status for _, status, _ in seen].count(200) > MANY, "and renewed before"
     for asked, status, left in seen:
-        assert left <= 1
+        assert left <= 4
         assert status == 410 or asked < longest
 
 

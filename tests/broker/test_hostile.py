@@ -15,6 +15,7 @@ import pytest
 from bastion.broker import door
 from bastion.broker.crowd import MOST_OF_ONE
 from policy import messages as m
+from policy.applications.rates import BURST_SECONDS, UNKNOWN_RATE
 from tests.broker.place import Place, Talk
 from tests.support.net import LOOPBACK, tail, wait_until
 
@@ -138,7 +139,7 @@ def test_http_1_0_is_answered_and_closed(place: Place) -> None:
 
 def test_a_flood_is_one_event_and_429(place: Place) -> None:
     place.application("flood", "deploy@web1", rate=5)
-    statuses = []
+    statuses, began = [], time.monotonic()
     with place.local() as talk:
         for _ in range(200):
             answer = talk.get(SECRET, "Bastion-Application: flood")
@@ -146,7 +147,8 @@ def test_a_flood_is_one_event_and_429(place: Place) -> None:
             if answer.status == 429:
                 assert answer.headers["retry-after"] == "1"
     assert statuses[:10] == [200] * 10  # what two seconds allow
-    assert statuses.count(429) > 100
+    assert statuses.count(200) <= 5 * (BURST_SECONDS + time.monotonic() - began) + 1
+    assert 429 in statuses
     floods = [one for one in place.policyd.audit("application-flood") if one["who"] == "application flood"]
     assert len(floods) == 1
     assert alive(place)  # the others are not hindered
@@ -154,17 +156,18 @@ def test_a_flood_is_one_event_and_429(place: Place) -> None:
 
 def test_a_flood_of_refusals_is_few_events(place: Place) -> None:
     place.application("prober", "deploy@web1", rate=10_000)
+    began = time.monotonic()
     with place.local() as talk:
         statuses = [talk.get(f"/v1/secrets/guess-{n}", "Bastion-Application: prober").status for n in range(150)]
         assert talk.get(SECRET, "Bastion-Application: prober").status == 200  # what it may read, it reads
     refused = [one for one in place.policyd.audit("secret-refused", 1000) if one["who"] == "application prober"]
-    assert len(refused) == statuses.count(403) <= 40
-    assert statuses.count(429) >= 100
+    assert len(refused) == statuses.count(403) <= UNKNOWN_RATE * (BURST_SECONDS + time.monotonic() - began) + 1
+    assert 429 in statuses
 
 
 def test_a_flood_of_strangers_is_few_events(place: Place) -> None:
-    statuses = []
-    for _ in range(100):
+    statuses: list[int] = []
+    while statuses.count(429) < 30 and len(statuses) < 1000:
         with place.remote() as talk:
             statuses.append(talk.get(SECRET, "Authorization: Bearer app-" + "c" * 52).status)
     assert {401, 429} == set(statuses)
@@ -218,14 +221,14 @@ def test_a_slow_loris_is_cut_off(place: Place) -> None:
             except OSError:
                 over = True
         assert over
-        assert time.monotonic() - began < door.HEAD_SECONDS + 5
+        assert time.monotonic() - began < 2 * door.HEAD_SECONDS
 
 
 def test_who_says_nothing_is_sent_away(place: Place) -> None:
     with place.local() as talk, socket.create_connection((LOOPBACK, place.port)) as raw:
-        raw.settimeout(door.HEAD_SECONDS + 10)
+        raw.settimeout(door.HEAD_SECONDS + 40)
         assert raw.recv(1) == b""  # no handshake
-        talk.sock.settimeout(5)
+        talk.sock.settimeout(40)
         assert talk.is_closed()
 
 

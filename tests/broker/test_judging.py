@@ -12,7 +12,7 @@ from bastion.broker.traces import started_of, unit_of
 from policy.applications.judging import Known, Registry, Unknown, digest_of, within
 from policy.applications.rates import BURST_SECONDS, MAX_SOURCES, SAY_AGAIN_SECONDS, Rates, Turn
 from policy.messages import Applicant, EndLease, Leased, ReadSecret, Refused, RenewLease
-from policy.store.records import Application, BrokerToken
+from policy.records import Application, BrokerToken
 
 SHOP = Application(
     name="shop", uid=1000, unit="shop.service", executable="/usr/bin/shop", rate=10, created=0, made_by="t"

@@ -56,7 +56,7 @@ def test_a_token_is_changed_for_a_newer_one(place: Place) -> None:
     assert (reads(place, new), reads(place, old)) == (200, 200), "an answer that was lost costs nothing"
     with place.remote() as talk:
         assert talk.get("/v1/self", bearer(old)).told["token_expires_in"] <= 300
-        assert talk.get("/v1/self", bearer(new)).told["token_expires_in"] > 3590
+        assert talk.get("/v1/self", bearer(new)).told["token_expires_in"] > 3500
     event = place.policyd.audit("application-token-renew")[0]
     first, second = ids(place, "renews")
     assert (event["who"], event["what"]) == ("application renews", "renews")
@@ -72,10 +72,10 @@ def test_a_token_is_changed_for_a_newer_one(place: Place) -> None:
 
 def test_the_overlap_is_no_longer_than_the_old_one_had(place: Place) -> None:
     place.application("short", "deploy@web1", addresses=[LOOPBACK], renewable=DAY)
-    old = place.token("short", seconds=5)
+    old = place.token("short", seconds=60)
     told = renew(place, old).told
-    assert told["old_expires_in"] <= 5
-    assert told["expires_in"] == 5
+    assert told["old_expires_in"] <= 60
+    assert told["expires_in"] == 60
 
 
 def test_a_stolen_token_is_not_renewed(place: Place) -> None:
@@ -215,7 +215,9 @@ def test_renewed_and_taken_back_at_once(place: Place) -> None:
                     return
                 born.append(answer.told["token"])
 
-    for _ in range(8):
+    for turn in range(60):
+        if turn >= 8 and born:
+            break
         token = place.token("raced")
         ident = ids(place, "raced")[-1]
         go = threading.Barrier(3)
@@ -287,10 +289,10 @@ def test_bastion_broker_renew(place: Place, tmp_path: Path) -> None:
 def test_the_client_renews_by_itself_when_half_is_over(place: Place, tmp_path: Path) -> None:
     place.application("itself", "deploy@web1", addresses=[LOOPBACK], renewable=DAY)
     file = tmp_path / "token"
-    file.write_text(place.token("itself", seconds=4))
+    file.write_text(place.token("itself", seconds=6))
     seen = {file.read_text()}
     with remote(place, file, renew=True) as broker:
-        end = time.monotonic() + 7  # longer than one of them lasts
+        end = time.monotonic() + 10  # longer than one of them lasts
         while time.monotonic() < end:
             assert broker.get("deploy@web1").value
             seen.add(file.read_text().strip())

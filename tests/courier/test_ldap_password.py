@@ -221,7 +221,7 @@ def against(tmp_path: Path, reply: bytes | None) -> Called:
                 tls.recv(4096)  # until it is given up
 
     with served(talk) as (_, port):
-        return change(f"ldaps://{LOOPBACK}:{port}", ca, seconds=1.0)
+        return change(f"ldaps://{LOOPBACK}:{port}", ca, seconds=2.0 if reply is None else 20.0)
 
 
 @pytest.mark.parametrize(

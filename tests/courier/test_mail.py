@@ -73,7 +73,7 @@ def test_the_certificate_is_checked(server: MailServer, ca: Ca, tmp_path: Path) 
 )
 def test_a_refusal_in_words(ca: Ca, says: dict[str, str], error: str) -> None:
     with MailServer(ca.context("127.0.0.1"), implicit=True, says=says).served() as server:
-        found = send(server.url, ca, user="u", password="p", seconds=5.0)
+        found = send(server.url, ca, user="u", password="p", seconds=20.0)
         assert (found.status, found.error) == (0, error) or error in found.error
 
 
@@ -82,7 +82,7 @@ def test_a_server_that_drips_is_cut(ca: Ca) -> None:
     with MailServer(ca.context("127.0.0.1"), drip=True).served() as server:
         began = time.monotonic()
         assert send(server.url, ca, seconds=1.0).error == "did not take the mail within 1 s"
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(

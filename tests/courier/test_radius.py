@@ -119,7 +119,7 @@ def test_what_is_no_answer(name: str) -> None:
 
 
 def ask(*servers: str, **more: Any) -> Called:
-    given: dict[str, Any] = {"secret": SECRET, "user": "alice", "password": b"123456", "seconds": 4.0} | more
+    given: dict[str, Any] = {"secret": SECRET, "user": "alice", "password": b"123456", "seconds": 10.0} | more
     return trio.run(radius.call, RadiusCall(task=5, servers=list(servers), **given), Reach())
 
 
@@ -171,7 +171,7 @@ def test_a_lost_packet_is_sent_once_more_as_it_was(monkeypatch: pytest.MonkeyPat
 
 def test_the_next_server_when_one_is_silent_or_gone() -> None:
     with server(lambda _: []) as (silent, _), server(lambda data: [answer_to(data, 2)]) as (good, _):
-        assert ask(silent, good, seconds=1.0).status == 2
+        assert ask(silent, good, seconds=4.0).status == 2
     with server(lambda data: [answer_to(data, 2)]) as (good, _):
         assert ask(f"127.0.0.1:{free_port()}", "no such name.", "127.0.0.1:99999", good).status == 2
 
@@ -287,11 +287,11 @@ def freeradius(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (home / "log").open("wb") as log:
         process = subprocess.Popen([program, "-X", "-d", str(home), "-n", "radiusd"], stdout=log, stderr=log)
     try:
-        wait_until("freeradius", lambda: _ready(process, home))
+        wait_until("freeradius", lambda: _ready(process, home), 60)
         yield f"127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
 
 
 def _ready(process: "subprocess.Popen[bytes]", home: Path) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from bastion.broker.client import Broker, BrokerError
 from policy.messages import AccountAdd, ApplicationAdd, ApplicationSet, OwnerAdd, SecretAdd
+from tests.support.canary import files_below
 from tests.support.net import wait_until
 from tests.support.site import Site
 
@@ -80,8 +81,8 @@ def test_a_disabled_application_reads_nothing(site: Site) -> None:
 def test_the_secret_stands_nowhere(site: Site) -> None:
     """In no file of the bastion, in no log, and not in the memory of a broker at rest: only the reader has it."""
     assert (read(site) or "").startswith(SEEDED)
-    places = [path for path in (*site.folder.rglob("*"), site.log) if path.is_file()]
-    assert [path for path in places if SEEDED.encode() in path.read_bytes()] == []
+    files = files_below(site.folder, site.log)
+    assert [path for path, data in files.items() if SEEDED.encode() in data] == []
     for event in site.audit():
         assert SEEDED not in json.dumps(event)
     assert SEEDED not in Path(f"/proc/{site.pid('bastion.broker')}/environ").read_text()

@@ -33,6 +33,7 @@ from tests.support.rawssh import (
     EOF,
     EXTENDED_DATA,
     GLOBAL_REQUEST,
+    LONG,
     OPEN_CONFIRMATION,
     OPEN_FAILURE,
     REQUEST_FAILURE,
@@ -153,7 +154,7 @@ def partings(site: Site, entry: str, dialogues: list[Dialogue]) -> list[str]:
     async def one(dialogue: Dialogue) -> str:
         async with logged_in(site, entry) as raw:
             await dialogue(raw)
-            return await raw.parting(20)
+            return await raw.parting()
 
     async def run() -> list[str]:
         reasons: list[str] = []
@@ -434,7 +435,7 @@ def test_thousands_of_opens_meet_a_limit_and_places_come_back(site: Site, entry:
     async def dialogue(raw: Raw) -> None:
         for number in range(MANY):
             raw.open("session", number)
-        said = [await raw.until(OPEN_CONFIRMATION, OPEN_FAILURE, seconds=20) for _ in range(MANY)]
+        said = [await raw.until(OPEN_CONFIRMATION, OPEN_FAILURE) for _ in range(MANY)]
         assert [kind for kind, _ in said] == [OPEN_CONFIRMATION] * limit + [OPEN_FAILURE] * (MANY - limit)
         assert [struct.unpack_from(">I", payload)[0] for _, payload in said] == list(range(MANY)), "in order"
         assert {struct.unpack_from(">I", payload, 4)[0] for _, payload in said[limit:]} == {4}, "resource shortage"
@@ -993,7 +994,7 @@ def test_a_target_that_breaks_the_protocol_is_left_and_named(site: Site, entry: 
     async def one(name: str) -> tuple[bytes, int | None]:
         async with logged_in(site, entry, name) as raw:
             raw.ask(await raw.session(), "exec", String("true"))
-            return await raw.output(20)
+            return await raw.output()
 
     for index, (what, script) in enumerate(BREAKS.items()):
         with puppet(site, tmp_path / str(index), script) as (name, _):
@@ -1084,7 +1085,7 @@ def test_a_target_asks_whether_anybody_is_there_and_is_answered_in_order(
             raw.say(GLOBAL_REQUEST, String("keepalive@openssh.com"), Boolean(True))
             await raw.until(REQUEST_SUCCESS)
             answers: list[int] = []
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(LONG):
                 while len(answers) < 6:
                     answers = [kind for kind, _ in target.heard if kind in (CHANNEL_SUCCESS, CHANNEL_FAILURE)]
                     await asyncio.sleep(0.01)
@@ -1142,7 +1143,7 @@ def test_connections_back_come_only_from_where_the_person_asked_for(
                 at = 4 + int.from_bytes(payload[:4])
                 opened.append((payload[4:at].decode(), payload[at + 12 :]))
                 raw.say(OPEN_CONFIRMATION, payload[at : at + 4], UInt32(50 + len(opened)), UInt32(9), UInt32(32768))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(LONG):
                 while sum(kind in (91, 92) for kind, _ in target.heard) < len(tries):  # noqa: ASYNC110 - another thread's
                     await asyncio.sleep(0.01)
             return opened

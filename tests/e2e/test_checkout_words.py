@@ -91,7 +91,7 @@ def take(site: Site, account: str, *words: str, options: tuple[str, ...] = ()) -
 
 
 def plain(site: Site, *words: str, terminal: bool = False) -> "subprocess.CompletedProcess[bytes]":
-    return site.ssh("bastion", "vault", "checkout", *words, options=("-tt",) if terminal else (), timeout=15)
+    return site.ssh("bastion", "vault", "checkout", *words, options=("-tt",) if terminal else ())
 
 
 def lena(site: Site, *words: str) -> "subprocess.CompletedProcess[bytes]":

@@ -67,30 +67,36 @@ def test_recorderd_killed_ends_sessions_with_words_and_nothing_unrecorded(site: 
         assert (refused.code, refused.out) == (76, b"")
         assert "bastion: recorderd is not there: " in refused.err
         assert "bastion: start it again: systemctl restart bastion-recorderd" in refused.err
-        assert site.bastion("sessions", "list", "--json").stdout.strip() == "[]"
+        wait_until("the end of all sessions", lambda: not site.sessions(), patience(10))
     for stream in streams:
         tape = tape_of(site, stream.name)
         holds(tape, stream.received, stream.name)
         assert verdicts(site, tape.session)[tape.session] in ("truncated", "open", "recovered")
-    reported = {row["session"] for row in site.events("recorder-lost", since)}
-    assert {tape_of(site, stream.name).session for stream in streams} < reported, "the refused login is reported, too"
+    mine = {tape_of(site, stream.name).session for stream in streams}
+
+    def all_reported() -> bool:
+        return mine < {row["session"] for row in site.events("recorder-lost", since)}
+
+    wait_until("reports of both, and of the refused login", all_reported, patience(10))
     assert "recorder-lost" in tail(site.log, 400)
 
 
 def test_recorderd_standing_still_stops_all_and_then_ends_all(site: FaultSite, load: Load) -> None:
     """A disk that hangs looks like this. Until it is given up nothing passes; nobody new is let in meanwhile."""
     stream = load.counting("rs", "-tt").flows(5000)
+    began = time.monotonic()
     with frozen(site.pid("recorder")):
         wait_until("nothing coming any more", lambda: _stands_still(stream), patience(20))
-        stopped, began = stream.size, time.monotonic()
-        assert stream.process.poll() is None, "given up too soon"
+        stopped = stream.size
+        ended = stream.process.poll() is not None
+        assert not ended or time.monotonic() - began > STALL - 1, "given up too soon"
         refused = site.go("id", timeout=patience(40))
         assert (refused.code, refused.out) == (76, b"")
         assert "bastion: recorderd did not answer within 5 seconds" in refused.err
         assert "bastion: start it again: systemctl restart bastion-recorderd" in refused.err
         assert refused.seconds < patience(8)
         assert stream.wait(60) == 76
-        assert time.monotonic() - began > STALL - 2, "given up too soon"
+        assert time.monotonic() - began > STALL - 1, "given up too soon"
         assert f"the recording failed: recorderd has not answered for {STALL} seconds" in stream.err
         assert stream.size == stopped, "bytes passed that nobody has recorded"
         received = stream.received
@@ -98,7 +104,7 @@ def test_recorderd_standing_still_stops_all_and_then_ends_all(site: FaultSite, l
     holds(ended_tape(site, "rs"), received, "rs")
 
 
-def _stands_still(stream: object, seconds: float = 0.5) -> bool:
+def _stands_still(stream: object, seconds: float = 1.0) -> bool:
     size = stream.size  # type: ignore[attr-defined]
     time.sleep(seconds)  # what does not come can only be waited for
     return bool(stream.size == size)  # type: ignore[attr-defined]
@@ -161,7 +167,7 @@ def test_policyd_killed_ends_sessions_with_words_and_lets_nobody_in(site: FaultS
             assert "bastion: session ended: the bastion's policy service is gone" in stream.err
         refused = site.go("id", options=TALKING)
         assert (refused.code, refused.out) == (255, b"")
-        assert refused.seconds < patience(5)
+        assert refused.seconds < patience(10)
         assert refused.err.splitlines()[:2] == NO_POLICY
     for stream in streams:
         tape = ended_tape(site, stream.name)
@@ -212,7 +218,7 @@ def test_a_session_ends_at_its_time_though_policyd_stands_still(site: FaultSite,
     """The gateway keeps the limits of what it was granted by itself."""
     stream = load.counting("alone", to="short").flows(100)
     with frozen(site.pid("policy")):
-        assert stream.wait(10) == 143
+        assert stream.wait() == 143
         assert "the time granted for this session is over" in stream.err
     site.recovers()
 
@@ -259,7 +265,7 @@ def test_a_kill_by_an_operator_closes_both_legs_and_says_by_whom(site: FaultSite
     for stream in streams:
         stream.flows(1000)
     sessions = {stream.name: tape_of(site, stream.name).session for stream in streams}
-    assert set(sessions.values()) == {row["session"] for row in site.sessions()}
+    wait_until("these sessions alone", lambda: set(sessions.values()) == {row["session"] for row in site.sessions()})
     for stream in streams:
         done = site.bastion("sessions", "kill", sessions[stream.name], "--reason", "lunch \x1b]0;is over\x07")
         assert sessions[stream.name] in done.stdout
@@ -267,7 +273,7 @@ def test_a_kill_by_an_operator_closes_both_legs_and_says_by_whom(site: FaultSite
         assert "bastion: session ended: an operator: lunch " in stream.err
         assert "\x1b]0" not in stream.err, "a reason is text from outside as well"
         wait_until("the end on the target", lambda name=stream.name: not _runs_on_target(name), patience(10))  # type: ignore[misc]
-    assert not site.sessions()
+    site.alone()
     for stream in streams:
         tape = ended_tape(site, stream.name)
         assert tape.ended is not None
@@ -285,15 +291,16 @@ def test_a_killed_session_opens_no_further_channel(site: FaultSite, entry: str) 
             channels = [await connection.create_process(f": s12-{n}; echo here; exec sleep 60") for n in "ab"]
             for channel in channels:
                 assert await channel.stdout.readline() == "here\n"
-            session = site.sessions()[0]["session"]
+            (session,) = [row["session"] for row in site.sessions()]
             site.ask(SessionKill(session=session, reason="enough"))
             ended = [await connection.run("echo after the kill")]
             with pytest.raises(asyncssh.ChannelOpenError, match="session ended"):
                 await connection.open_connection(LOOPBACK, site.target.port)
             ended += [await channel.wait() for channel in channels]
-            await asyncio.wait_for(connection.wait_closed(), patience(5))
+            await asyncio.wait_for(connection.wait_closed(), patience(10))
             return session, ended
 
+    site.alone()
     since = site.newest()
     session, ended = asyncio.run(play())
     for one in ended:
@@ -302,7 +309,7 @@ def test_a_killed_session_opens_no_further_channel(site: FaultSite, entry: str) 
     assert ended[0].stdout == ""
     for name in ("s12-a", "s12-b"):
         wait_until("the end on the target", lambda name=name: not _runs_on_target(name), patience(10))  # type: ignore[misc]
-    assert not site.sessions()
+    site.alone()
     kinds = [row["event"] for row in site.audit() if int(row["seq"]) > since and row["session"] == session]
     killed = next(at for at, kind in enumerate(kinds) if "kill" in kind)
     assert "channel-open" in kinds[:killed]

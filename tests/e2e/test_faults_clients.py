@@ -74,10 +74,12 @@ def stalling(site: FaultSite, target: str) -> Iterator[None]:
 def test_a_client_that_never_reads_costs_little(site: FaultSite, target: str) -> None:
     """Attack: a window of 2 GiB and no reading; asyncssh alone kept 283 MiB for 300. Kept in full or by hash alike."""
     site.go(f"head -c {4 * MIB} /dev/zero", to=target)  # what the first stream costs is paid once
+    site.alone()
     before = memory(site.pid("bastion.ssh"))
     with stalling(site, target):
         more = grown(site, before) // STALLING
         assert site.go("echo others").out == b"others\n"
+        wait_until("the end of the other", lambda: len(site.sessions()) == STALLING, patience(10))
         live = [row["session"] for row in site.sessions()]
     wait_until("its end", lambda: not site.sessions(), patience(10))
     stalled = [tape for tape in tapes(site) if tape.session in live]
@@ -122,7 +124,7 @@ def test_a_thousand_half_open_connections_do_not_keep_anybody_out(site: FaultSit
     with ExitStack() as held:
         for number in range(STRANGERS):
             try:
-                sock = socket.create_connection((LOOPBACK, site.port), timeout=5, source_address=(FLOODER, 0))
+                sock = socket.create_connection((LOOPBACK, site.port), timeout=30, source_address=(FLOODER, 0))
             except OSError:
                 continue
             strangers.append(held.enter_context(sock))
@@ -134,10 +136,10 @@ def test_a_thousand_half_open_connections_do_not_keep_anybody_out(site: FaultSit
             if number in (STRANGERS // 2, STRANGERS - 1):
                 said = site.go("echo in")
                 assert (said.code, said.out) == (0, b"in\n"), said.err
-                assert said.seconds < patience(5), f"{number} connections held a login up for {said.seconds:.1f} s"
+                assert said.seconds < patience(10), f"{number} connections held a login up for {said.seconds:.1f} s"
         more = memory(worker) - before
         stream.flows(1000)
-        assert sum(_is_open(sock) for sock in strangers) <= 10, "the limit of one source"
+        wait_until("the limit of one source", lambda: sum(map(_is_open, strangers)) <= 10, patience(10))
     print(f"{STRANGERS} half-open connections: login in {said.seconds:.2f} s, {more / MIB:.1f} MiB more")
     assert more < MOST
     assert "too many connections from this source" in site.log.read_text()

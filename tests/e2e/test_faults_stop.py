@@ -51,14 +51,14 @@ def test_fifty_people_are_told_when_the_bastion_goes_down(site: FaultSite, load:
     busy = [load.counting("busy"), load.counting("busy-tty", "-tt")]
     for stream in busy:
         stream.flows(5000)
-    assert len(site.sessions()) == PEOPLE + len(busy)
+    wait_until("these sessions alone", lambda: len(site.sessions()) == PEOPLE + len(busy))
     assert site.process is not None
     children = [pid for role in ("recorder", "policy", "bastion.ssh") for pid in site.pids(role)]
     idle = socket.create_connection((LOOPBACK, site.port), source_address=("127.0.0.9", 0))
     with idle:
         began = time.monotonic()
         site.process.send_signal(signal.SIGTERM)
-        wait_until("the end of the listener", lambda: not _listens(site), patience(5))
+        wait_until("the end of the listener", lambda: not _listens(site), patience(10))
         assert site.process.poll() is None, "nobody new comes in while those who are there are told"
         assert site.process.wait(patience(STOP_SECONDS)) == 0
         took = time.monotonic() - began
@@ -116,7 +116,7 @@ def test_a_login_that_is_finished_while_the_bastion_goes_down_opens_no_session(s
         # Its recorder stands still, so that the worker has still something to wait for when the login comes.
         with frozen(site.pid("recorder")):
             os.kill(worker, signal.SIGTERM)
-            wait_until("its end in sight", lambda: not _listens(site), patience(5))
+            wait_until("its end in sight", lambda: not _listens(site), patience(10))
             raw.prove(site.login(), key)
             assert (await raw.hear())[0] == USERAUTH_SUCCESS
             kind, payload = await raw.hear(patience(10))

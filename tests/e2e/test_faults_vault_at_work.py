@@ -18,7 +18,12 @@ from tests.support.accounts_target import PASSWORD, AccountsTarget, missing
 from tests.support.chaos import FaultSite, patience
 from tests.support.net import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.fault, pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.fault,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+]
 
 ACCOUNTS = tuple(f"a{number}" for number in range(6))
 BORROWED = ACCOUNTS[-2:]
@@ -41,8 +46,9 @@ password = { length = 24, classes = ["lower", "upper", "digit"] }
 """
 BOXES = 3
 """Names of the one target: one account at a time is changed on each."""
-SECONDS = 6.0
-"""Of work before and after the death of policyd."""
+WORK = ("rotate", "rekey", "log in", "borrow", "read")
+AT_LEAST = 3
+"""Times that each of these is done before the death of policyd, and as often again after it."""
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +100,15 @@ class Work:
             threading.Thread(target=self._again_and_again, args=(what,), daemon=True)
             for what in (self.rotate, self.rekey, self.log_in, self.log_in, self.borrow, self.read)
         ]
+
+    def goes_on(self) -> None:
+        """Wait until each was done often enough since now."""
+        before = self.done.copy()
+
+        def done() -> bool:
+            return bool(self.wrong) or all(self.done[what] - before[what] >= AT_LEAST for what in WORK)
+
+        wait_until(f"work since {before}", done, patience(60))
 
     def _again_and_again(self, what: Callable[[], None]) -> None:
         while not self.over.is_set():
@@ -150,17 +165,15 @@ def test_the_vault_at_work_while_policyd_is_killed(site: FaultSite, target: Acco
     work = Work(site, target)
     for one in work.threads:
         one.start()
-    time.sleep(SECONDS)
+    work.goes_on()
     site.kill("policy")
     site.recovers(patience(20))
-    time.sleep(SECONDS)
+    work.goes_on()
     work.over.set()
     for one in work.threads:
         one.join(60)
     print(json.dumps(work.done, indent=1))
     assert work.wrong == []
-    for what in ("rotate", "rekey", "log in", "borrow", "read"):
-        assert work.done[what] >= 3, f"{what} was at work: {work.done}"
     for account in BORROWED:
         site.ssh("bastion", "vault", "checkin", place_of(account))
     wait_until("every rotation's end", lambda: not _open(site), patience(90))

@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -45,10 +44,10 @@ def master(site: Site, entry: str, folder: Path, *options: str) -> Iterator[list
     finally:
         subprocess.run([*words, "-O", "exit", entry], capture_output=True, check=False)
         try:
-            client.wait(5)
+            client.wait(10)
         except subprocess.TimeoutExpired:  # OpenSSH's own, after a forward that was refused
             client.kill()
-            client.wait(5)
+            client.wait()
         assert client.stderr
         client.stderr.close()
 
@@ -107,7 +106,7 @@ def test_remote_forward_to_a_port_that_the_target_chooses(site: Site, entry: str
 def test_dynamic_forward(site: Site, entry: str, tmp_path: Path, evidence: Evidence) -> None:
     port = free_port()
     with served(web) as (host, far), master(site, entry, tmp_path, "-D", str(port)):
-        words = ["curl", "-s", "--max-time", "20", "--socks5-hostname", f"{LOOPBACK}:{port}", f"http://{host}:{far}/"]
+        words = ["curl", "-s", "--max-time", "60", "--socks5-hostname", f"{LOOPBACK}:{port}", f"http://{host}:{far}/"]
         done = subprocess.run(words, capture_output=True, check=False)
         assert done.stdout == b"through the tunnel"
     if tape := evidence.tape():
@@ -133,7 +132,7 @@ def test_an_agent_used_by_many_at_once(site: Site, entry: str, tmp_path: Path, e
         with master(site, entry, tmp_path, "-o", f"ForwardAgent={path}") as words:
             script = "for i in 1 2 3 4 5 6; do ssh-add -l & done; wait"
             done = subprocess.run(
-                [*words, "-A", entry, script], capture_output=True, text=True, timeout=30, check=False
+                [*words, "-A", entry, script], capture_output=True, text=True, timeout=60, check=False
             )
             wanted = subprocess.run(
                 ["ssh-keygen", "-lf", str(tmp_path / "mine")], capture_output=True, text=True, check=True
@@ -165,7 +164,7 @@ def test_x11(site: Site, entry: str, tmp_path: Path, evidence: Evidence) -> None
     authority = tmp_path / "Xauthority"
     script = tmp_path / "x_client"
     script.write_text(X_CLIENT)
-    with served(x_server(cookie), (LOOPBACK, x_port())) as (host, port):
+    with served(x_server(cookie), (LOOPBACK, free_port(DISPLAYS))) as (host, port):
         display = f"{host}:{port - 6000}"
         env = {**os.environ, "DISPLAY": display, "XAUTHORITY": str(authority)}
         subprocess.run(["xauth", "-q", "add", display, ".", cookie.hex()], env=env, check=True, capture_output=True)
@@ -175,17 +174,8 @@ def test_x11(site: Site, entry: str, tmp_path: Path, evidence: Evidence) -> None
         assert ("open", "x11") in {(note.state, note.kind) for note in tape.agents}
 
 
-def x_port() -> int:
-    """A port of a display that nobody serves."""
-    for port in range(6200, 6400):
-        with socket.socket() as probe:
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no display is free")
-
+DISPLAYS = range(6200, 6400)
+"""Ports of X servers; sshd takes those from 6010 on for its own."""
 
 X_CLIENT = """\
 import os, socket, struct, subprocess
@@ -246,7 +236,7 @@ def test_an_editor_that_lives_on_the_target(site: Site, entry: str, evidence: Ev
         assert client.stdout.readline() == b"listening on 1\n"
         fetches = [
             subprocess.Popen(
-                ["curl", "-s", "--max-time", "20", "--socks5", f"{LOOPBACK}:{port}", f"http://{host}:{far}/{number}"],
+                ["curl", "-s", "--max-time", "60", "--socks5", f"{LOOPBACK}:{port}", f"http://{host}:{far}/{number}"],
                 stdout=subprocess.PIPE,
             )
             for number in range(20)

@@ -67,7 +67,7 @@ def attempt(site: Site, entry: str, folder: Path, agent_path: str, *names: str) 
 
     async def go() -> tuple[list[str], list[str]]:
         answers = []
-        async with asyncio.timeout(30), trying(site, entry, folder, agent_path) as at:
+        async with asyncio.timeout(60), trying(site, entry, folder, agent_path) as at:
             for name in names:
                 at.contacts.clear()
                 answers.append(await ATTEMPTS[name][1](at))
@@ -136,7 +136,7 @@ def test_a_right_that_is_taken_away_ends_the_session(site: Site, entry: str, tmp
     """A multiplexed connection must not outlive the rule that let it in (Warpgate #1053)."""
 
     async def go() -> tuple[list[str], list[str]]:
-        async with asyncio.timeout(30), trying(site, entry, tmp_path) as at:
+        async with asyncio.timeout(60), trying(site, entry, tmp_path) as at:
             first = await ATTEMPTS["command"][1](at)
             at.contacts.clear()
             site.set_rules(rule("shell"))
@@ -158,7 +158,7 @@ def test_channels_of_no_kind_of_ours_are_refused(site: Site, entry: str, kind: b
     """Kinds that only a server opens, kinds that policy has no word for."""
 
     async def go() -> int:
-        async with asyncio.timeout(30), connected(site, entry) as connection:
+        async with asyncio.timeout(60), connected(site, entry) as connection:
             channel: Any = asyncssh.channel.SSHTCPChannel(
                 connection, asyncio.get_running_loop(), None, "strict", 1 << 20, 32768
             )  # type: ignore[attr-defined]
@@ -177,7 +177,7 @@ def test_subsystems_pass_by_their_exact_name(site: Site, entry: str, name: str, 
     site.set_rules(rule("sftp", "exec"))
 
     async def go() -> tuple[str, list[str]]:
-        async with asyncio.timeout(30), trying(site, entry, tmp_path) as at:
+        async with asyncio.timeout(60), trying(site, entry, tmp_path) as at:
             return await at.run(subsystem=name, data=b"did it"), at.contacts
 
     assert asyncio.run(go()) == (TOLD, [])
@@ -189,7 +189,7 @@ def test_a_tunnel_in_words_of_another_spelling_is_still_a_tunnel(site: Site, ent
     hosts = ["127.0.0.1", "127.1", "0", "localhost", "::1", "::ffff:127.0.0.1", "0x7f000001", "169.254.169.254"]
 
     async def go() -> set[str]:
-        async with asyncio.timeout(30), trying(site, entry, tmp_path) as at:
+        async with asyncio.timeout(60), trying(site, entry, tmp_path) as at:
             nowhere = {await one(at, host, 0) for host in hosts}
             assert all(said.endswith("there is no such place") for said in nowhere), "port 0 is none"
             return {await one(at, host, at.port) for host in hosts}

@@ -10,6 +10,7 @@ import pytest
 
 from policy.messages import AccountAdd, Rotate, RotationList, SecretAdd, TargetAdd
 from tests.support.accounts_target import ANN, KIOSK, OPS, PASSWORD, AccountsTarget, missing
+from tests.support.canary import files_below
 from tests.support.folders import public_folder
 from tests.support.net import wait_until
 from tests.support.site import RULES, Site
@@ -148,6 +149,7 @@ def test_a_target_that_lies_changes_nothing_here(world: World) -> None:
 
 def test_an_operator_ends_the_session_of_one(world: World) -> None:
     before = world.target.shadow(ANN)
+    world.site.alone()
     world.target.fault("hangs")
     try:
         ident = world.begin(f"{ANN}@box")
@@ -185,7 +187,5 @@ def test_a_secret_that_a_script_changes(world: World) -> None:
 def test_no_secret_is_anywhere_else(world: World) -> None:
     """Whatever was said on the way: not in logs, recordings, the trail or the database."""
     secrets = [(world.machine / "scott").read_bytes(), PASSWORD.encode()]
-    for path in [world.site.log, *world.site.folder.rglob("*")]:
-        if path.is_file():
-            data = path.read_bytes()
-            assert not [secret for secret in secrets if secret in data], path
+    for path, data in files_below(world.site.log, world.site.folder).items():
+        assert not [secret for secret in secrets if secret in data], path

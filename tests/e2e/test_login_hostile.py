@@ -110,7 +110,7 @@ HELLO = b"SSH-2.0-OpenSSH_9.9\r\n"
 @pytest.mark.usefixtures("honest")
 def test_what_is_no_ssh_is_hung_up_on(site: Gateway, said: bytes) -> None:
     """[T4] The last waits for its line end as long as the grace time lasts, like anything that says nothing."""
-    patient = 25.0 if b"\n" not in said else 5.0
+    patient = 40.0 if b"\n" not in said else 15.0
     began = time.monotonic()
     answer = talk_in_the_clear(site.port, said, seconds=patient)
     assert answer.startswith(b"SSH-2.0-Bastion\r\n")
@@ -122,7 +122,7 @@ def test_what_is_no_ssh_is_hung_up_on(site: Gateway, said: bytes) -> None:
 def test_lengths_that_lie(site: Gateway, length: int) -> None:
     """[T3] GHSA-vgvv-x7xg-6cqg: a length is believed before anything vouches for it."""
     before = memory(site)
-    talk_in_the_clear(site.port, HELLO + clear(bytes((KEXINIT,)) + bytes(60), length=length) + bytes(4096), 25)
+    talk_in_the_clear(site.port, HELLO + clear(bytes((KEXINIT,)) + bytes(60), length=length) + bytes(4096), 40)
     assert memory(site) - before < 8 * 1024, "KiB"
 
 
@@ -130,7 +130,7 @@ def test_lengths_that_lie(site: Gateway, length: int) -> None:
 @pytest.mark.usefixtures("honest")
 def test_paddings_that_lie(site: Gateway, padding: int) -> None:
     """[T3]"""
-    talk_in_the_clear(site.port, HELLO + clear(bytes((KEXINIT,)) + bytes(60), padding=padding), 25)
+    talk_in_the_clear(site.port, HELLO + clear(bytes((KEXINIT,)) + bytes(60), padding=padding), 40)
 
 
 def kexinit(*kex: bytes, strict: bool = True) -> bytes:
@@ -177,7 +177,7 @@ CURVE = b"curve25519-sha256"
 @pytest.mark.usefixtures("honest")
 def test_key_exchanges_that_must_not_end_well(site: Gateway, packets: list[bytes]) -> None:
     """[T1 T2 T5 T6 T7 T13] before any key: CVE-2018-10933, CVE-2023-48795, CVE-2025-32433."""
-    answer = talk_in_the_clear(site.port, HELLO + b"".join(clear(packet) for packet in packets), 25)
+    answer = talk_in_the_clear(site.port, HELLO + b"".join(clear(packet) for packet in packets), 40)
     assert answer.startswith(b"SSH-2.0-Bastion\r\n")
 
 
@@ -194,7 +194,7 @@ def test_every_message_in_every_state_before_login_opens_nothing(site: Gateway, 
         await state(raw)
         raw.say(kind, String(b"ssh-connection"), UInt32(1), bytes(24))
         raw.say(CHANNEL_OPEN, String("session"), UInt32(0), UInt32(1 << 20), UInt32(32768))
-        return set(await raw.rest(25))
+        return set(await raw.rest(40))
 
     async def all_of_them() -> set[int]:
         heard: set[int] = set()
@@ -341,11 +341,11 @@ def integer(value: int) -> bytes:
 )  # fmt: skip
 @pytest.mark.usefixtures("honest")
 def test_hostile_keys(site: Gateway, sam: asyncssh.SSHKey, blob: bytes) -> None:
-    """[A3] CVE-2025-47914 and kin: refused, at once."""
-    began = time.monotonic()
+    """[A3] CVE-2025-47914 and kin: refused, at no cost."""
+    before = processor(site)
     name = blob[4 : 4 + struct.unpack(">I", blob[:4])[0]][:40] or b"x"
     assert outcome(site, "sam", sam, blob=blob, algorithm=name, signer=lambda _: String(name) + String(bytes(64))) == 51
-    assert time.monotonic() - began < 3
+    assert processor(site) - before < 2, "s"
 
 
 # --- names --------------------------------------------------------------------------------------------
@@ -587,24 +587,23 @@ def test_an_answer_to_no_question(site: Gateway, ann: Ann) -> None:
 def test_twenty_at_once_with_one_code_let_one_in(site: Gateway, ann: Ann) -> None:
     """[A6] The naive check let all twenty in."""
 
-    async def one(code: str, together: asyncio.Event) -> int:
+    async def asked() -> Raw:
         raw = await (await Raw.connect(site.port)).begin()
         await halfway(raw, ann[0])
         kbdint(raw)
         assert (await raw.hear())[0] == INFO_REQUEST
-        await together.wait()
+        return raw
+
+    async def answered(raw: Raw, code: str) -> int:
         raw.say(INFO_RESPONSE, UInt32(1), String(code))
-        kind, _ = await raw.hear(30)
+        kind, _ = await raw.hear(40)
         await raw.leave()
         return kind
 
     async def all_of_them() -> list[int]:
-        together = asyncio.Event()
+        ready = await asyncio.gather(*(asked() for _ in range(20)))
         code = ann[1].now()
-        runs = [asyncio.ensure_future(one(code, together)) for _ in range(20)]
-        await asyncio.sleep(3)
-        together.set()
-        return await asyncio.gather(*runs)
+        return await asyncio.gather(*(answered(raw, code) for raw in ready))
 
     kinds = asyncio.run(all_of_them())
     assert kinds.count(USERAUTH_SUCCESS) <= 1
@@ -688,7 +687,7 @@ def processor(site: Gateway) -> float:
 def test_a_thousand_half_open_connections_do_not_hinder_a_good_login(site: Gateway) -> None:
     """[T9] Half of them silent, half after their first line."""
     before = memory(site)
-    held = [socket.create_connection((LOOPBACK, site.port), timeout=10) for _ in range(1000)]
+    held = [socket.create_connection((LOOPBACK, site.port), timeout=30) for _ in range(1000)]
     try:
         for sock in held[::2]:
             sock.send(HELLO)
@@ -696,7 +695,7 @@ def test_a_thousand_half_open_connections_do_not_hinder_a_good_login(site: Gatew
         done = site.ssh("whoami")
         took = time.monotonic() - began
         assert done.returncode == 0, done.stderr
-        assert took < 5
+        assert took < 15, "and not the time of grace, which is 20"
         assert (memory(site) - before) / 1000 < 100, "KiB each"
     finally:
         for sock in held:
@@ -709,11 +708,11 @@ def test_one_source_cannot_shut_others_out(tmp_path: Path) -> None:
     held = []
     try:
         for _ in range(60):
-            sock = socket.create_connection((LOOPBACK, gateway.port), timeout=10, source_address=("127.0.0.2", 0))
+            sock = socket.create_connection((LOOPBACK, gateway.port), timeout=30, source_address=("127.0.0.2", 0))
             held.append(sock)
         greeted = []
         for sock in held:
-            sock.settimeout(5)
+            sock.settimeout(30)
             greeted.append(sock.recv(4096))
         assert sum(b"bastion: too many" not in said for said in greeted) == 10
         assert all(said.startswith(b"SSH-2.0-Bastion\r\n") for said in greeted), "a client must be able to show it"
@@ -741,14 +740,14 @@ def test_a_source_that_fails_again_and_again_is_refused_for_a_while(tmp_path: Pa
 
         assert sum(asyncio.run(guess()) for _ in range(10)) in range(1, 5)
         assert b"bastion: too many" in talk_in_the_clear(gateway.port, b"")
-        with socket.create_connection((LOOPBACK, gateway.port), timeout=5, source_address=("127.0.0.2", 0)) as other:
+        with socket.create_connection((LOOPBACK, gateway.port), timeout=30, source_address=("127.0.0.2", 0)) as other:
             assert other.recv(64).startswith(b"SSH-2.0")
     finally:
         gateway.stop()
 
 
 def test_whoever_does_not_log_in_within_the_grace_time_is_gone(tmp_path: Path) -> None:
-    gateway = Gateway(tmp_path, settings=("grace = 2.0",)).make().start()
+    gateway = Gateway(tmp_path, settings=("grace = 6.0",)).make().start()
     try:
 
         async def run() -> tuple[float, float]:
@@ -757,13 +756,13 @@ def test_whoever_does_not_log_in_within_the_grace_time_is_gone(tmp_path: Path) -
             raw = await (await Raw.connect(gateway.port)).begin()
             raw.request("sam", "none")
             await raw.hear()
-            await asyncio.wait_for(raw.gone.wait(), 10)
+            await asyncio.wait_for(raw.gone.wait(), 40)
             proving = time.monotonic() - began
-            while await asyncio.wait_for(silent.read(1024), 10):
+            while await asyncio.wait_for(silent.read(1024), 40):
                 pass
             return proving, time.monotonic() - began
 
-        assert max(asyncio.run(run())) < 5
+        assert max(asyncio.run(run())) < 20
     finally:
         gateway.stop()
 
@@ -776,7 +775,7 @@ def test_running_out_of_file_descriptors_ends_nothing_that_lives(tmp_path: Path)
     try:
         assert gateway.worker is not None
         resource.prlimit(gateway.worker.pid, resource.RLIMIT_NOFILE, (60, 60))
-        held = [socket.create_connection((LOOPBACK, gateway.port), timeout=10) for _ in range(100)]
+        held = [socket.create_connection((LOOPBACK, gateway.port), timeout=30) for _ in range(100)]
         wait_until("the limit", lambda: "out-of-descriptors" in gateway.log.read_text())
         for sock in held:
             sock.close()

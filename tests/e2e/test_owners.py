@@ -8,6 +8,7 @@ import pytest
 
 from policy import messages as m
 from policy.keys import sshkeys
+from tests.support.canary import files_below
 from tests.support.person import Person
 from tests.support.site import Site
 
@@ -103,8 +104,5 @@ def test_an_administrator_has_the_words_too(site: Site) -> None:
 
 def test_the_secret_is_nowhere(site: Site) -> None:
     """Neither in the trail, nor in logs, nor in what is recorded."""
-    paths = [site.log, *site.folder.rglob("*")]
-    found = [
-        path for path in paths if path.is_file() and not path.is_symlink() and SECRET.encode() in path.read_bytes()
-    ]
-    assert found == []
+    files = files_below(site.log, site.folder)
+    assert [path for path, data in files.items() if SECRET.encode() in data] == []

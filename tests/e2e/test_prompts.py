@@ -150,7 +150,7 @@ def test_who_hangs_up_leaves_the_request_waiting(site: Site, entry: str) -> None
 @pytest.mark.parametrize("terminal", [(), ("-tt",)])
 def test_nobody_is_asked_where_nobody_is(site: Site, entry: str, terminal: tuple[str, ...]) -> None:
     """ansible: a terminal for sudo, and nobody at it."""
-    done = site.ssh(entry, "id", options=terminal, timeout=15)
+    done = site.ssh(entry, "id", options=terminal)
     assert done.returncode == 75
     assert b"ssh bastion request" in done.stdout + done.stderr
     assert b"say why" not in done.stdout + done.stderr
@@ -196,7 +196,7 @@ def test_ask_with_words_and_wait(site: Site) -> None:
         assert (row["reason"], row["seconds"]) == ("a long night", "3600")
         assert waiting.poll() is None
         lena(site, "approve", row["request"])
-        _, error = waiting.communicate(timeout=20)
+        _, error = waiting.communicate(timeout=60)
     assert waiting.returncode == 0, error
     assert b"is approved by lena" in error
     assert site.ssh("direct", "echo in").stdout == b"in\n"
@@ -316,7 +316,7 @@ def test_paramiko_has_the_same_prompts(site: Site) -> None:
         channel = transport.open_session()
         channel.get_pty()
         channel.invoke_shell()
-        channel.settimeout(20)
+        channel.settimeout(40)
         shown = until(channel, "say why")
         channel.sendall(b"robots\n")
         ident = re.findall(r"r-[a-z2-7]{8}", shown + until(channel, "ctrl-c"))[-1]

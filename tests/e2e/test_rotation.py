@@ -11,7 +11,12 @@ from tests.support.chaos import FaultSite, patience
 from tests.support.net import wait_until
 from tests.support.sshd import keygen
 
-pytestmark = [pytest.mark.e2e, pytest.mark.fault, pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.fault,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +115,7 @@ def test_a_target_that_dies_when_it_was_told_leaves_both_until_one_is_proven(the
     place = there.account(ANN)
     there.target.fault("hangs")
     there.site.bastion("account", "rotate", place, "--no-wait")
-    wait_until("the change", lambda: has_heard(there.target))
+    wait_until("the change", lambda: has_heard(there.target), patience(20))
     there.target.stop()
     try:
         wait_until("the doubt", lambda: there.state() == "both-kept", patience(30))
@@ -130,7 +135,7 @@ def test_killed_while_the_target_is_told(there: There, role: str) -> None:
     place = there.account(ANN)
     there.target.fault("hangs")
     there.site.bastion("account", "rotate", place, "--no-wait")
-    wait_until("the change", lambda: has_heard(there.target))
+    wait_until("the change", lambda: has_heard(there.target), patience(20))
     there.target.fault()
     there.site.kill(role)
     there.site.recovers(patience(20))

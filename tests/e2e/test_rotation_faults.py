@@ -14,7 +14,12 @@ from tests.support.net import wait_until
 from tests.support.site import stopped
 from tests.support.sshd import keygen
 
-pytestmark = [pytest.mark.e2e, pytest.mark.fault, pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.fault,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+]
 
 KEYS = f"/home/{ANN}/.ssh"
 
@@ -144,8 +149,11 @@ def test_whatever_it_says_of_the_file_of_keys_a_login_decides(
 # --- an operator ends it --------------------------------------------------------------------------------
 
 
-def own_sessions(site: FaultSite) -> list[str]:
-    return [one["session"] for one in site.sessions() if one["person"] == "bastion"]
+def own_sessions(there: There) -> list[str]:
+    """Those of the bastion itself on this target: others may still be on their way out."""
+    return [
+        one["session"] for one in there.site.sessions() if (one["person"], one["target"]) == ("bastion", there.name)
+    ]
 
 
 def row_of(there: There, place: str) -> dict[str, Any]:
@@ -162,8 +170,8 @@ def test_its_session_is_ended_while_the_target_is_told(there: There, fault: str,
     place = there.account(ANN)
     there.target.fault(fault)
     there.site.bastion("account", "rotate", place, "--no-wait")
-    wait_until("the change", lambda: has_heard(there.target))
-    (session,) = own_sessions(there.site)
+    wait_until("the change", lambda: has_heard(there.target), patience(20))
+    (session,) = own_sessions(there)
     there.site.bastion("sessions", "kill", session, "--reason", "what is this")
     there.target.fault()
     wait_until("what opens", lambda: there.state() in ("", "wanted"), patience(30))
@@ -183,13 +191,13 @@ def test_the_sessions_that_find_it_out_are_ended_as_well(there: There) -> None:
     place = there.account(ANN)
     there.target.fault("hangs-after")
     there.site.bastion("account", "rotate", place, "--no-wait")
-    wait_until("the change", lambda: has_heard(there.target))
-    (first,) = own_sessions(there.site)
+    wait_until("the change", lambda: has_heard(there.target), patience(20))
+    (first,) = own_sessions(there)
     with stopped(there.target.listener):
         there.site.bastion("sessions", "kill", first, "--reason", "one")
         ended = {first}
         while there.state() != "both-kept":
-            for session in set(own_sessions(there.site)) - ended:
+            for session in set(own_sessions(there)) - ended:
                 there.site.bastion("sessions", "kill", session, "--reason", "and another", check=False)
                 ended.add(session)
         assert len(ended) > 1

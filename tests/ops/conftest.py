@@ -24,7 +24,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (ROOT / "build/.deb.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = subprocess.run(
-            [ROOT / "systemd/build-deb"], cwd=ROOT, check=True, timeout=280, capture_output=True, text=True,
+            [ROOT / "systemd/build-deb"], cwd=ROOT, check=True, timeout=600, capture_output=True, text=True,
             env={**os.environ, "DPKG_DEB_COMPRESSOR_TYPE": "none"},
         )  # fmt: skip
         return Path(shutil.move(ROOT / done.stdout.split()[-1], folder))

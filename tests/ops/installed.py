@@ -17,7 +17,7 @@ where = { labels = { env = "test" } }
 as = ["*"]
 allow = ["shell", "exec", "sftp", "scp"]
 """
-SSH: Final = ("ssh", "-p", "2222", "-i", "/root/alice", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=10",
+SSH: Final = ("ssh", "-p", "2222", "-i", "/root/alice", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=30",
               "-o", "UserKnownHostsFile=/root/known", "-o", "StrictHostKeyChecking=accept-new",
               "-o", "BatchMode=yes", "root@web1@127.0.0.1")  # fmt: skip
 PERSON: Final = (*SSH[:-1], "alice@127.0.0.1")
@@ -42,7 +42,7 @@ def install(machine: Machine, package: Path) -> None:
         ssh-keygen -A; systemctl enable --now ssh.service
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq /root/bastion.deb
         bastion init --existing --unattended --admin sam --admin-key /root/sam.pub /etc/bastion
-    """, timeout=120)  # fmt: skip
+    """, timeout=300)  # fmt: skip
     machine.write("/etc/bastion/policy.toml", RULES, "644")
     machine.sh("""
         systemctl enable --now bastion.target

@@ -82,7 +82,7 @@ def reason_not_to() -> str:
     probe = 'set -e; d=$(mktemp -d); mount -t tmpfs tmpfs $d; mkdir $d/u $d/w $d/r; mount -t cgroup2 cgroup2 $d/w; ' \
             'umount $d/w; mount -t overlay overlay -o lowerdir=/,upperdir=$d/u,workdir=$d/w $d/r'  # fmt: skip
     done = subprocess.run(
-        ["unshare", *NAMESPACES, "sh", "-c", probe], capture_output=True, text=True, timeout=30, check=False
+        ["unshare", *NAMESPACES, "sh", "-c", probe], capture_output=True, text=True, timeout=60, check=False
     )
     return "" if done.returncode == 0 else f"namespaces, an overlay or cgroup2 are refused: {done.stderr.strip()}"
 
@@ -97,7 +97,7 @@ class Machine:
     _disk: "subprocess.Popen[bytes] | None" = None
     _outer: "subprocess.Popen[bytes] | None" = None
 
-    def boot(self, seconds: float = 60) -> None:
+    def boot(self, seconds: float = 120) -> None:
         assert self._disk is not None
         log = self.folder / "boot.log"
         with log.open("ab") as written:
@@ -135,7 +135,7 @@ class Machine:
                 "SYSTEMD_PAGER=", "LC_ALL=C.UTF-8", "TERM=dumb", *words]  # fmt: skip
 
     def run(
-        self, *words: str, user: str = "", stdin: str | bytes = "", check: bool = True, timeout: float = 60
+        self, *words: str, user: str = "", stdin: str | bytes = "", check: bool = True, timeout: float = 120
     ) -> "subprocess.CompletedProcess[str]":
         inside = ["runuser", "-u", user, "--", *words] if user else list(words)
         done = subprocess.run(
@@ -145,7 +145,7 @@ class Machine:
         assert not check or done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def sh(self, script: str, timeout: float = 60) -> str:
+    def sh(self, script: str, timeout: float = 120) -> str:
         return self.run("sh", "-ec", script, timeout=timeout).stdout
 
     def write(self, path: str, content: str | bytes, mode: str = "600") -> None:
@@ -156,7 +156,7 @@ class Machine:
         with source.open("rb") as content:
             subprocess.run(
                 ["nsenter", "-t", str(self.pid), "-a", "sh", "-c", f"cat >{path}"],
-                stdin=content, timeout=60, check=True,
+                stdin=content, timeout=120, check=True,
             )  # fmt: skip
 
     def listening(self) -> socket.socket:
@@ -177,10 +177,10 @@ class Machine:
     def property(self, unit: str, name: str) -> str:
         return self.run("systemctl", "show", "-P", name, unit).stdout.strip()
 
-    def until(self, unit: str, state: str, seconds: float = 30) -> None:
+    def until(self, unit: str, state: str, seconds: float = 90) -> None:
         self.wait(lambda: self.property(unit, "ActiveState") == state, f"{unit} is not {state}", seconds)
 
-    def wait(self, holds: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    def wait(self, holds: Callable[[], bool], what: str, seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < deadline, what + "\n" + self.journal()
@@ -210,7 +210,7 @@ def booted(folder: Path, hostname: str = "bastion1") -> Iterator[Machine]:
 
 
 def _process_one(outer: "subprocess.Popen[bytes]", log: Path) -> int:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while True:
         assert outer.poll() is None, log.read_text()
         for child in Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split():

@@ -14,7 +14,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 WHY_NOT: Final = reason_not_to()
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.xdist_group("booted"),  # one worker, one machine: make has pytest heed it
     pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-"),
 ]
@@ -69,7 +69,7 @@ def test_one_that_stands_still_is_started_again(machine: Machine) -> None:
     """What WatchdogSec= is for; shortened here, the mechanism is the same."""
     machine.sh("""
         mkdir -p /run/systemd/system/bastion-courier.service.d
-        printf '[Service]\nWatchdogSec=2\n' >/run/systemd/system/bastion-courier.service.d/short.conf
+        printf '[Service]\nWatchdogSec=6\n' >/run/systemd/system/bastion-courier.service.d/short.conf
         systemctl daemon-reload; systemctl restart bastion-courier.service
     """)
     before = machine.property("bastion-courier.service", "MainPID")
@@ -194,7 +194,7 @@ def test_a_second_machine_takes_over_from_a_backup(shop: Machine, package: Path,
     head = json.loads(shop.run("bastion", "audit", "verify", "--json").stdout)
     (tmp_path / "carried.tar").write_bytes(
         subprocess.run(["nsenter", "-t", str(shop.pid), "-a", "cat", "/root/carried.tar"], capture_output=True,
-                       check=True, timeout=60).stdout
+                       check=True, timeout=120).stdout
     )  # fmt: skip
     with booted(tmp_path / "second") as second:
         second.put(tmp_path / "carried.tar", "/root/carried.tar")
@@ -209,8 +209,8 @@ def test_a_second_machine_takes_over_from_a_backup(shop: Machine, package: Path,
             mkdir -p /run/sshd; systemctl start ssh
         """)
         script = "\n".join(commands).replace("bastion_*.deb", "bastion.deb").replace("identity.txt", "sam")
-        second.sh(f"cd /root; set -x; {script}".replace("FILE", "bastion.age"), timeout=120)
-        second.wait(lambda: log_in(second) == "opened\n", "no login on the second machine", 12)
+        second.sh(f"cd /root; set -x; {script}".replace("FILE", "bastion.age"), timeout=300)
+        second.wait(lambda: log_in(second) == "opened\n", "no login on the second machine")
         assert second.run("replay", "verify", "--all").returncode == 0
         verified = json.loads(second.run("bastion", "audit", "verify", "--json").stdout)
         assert int(verified["rows"]) > int(head["rows"])

@@ -17,7 +17,7 @@ WHY_NOT: Final = reason_not_to()
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.fault,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.xdist_group("booted"),
     pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-"),
 ]

@@ -183,7 +183,7 @@ class Policyd:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "policy", "serve", "--config", str(self.config)], stderr=log
             )
-        wait_until(f"policyd\n{self.log()}", self._ready)
+        wait_until(f"policyd\n{self.log()}", self._ready, 60)
         return self
 
     def _ready(self) -> bool:
@@ -207,7 +207,7 @@ class Policyd:
         if self.process is None:
             return 0
         self.process.send_signal(number)
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         self.process = None
         return code
 

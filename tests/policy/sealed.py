@@ -1,6 +1,6 @@
 """Rows of secrets for tests of tables, which open nothing."""
 
-from policy.store.records import SecretRecord, SecretVersion
+from policy.records import SecretRecord, SecretVersion
 from policy.store.vault_tables import CURRENT
 
 NOW = 1_800_000_000_000_000_000

@@ -31,6 +31,7 @@ from recorder.messages import (
 )
 from recorder.model import Event
 
+PATIENCE = 40.0  # seconds
 PUBLIC = {"protocol": "ssh", "policy": "default"}
 PRIVATE = {"person": "alice", "account": "root", "target": "web1"}
 
@@ -41,7 +42,7 @@ def new_session() -> str:
 
 @dataclass
 class Client:
-    """One gateway connection, blocking, with patience of ten seconds for each answer."""
+    """One gateway connection, blocking, with patience for each answer."""
 
     path: Path
     sock: socket.socket = field(init=False)
@@ -50,7 +51,7 @@ class Client:
 
     def __post_init__(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.sock.settimeout(10)
+        self.sock.settimeout(PATIENCE)
         self.sock.connect(str(self.path))
 
     def __enter__(self) -> Self:
@@ -71,9 +72,9 @@ class Client:
         self.send(request)
         return self.receive()
 
-    def open(self, session: str = "", sync: bool = False) -> str:
+    def open(self, session: str = "", sync: bool = False, t0_us: int = 0) -> str:
         self.session = session or new_session()
-        reply = self.ask(Open(self.session, time.time_ns() // 1000, PUBLIC, PRIVATE, sync))
+        reply = self.ask(Open(self.session, t0_us or time.time_ns() // 1000, PUBLIC, PRIVATE, sync))
         assert isinstance(reply, Opened), reply
         return reply.file
 
@@ -130,7 +131,7 @@ class Daemon:
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(how)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 def configure(folder: Path, **settings: object) -> Path:
@@ -149,7 +150,7 @@ def start(folder: Path, *before: str, **settings: object) -> Daemon:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(address)
         told.bind(address)
-        told.settimeout(20)
+        told.settimeout(60)
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen(
                 [*before, sys.executable, "-m", "recorder", "serve", "--config", str(file)],

@@ -18,7 +18,7 @@ from recorder.messages import Ack, Append, Open, Opened, Refused
 from recorder.model import AccessNote, Event, Kind
 from recorder.reader import open_recording, verify, verify_content
 from recorder.store import Store
-from tests.recorder.daemon import PRIVATE, PUBLIC, Client, Daemon, new_session, running, start
+from tests.recorder.daemon import PATIENCE, PRIVATE, PUBLIC, Client, Daemon, new_session, running, start
 
 pytestmark = pytest.mark.fault
 KEY = Event(Kind.INPUT, 1, 10, b"l")
@@ -105,7 +105,7 @@ def test_a_stopped_recorder_acknowledges_nothing_and_loses_nothing(tmp_path: Pat
         finally:
             daemon.process.send_signal(signal.SIGCONT)
         client.seq -= 1  # the one that timed out was not sent
-        client.sock.settimeout(10)
+        client.sock.settimeout(PATIENCE)
         client.acked()
         client.end()
     assert verify(path, None).status == "ok"
@@ -195,15 +195,18 @@ def test_below_the_low_water_mark_only_what_runs_goes_on(tmp_path: Path) -> None
             late.open()
 
 
+def day_of(t0_us: int) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(t0_us // 1_000_000))
+
+
 @pytest.mark.parametrize("call", ["write", "fdatasync"])
 def test_an_io_error_ends_the_session_and_is_never_tried_again(call: str, tmp_path: Path) -> None:
     """EIO once, then success: the second sync would report what the first one lost as saved (fsyncgate)."""
     strace = shutil.which("strace")
     if not strace:
         pytest.skip("strace is not installed")
-    session = new_session()
-    day = time.strftime("%Y-%m-%d", time.gmtime())
-    tail = tmp_path / f"state/recordings/{day}/{session}.brec.tail"
+    session, t0_us = new_session(), time.time_ns() // 1000
+    tail = tmp_path / f"state/recordings/{day_of(t0_us)}/{session}.brec.tail"
     when = "when=3" if call == "write" else "when=1"  # the tail's header is its first write
     rule = ["-e", f"trace={call}", "-e", f"inject={call}:error=EIO:{when}"]
     before = [strace, "-D", "-f", "-q", "-o", str(tmp_path / "strace"), "-P", str(tail), *rule]
@@ -211,7 +214,7 @@ def test_an_io_error_ends_the_session_and_is_never_tried_again(call: str, tmp_pa
         other = daemon.client()
         other.open()
         with daemon.client() as client:
-            path = daemon.recordings / client.open(session)
+            path = daemon.recordings / client.open(session, t0_us=t0_us)
             client.append(KEY)
             if call == "write":
                 client.acked()
@@ -241,8 +244,17 @@ def test_what_is_written_is_synced(demanded: str, tmp_path: Path) -> None:
     sync_ms = 0 if demanded == "by the configuration" else 100
 
     def synced() -> set[str]:
-        lines = [line for line in trace.read_text().splitlines() if "= 0" in line]
-        return {Path(line.split("<")[1].split(">")[0]).suffix for line in lines if "/recordings/2" in line}
+        """What was; a call beside another thread's stands on two lines, and on the first alone with its file."""
+        begun: dict[str, str] = {}
+        files = set()
+        for line in trace.read_text().splitlines():
+            thread, _, call = line.partition(" ")
+            if "<unfinished" in call:
+                begun[thread] = call
+            elif "= 0" in call:
+                call = begun.pop(thread, call) if "resumed>" in call else call
+                files |= {Path(call.split("<")[1].split(">")[0]).suffix} if "/recordings/2" in call else set()
+        return files
 
     with running(tmp_path, *before, sync_ms=sync_ms) as daemon, daemon.client() as client:
         client.open(sync=demanded == "by the rule")
@@ -264,16 +276,15 @@ def test_killed_at_each_write_of_a_session(tmp_path: Path) -> None:
         folder.mkdir()
         with running(folder):
             pass  # keys and log are made
-        day = time.strftime("%Y-%m-%d", time.gmtime())
-        session = new_session()
-        base = folder / f"state/recordings/{day}/{session}.brec"
+        session, t0_us = new_session(), time.time_ns() // 1000
+        base = folder / f"state/recordings/{day_of(t0_us)}/{session}.brec"
         paths = [word for suffix in ("", ".tail") for word in ("-P", f"{base}{suffix}")]
         calls = "write,fdatasync,unlink,unlinkat"
         rule = ["-e", f"trace={calls}", "-e", f"inject={calls}:signal=KILL:when={number}"]
         daemon = start(folder, strace, "-D", "-f", "-q", "-o", str(folder / "strace"), *paths, *rule)
         acked = 0
         with contextlib.suppress(OSError, AssertionError), Client(daemon.socket) as client:
-            reply = client.ask(Open(session, time.time_ns() // 1000, PUBLIC, PRIVATE))
+            reply = client.ask(Open(session, t0_us, PUBLIC, PRIVATE))
             for seq in (1, 2, 3):
                 if reply is None:
                     break

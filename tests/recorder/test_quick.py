@@ -19,7 +19,7 @@ def run(body: Body) -> None:
         near.setblocking(False)
 
         async def main(loop: QuickLoop) -> None:
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 await body(loop, near, far)
 
         QuickLoop().run(main)
@@ -123,7 +123,7 @@ def test_what_main_raises_comes_out_and_a_signal_gets_in() -> None:
         QuickLoop().run(fails)
 
     async def waits(loop: QuickLoop) -> None:
-        with trio.fail_after(5), trio.open_signal_receiver(signal.SIGUSR1) as signals:
+        with trio.fail_after(30), trio.open_signal_receiver(signal.SIGUSR1) as signals:
             os.kill(os.getpid(), signal.SIGUSR1)
             async for _ in signals:
                 return

@@ -246,4 +246,4 @@ def test_a_window_that_is_closed_ends_it(studio: Studio, slow: Made, tmp_path: P
     person.until("status", lambda: "playing" in person.status)
     os.close(person._slave)
     os.close(person._master)
-    assert person.process.wait(20) is not None
+    assert person.process.wait(60) is not None

@@ -37,7 +37,7 @@ class Place:
         user = 'user = "nobody"\n' if os.geteuid() == 0 else ""
         (home / "bastion.toml").write_text(f"[runner]\n{user}[runner.scripts]\n{lines}")
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.listener.settimeout(20)
+        self.listener.settimeout(60)
         self.listener.bind(str(home / "run/policyd-runner.sock"))
         self.listener.listen(4)
         self.process = subprocess.Popen(
@@ -48,7 +48,7 @@ class Place:
 
     def greeted(self) -> socket.socket:
         sock, _ = self.listener.accept()
-        sock.settimeout(20)
+        sock.settimeout(60)
         ident, hello = m.decode_request(sock.recv(65536))
         assert isinstance(hello, m.Runner)
         assert hello.pid == self.process.pid
@@ -66,7 +66,7 @@ class Place:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(20)
+        status = self.process.wait(60)
         self.listener.close()
         self.sock.close()
         return status

@@ -178,7 +178,7 @@ class AccountsTarget:
         """End it and everything that was started by it: they share a process namespace."""
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
-            self.process.wait(10)
+            self.process.wait(30)
             self.process = None
 
     def log(self) -> str:

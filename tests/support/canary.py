@@ -32,12 +32,11 @@ def found_in_files(
     """Files below the bastion that hold one of them, and recordings that do once they are read as an auditor reads."""
     looked = [shape for secret in wanted for shape in shapes(secret)]
     places = [site.folder, site.log, site.recordings, *more]
-    files = [path for place in places for path in ([place] if place.is_file() else place.rglob("*")) if path.is_file()]
+    files = files_below(*places)
     assert any(path.suffix == ".db" for path in files), "the database is among them"
     assert any(path.suffix == ".brec" for path in files), "and recordings are"
     found = []
-    for path in files:
-        data = _read(path)
+    for path, data in files.items():
         found += [str(path) for shape in looked if shape in data and path not in besides]
     for tape in tapes(site):
         # Typed key by key it comes in as many events: joined by kind it would be seen.
@@ -51,6 +50,12 @@ def found_in_files(
         ]
         found += [f"recording {tape.session}" for text in texts if any(shape in text for shape in looked)]
     return found
+
+
+def files_below(*places: Path) -> dict[Path, bytes]:
+    """What is in all files there, links left out. Those that go while this looks are recordings that get their end."""
+    found = [path for place in places for path in ([place] if place.is_file() else place.rglob("*"))]
+    return {path: _read(path) for path in found if path.is_file() and not path.is_symlink()}
 
 
 def _read(path: Path) -> bytes:
@@ -85,5 +90,5 @@ def found_in_processes(site: Site, *wanted: str | bytes) -> list[str]:
         f"/proc/{pid}/{name}"
         for pid in {os.getpid(), *pids, *map(int, children)}
         for name in ("cmdline", "environ")
-        if any(shape in Path(f"/proc/{pid}/{name}").read_bytes() for shape in looked)
+        if any(shape in _read(Path(f"/proc/{pid}/{name}")) for shape in looked)
     ]

@@ -76,5 +76,5 @@ class Dropbear:
     def stop(self) -> None:
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(10)
+            self.process.wait(30)
             self.process = None

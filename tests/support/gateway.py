@@ -64,12 +64,12 @@ class Gateway:
 
     def start_policyd(self) -> None:
         self.policyd = self._start("policy", "serve", log=self.policy_log)
-        wait_until("policyd", lambda: control.is_answering(self.run / "policyd-admin.sock"))
+        wait_until("policyd", lambda: control.is_answering(self.run / "policyd-admin.sock"), 60)
 
     def start_worker(self) -> None:
         self.worker = self._start("bastion.ssh", log=self.log, words=["--worker", "0"])
         try:
-            wait_until("the gateway", lambda: answers_ssh(self.port))
+            wait_until("the gateway", lambda: answers_ssh(self.port), 60)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{tail(self.log)}") from None
 
@@ -110,7 +110,7 @@ class Gateway:
         """Run the system's ssh as a person would; `-v` goes to standard error with `verbose=True`."""
         return subprocess.run(
             self.words(*words, key=key, user=user, verbose=options.pop("verbose", False)),
-            capture_output=True, text=True, timeout=options.pop("timeout", 30), check=False,
+            capture_output=True, text=True, timeout=options.pop("timeout", 60), check=False,
             stdin=options.pop("stdin", subprocess.DEVNULL), **options,
         )  # fmt: skip
 

@@ -1,18 +1,55 @@
 """Free ports and waiting for servers, on loopback only."""
 
+import fcntl
+import os
+import random
 import socket
+import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO, Final
 
 LOOPBACK = "127.0.0.1"
 
+PORTS: Final = range(20_000, 30_000)
+"""Below those that the system gives to clients and to whoever binds port 0 (ip_local_port_range begins at 32768)."""
 
-def free_port() -> int:
-    """A TCP port nobody listens on at this moment."""
+_given: set[int] = set()
+
+
+def free_port(among: range = PORTS) -> int:
+    """A port nobody listens on, and which nobody else who asks here is given while this process lives."""
+    first = random.SystemRandom().randrange(len(among))
+    for port in [*among[first:], *among[:first]]:
+        if port not in _given and _is_mine(port) and _is_free(port):
+            _given.add(port)
+            return port
+    raise AssertionError(f"no port of {among} is free")
+
+
+def _is_mine(port: int) -> bool:
+    """Its byte of a file that all tests of this user share is locked until the process ends."""
+    try:
+        fcntl.lockf(_ports(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
+
+
+@cache
+def _ports() -> BinaryIO:
+    return Path(tempfile.gettempdir(), f"bastion-test-ports-{os.getuid()}").open("ab")  # closed, it would be unlocked
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
 
 
 def wait_until(what: str, condition: Callable[[], object], seconds: float = 20.0) -> None:

@@ -10,7 +10,7 @@ import termios
 import time
 from typing import Self
 
-PATIENCE = 20.0  # seconds to wait for anything a client ought to show
+PATIENCE = 40.0  # seconds to wait for anything a client ought to show
 
 
 class Person:

@@ -29,6 +29,7 @@ GRANTED = {USERAUTH_SUCCESS, REQUEST_SUCCESS, OPEN_CONFIRMATION, CHANNEL_SUCCESS
 """What a server says to somebody who is in."""
 
 CONNECTION = "ssh-connection"
+LONG = 20.0  # seconds to wait for any answer; a server that others keep from the processor takes some
 
 
 class _Kept:
@@ -131,6 +132,16 @@ class Raw(SSHClientConnection):
         if pkttype != 2:  # asyncssh says MSG_IGNORE before everything else
             super().send_packet(pkttype, *args, handler=handler)
 
+    def connection_lost(self, exc: Exception | None = None) -> None:
+        """What came before the end is heard. asyncio reads no more once a write has met the reset of a socket."""
+        sock = getattr(self._transport, "_sock", None)
+        try:
+            while sock is not None and (data := sock.recv(65536)):
+                self.data_received(data)
+        except OSError:
+            pass
+        super().connection_lost(exc)
+
     def _cleanup(self, exc: Exception | None) -> None:
         super()._cleanup(exc)
         self.gone.set()
@@ -139,7 +150,7 @@ class Raw(SSHClientConnection):
         if self._transport is not None:
             self.send_packet(kind, *parts)
 
-    async def hear(self, seconds: float = 10.0) -> tuple[int, bytes]:
+    async def hear(self, seconds: float = LONG) -> tuple[int, bytes]:
         """The next message that answers something; (0, b"") when the server has hung up."""
         while True:
             async with asyncio.timeout(seconds):
@@ -157,14 +168,14 @@ class Raw(SSHClientConnection):
             if kind not in (USERAUTH_BANNER, EXT_INFO, GLOBAL_REQUEST, 2, 4):
                 return kind, payload
 
-    async def rest(self, seconds: float = 10.0) -> list[int]:
+    async def rest(self, seconds: float = LONG) -> list[int]:
         """Kinds of all messages until the server hangs up."""
         kinds = []
         while (message := await self.hear(seconds))[0]:
             kinds.append(message[0])
         return kinds
 
-    async def until(self, *kinds: int, seconds: float = 10.0) -> tuple[int, bytes]:
+    async def until(self, *kinds: int, seconds: float = LONG) -> tuple[int, bytes]:
         """The next message of one of `kinds`; AssertionError if the server hangs up first."""
         passed = []
         while (message := await self.hear(seconds))[0] not in kinds:
@@ -174,7 +185,7 @@ class Raw(SSHClientConnection):
             assert message[0] != DISCONNECT, f"disconnected: {why}; wanted one of {kinds}, heard {passed[:-1]}"
         return message
 
-    async def parting(self, seconds: float = 10.0) -> str:
+    async def parting(self, seconds: float = LONG) -> str:
         """Why the server ends the connection: the reason of its DISCONNECT, which must be its last word."""
         reason = ""
         while (message := await self.hear(seconds))[0]:
@@ -220,7 +231,7 @@ class Raw(SSHClientConnection):
     def ask(self, channel: int, name: str | bytes, *rest: bytes, reply: bool = True) -> None:
         self.say(CHANNEL_REQUEST, UInt32(channel), String(name), Boolean(reply), *rest)
 
-    async def answer(self, seconds: float = 10.0) -> bool:
+    async def answer(self, seconds: float = LONG) -> bool:
         """Of the next channel request."""
         return (await self.until(CHANNEL_SUCCESS, CHANNEL_FAILURE, seconds=seconds))[0] == CHANNEL_SUCCESS
 
@@ -235,7 +246,7 @@ class Raw(SSHClientConnection):
     def data(self, channel: int, data: bytes) -> None:
         self.say(DATA, UInt32(channel), String(data))
 
-    async def output(self, seconds: float = 10.0) -> tuple[bytes, int | None]:
+    async def output(self, seconds: float = LONG) -> tuple[bytes, int | None]:
         """What a command writes on both streams up to its CLOSE, and its exit status."""
         out, status = b"", None
         while True:
@@ -335,7 +346,7 @@ def clear(payload: bytes, *, length: int | None = None, padding: int | None = No
     return struct.pack(">I", len(body) if length is None else length) + body
 
 
-def talk_in_the_clear(port: int, data: bytes, seconds: float = 10.0, host: str = LOOPBACK) -> bytes:
+def talk_in_the_clear(port: int, data: bytes, seconds: float = LONG, host: str = LOOPBACK) -> bytes:
     """Say `data` and return all that comes until the server hangs up; TimeoutError if it never does."""
     with socket.create_connection((host, port), timeout=seconds) as sock:
         answer = b""

@@ -99,7 +99,7 @@ class Controller:
             self._relay.close()
         if self.process is not None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(30)
             self.process = None
 
     def _tool(self, *words: str) -> None:

@@ -247,6 +247,10 @@ class Site:
     def sessions(self) -> list[dict[str, Any]]:
         return list(json.loads(self.bastion("sessions", "list", "--json").stdout))
 
+    def alone(self) -> None:
+        """Wait for the ends of the sessions of tests before: who looks for a session finds none but their own."""
+        wait_until("the end of all sessions", lambda: not self.sessions(), 40)
+
     def bastion(self, *words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         return self._command("bastion", *words, check=check, **options)
 
@@ -272,7 +276,7 @@ class Site:
         self, entry: str, *words: str, options: tuple[str, ...] = (), **more: Any
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command on the target by one of the entry paths."""
-        more = {"capture_output": True, "timeout": 30, "check": False} | more
+        more = {"capture_output": True, "timeout": 60, "check": False} | more
         if "input" not in more:
             more.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run([*self.command("ssh", *options), entry, *words], **more)

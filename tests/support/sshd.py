@@ -108,7 +108,7 @@ class Sshd:
                 os.kill(pid, signal.SIGTERM)
             except ProcessLookupError:
                 pass
-        self.process.wait(10)
+        self.process.wait(30)
         self.process = None
 
 

@@ -12,8 +12,9 @@ from bastion.typed import TypedText
 from recorder.model import Kind
 
 KEY = b"k" * 32
-LONGEST = 15.0  # seconds to wait for anything a program ought to show
-ECHO = 0.05  # seconds to wait for the echo of one key, where it may have none
+LONGEST = 40.0  # seconds to wait for anything a program ought to show
+ECHO = 0.4  # seconds to wait for the echo of one key, which is there at once unless others want the processor
+HIDDEN = 0.05  # the same where a program has the echo off
 
 
 class Terminal:
@@ -58,15 +59,19 @@ class Terminal:
     def until_hidden(self) -> None:
         """Wait until a program has the echo off. A line editor has it off as well, but takes key by key."""
         end = time.monotonic() + LONGEST
-        while (termios.tcgetattr(self.fd)[3] & (termios.ECHO | termios.ICANON)) != termios.ICANON:
+        while not self._hides():
             assert time.monotonic() < end, f"the echo stays on: {self.screen!r}"
             self._read(0.02)
+
+    def _hides(self) -> bool:
+        return bool((termios.tcgetattr(self.fd)[3] & (termios.ECHO | termios.ICANON)) == termios.ICANON)
 
     def keys(self, text: bytes) -> None:
         """Type key by key, at the pace of the echo."""
         for char in text.decode():
+            longest = HIDDEN if self._hides() else ECHO
             self.piece(char.encode())
-            while self._read(ECHO) and char == "\r":  # a person waits for the prompt before the next line
+            while self._read(longest) and char == "\r":  # a person waits for the prompt before the next line
                 pass
 
     def piece(self, data: bytes) -> None:

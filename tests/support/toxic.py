@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self
 import asyncssh
 from asyncssh.packet import UInt32
 
-from tests.support.net import LOOPBACK
+from tests.support.net import LOOPBACK, free_port
 from tests.support.rawssh import (
     CHANNEL_OPEN,
     CHANNEL_REQUEST,
@@ -80,8 +80,8 @@ class Link:
         self._flowing = threading.Event()
         self._flowing.set()
         self._sockets: set[socket.socket] = set()
-        self._listener = socket.create_server((LOOPBACK, 0))
-        self.port = int(self._listener.getsockname()[1])
+        self.port = free_port()  # which is nobody else's either once it refuses
+        self._listener = socket.create_server((LOOPBACK, self.port))
 
     @property
     def address(self) -> str:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +23,10 @@ from policy.store.snapshot import snapshot
 from policy.vault.secret import Secret, VaultError
 from tests.policy.conftest import copied
 from tests.policy.policyd import Policyd
+from tests.policy.vault.test_masters import MODULE, tokens
+from tests.support.transit import Transit
+
+__all__ = ["tokens"]
 
 pyrage = pytest.importorskip("pyrage")
 
@@ -377,3 +381,65 @@ def test_a_passphrase_is_not_in_the_backup_and_wanted_by_the_restore(
         to, keys.identity, tmp_path / "there", quiet, older=True, passphrase=Secret(b"correct horse battery staple")
     )
     assert "row" in found["trail"]
+
+
+# --- a vault that a server or a token opens --------------------------------------------------------------------
+
+
+@pytest.fixture
+def transit(tmp_path: Path) -> Iterator[Transit]:
+    with Transit(tmp_path / "transit") as server:
+        yield server
+
+
+@pytest.fixture
+def by_transit(transit: Transit, tmp_path: Path, keys: Keys) -> Path:
+    """A backup of such a bastion. The token is not in it, and stands where the restored one looks for it."""
+    token = tmp_path / "transit.token"
+    token.write_text("s.good")
+    token.chmod(0o600)
+    daemon = Policyd(tmp_path / "here", settings=f'master_key = "{transit.where(token=f"file:{token}")}"').make()
+    to = tmp_path / "b.age"
+    manifest = making.make(read_configuration(daemon.config), [], to, [keys.recipient], quiet)
+    assert manifest.apart == "the transit server with its key, and a token for it"
+    assert "share of the master key" in {file.what for file in manifest.files}
+    transit.asked.clear()
+    return to
+
+
+def test_a_strangers_backup_asks_nobody(by_transit: Path, transit: Transit, keys: Keys, tmp_path: Path):
+    """Attack: it names a server of the stranger's, and a file of this machine as the token that is sent there."""
+    assert "--ask-master" in rehearse(by_transit, keys)["vault"]
+    with pytest.raises(BadBackup, match="not opened"):
+        restoring.restore(by_transit, keys.identity, tmp_path / "there", quiet, older=True)
+    assert transit.asked == []
+    assert not (tmp_path / "there").exists()
+
+
+def test_a_transit_server_opens_what_is_restored(by_transit: Path, transit: Transit, keys: Keys, tmp_path: Path):
+    transit.sealed = True
+    with pytest.raises(VaultError, match="sealed or on standby"):
+        restoring.restore(by_transit, keys.identity, tmp_path / "there", quiet, older=True, ask_master=True)
+    assert not (tmp_path / "there").exists()
+    transit.sealed = False
+    _, found = restoring.restore(by_transit, keys.identity, None, quiet, older=False, ask_master=True)
+    assert "sealed rows as they were written" in found["vault"]
+    _, found = restoring.restore(by_transit, keys.identity, tmp_path / "there", quiet, older=True, ask_master=True)
+    assert "says that it was restored" in found["trail"]
+
+
+@pytest.mark.skipif(not MODULE.exists(), reason="needs softhsm2")
+def test_a_token_opens_what_is_restored_if_it_is_said(tmp_path: Path, keys: Keys, request: pytest.FixtureRequest):
+    """Attack: a stranger's backup names a module, which is loaded by root. A process each, as the module wants it."""
+    pin = request.getfixturevalue("tokens") / "pin"
+    where = f"pkcs11:token=bastion;object=restored?module-path={MODULE}&pin-source=file:{pin}"
+    daemon = Policyd(tmp_path / "here", settings=f'master_key = "{where}"').make()
+    to = tmp_path / "b.age"
+    making.make(read_configuration(daemon.config), [], to, [keys.recipient], quiet)
+    words = [sys.executable, "-m", "policy.backup", "restore", str(to), "--identity", str(keys.identity)]
+    said = [
+        json.loads(subprocess.run([*words, *more], check=True, capture_output=True, timeout=60).stdout)["vault"]
+        for more in ([], ["--ask-master"])
+    ]
+    assert f"`{where}`: --ask-master" in said[0]
+    assert "sealed rows as they were written" in said[1]

@@ -15,10 +15,10 @@ from policy.checkout.lease import SECOND, Checkouts, how_long
 from policy.checkout.settings import LONGEST, CheckoutRules
 from policy.model import CHANNELS, ChannelKind, Outcome
 from policy.naming import CommandRefused
+from policy.records import Checkout
 from policy.rules.conditions import Facts, concerns
 from policy.rules.decide import Allow, Deny, decide
 from policy.rules.ruleset import BadRules, parse_rules
-from policy.store.records import Checkout
 from tests.policy.policyd import Policyd
 from tests.policy.proving import enrolled
 from tests.policy.vaulting import RULES, bring, done, no, out, revealed, take

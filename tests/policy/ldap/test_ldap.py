@@ -13,8 +13,8 @@ from policy.ldap.model import Directory, DirectoryProblem, Entry, Found, Groups,
 from policy.ldap.planning import DIRECTORY, Plan, loss, plan
 from policy.ldap.settings import search_filter
 from policy.messages import Called
+from policy.records import DirectoryEntry, Person, PersonKey
 from policy.rules.ruleset import BadRules, parse_rules
-from policy.store.records import DirectoryEntry, Person, PersonKey
 
 SETTINGS = """
 url      = "ldaps://ldap.example.org"

@@ -24,10 +24,10 @@ from policy.leave.requests import (
     tally,
 )
 from policy.naming import CommandRefused
+from policy.records import AccessRequest, Vote
 from policy.rules.conditions import Facts
 from policy.rules.ruleset import RuleSet, parse_rules
 from policy.rules.words import GIVEN, OWNER
-from policy.store.records import AccessRequest, Vote
 
 HOUR = 3600
 NOON = int(datetime(2026, 11, 24, 12, 0, tzinfo=UTC).timestamp()) * SECOND

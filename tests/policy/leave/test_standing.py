@@ -17,12 +17,12 @@ from policy.messages import Verdict
 from policy.model import ChannelKind, Outcome
 from policy.operators import login_names
 from policy.peers import Peer
+from policy.records import AccessGrant, AccessRequest, Vote
 from policy.rules.conditions import FactorKind, Facts, covers
 from policy.rules.decide import Allow, Deny, attainable, decide, denial_for_person, need_of
 from policy.rules.ruleset import parse_rules
 from policy.rules.words import GIVEN, OWNER
 from policy.store import Conflict
-from policy.store.records import AccessGrant, AccessRequest, Vote
 
 NOW = 1_800_000_000_000_000_000
 SECOND = 1_000_000_000

@@ -6,8 +6,8 @@ import pytest
 
 from policy import store
 from policy.mfa import codes
+from policy.records import Code, Invitation
 from policy.store import Conflict
-from policy.store.records import Code, Invitation
 from tests.policy.sealed import sealed_rows
 
 NOW = 1_800_000_000_000_000_000

@@ -52,4 +52,3 @@ def test_enrolment():
         totp.new_secret(b"short")
     uri = totp.otpauth_uri(SECRET, "alice@example.org")
     assert uri.startswith("otpauth://totp/bastion:alice%40example.org?secret=")
-    assert len(totp.qr_code(uri).splitlines()) > 10

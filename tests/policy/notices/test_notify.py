@@ -13,6 +13,7 @@ import pytest
 from policy import messages as m
 from policy.notices.notify import (
     CONCERNS,
+    ONE_ALONE,
     PERSON,
     TOPICS,
     Destination,
@@ -77,9 +78,6 @@ def test_a_request_is_told_with_the_command_that_decides_it() -> None:
          ["the password of root@web1 was taken from alice by sue", "reason: `<holiday>`"]),
         (Event(event="rotation-in-doubt", who="bastion", what="root@web1", why="the line broke"),
          ["what opens root@web1 is in doubt", "the line broke", "try now: ssh bastion account rotate root@web1"]),
-        (Event(event="grant-ending", what="g-1", detail={
-            "person": "alice", "place": "root@web1", "ends": "2026-11-25 10:00"}),
-         ["leave of alice for root@web1 ends at 2026-11-25 10:00", "ask again: ssh bastion request root@web1"]),
         (Event(event="request-expiring", what="r-1", detail={"person": "alice", "place": "root@web1"}),
          ["request r-1 of alice for root@web1 is void soon", "decide: ssh bastion approve r-1"]),
     ],
@@ -98,8 +96,8 @@ def test_hostile_text_is_quoted_and_cut(kind: str) -> None:
     evil = "\x1b[2J<!channel> <https://evil|approve> `x` \u202e\nBcc: x\r\n" + "y" * 5000
     told = notice(
         Event(event=kind, who=evil, what=evil, why=evil, source=evil, detail=dict.fromkeys(
-            ("request", "person", "seconds", "ticket", "place", "grant"), evil)),
-        ALL,
+            ("request", "person", "seconds", "ticket", "place", "grant", "ends", "until", "checkout"), evil)),
+        OWN if kind in ONE_ALONE else ALL,
     )  # fmt: skip
     assert told is not None
     assert told.subject.isprintable()
@@ -122,9 +120,9 @@ def test_what_concerns_one_person_reaches_them_and_nothing_else_does(kind: str) 
     told = notice(Event(event=kind, who="bob", what="carol", detail={"person": "alice"}), OWN)
     assert (told.person if told is not None else None) == ("alice" if kind in CONCERNS else None)
     assert notice(Event(event=kind, who="bob", what="carol"), OWN) is None, "nobody is named"
-    (everybody,) = [notice(Event(event=kind, detail={"person": "alice"}), ALL)]
-    assert everybody is not None
-    assert everybody.person == "", "to the addresses of the file"
+    everybody = notice(Event(event=kind, detail={"person": "alice"}), ALL)
+    assert (everybody is None) is (kind in ONE_ALONE)
+    assert everybody is None or everybody.person == "", "to the addresses of the file"
 
 
 def test_the_signature_is_over_time_and_body() -> None:
@@ -303,6 +301,9 @@ def newest(policyd: Policyd) -> int:
     return sql(policyd, "SELECT max(seq) FROM audit WHERE event = 'host-key-mismatch'")
 
 
+NEWEST_TOLD = "SELECT max(seq) FROM audit WHERE event IN ('grant-revoke', 'request-deny')"
+
+
 def marked(policyd: Policyd) -> int:
     """Up to which row all is told."""
     return int.from_bytes(sql(policyd, "SELECT value FROM setting WHERE name = 'notices-told'") or b"")
@@ -464,6 +465,25 @@ def test_who_has_no_address_is_named_once_until_there_is_one(personal: Policyd) 
         wait_until("the mail", lambda: courier.calls)
         assert courier.calls[0].to == ["hana@example.org"]
         assert len(personal.audit("notify-failed")) == 1
+
+
+@pytest.mark.parametrize("gone", [m.PersonSet(name="gina", disabled=True), m.PersonOffboard(name="gina")])
+def test_who_is_disabled_or_has_left_is_told_nothing_any_more(personal: Policyd, gone: m.Command) -> None:
+    with courier_of(personal) as courier:
+        courier.reply = arrived
+        personal.done(m.GrantAdd(person="gina", account="deploy", target="web1", seconds=3600, reason="demo"))
+        wait_until("what she was given", lambda: len(courier.calls) == 2)
+        personal.done(gone)
+        (row,) = personal.done(m.GrantList(person="gina", all=True)).rows
+        if isinstance(gone, m.PersonSet):
+            personal.done(m.GrantRevoke(grant=row[0], reason="over"))
+        personal.done(m.PersonSet(name="hana", mail="hana@example.org"))
+        asked_and_denied(personal, "hana")
+        wait_until("what comes after it", lambda: ["hana@example.org"] in [call.to for call in courier.calls])
+        assert [event["event"] for event in personal.audit("grant-revoke")] == ["grant-revoke"]
+        wait_until("all of it", lambda: marked(personal) >= sql(personal, NEWEST_TOLD))
+        assert [call.to for call in courier.calls] == [["gina@example.org"]] * 2 + [["hana@example.org"]]
+        assert personal.audit("notify-failed") == []
 
 
 def test_ones_many_requests_leave_anothers_minute_alone(personal: Policyd) -> None:

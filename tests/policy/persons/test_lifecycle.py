@@ -16,8 +16,8 @@ from policy.persons.safeguards import (
     not_above,
     not_for_oneself,
 )
+from policy.records import Person, PersonKey
 from policy.rules.rights import Rights
-from policy.store.records import Person, PersonKey
 from tests.policy import jit
 from tests.policy.policyd import Policyd
 

@@ -7,11 +7,11 @@ import pytest
 import trio
 
 from policy.authority import Authority
+from policy.records import RotationRow
 from policy.rotation import journal, plan
 from policy.rotation.drivers import Job
 from policy.rotation.plan import Outcome, State
 from policy.rotation.settings import Entry
-from policy.store.records import RotationRow
 from policy.trail import ledger
 from tests.policy.inside import within
 from tests.policy.policyd import Policyd

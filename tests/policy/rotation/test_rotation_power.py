@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from policy import messages as m
+from policy.records import RotationRow
 from policy.rotation.plan import DOUBTFUL, State
-from policy.store.records import RotationRow
 from policy.store.vault_tables import CURRENT, PENDING
 from policy.trail.ledger import Ledger
 from policy.vault.masters import parse

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policy.records import Account, RotationRow, Target
 from policy.rotation.generate import CLASSES, PasswordPolicy, password
 from policy.rotation.plan import State
 from policy.rotation.schedule import (
@@ -24,7 +25,6 @@ from policy.rotation.schedule import (
 )
 from policy.rotation.settings import After, Entry
 from policy.rules.ruleset import BadRules, parse_rules
-from policy.store.records import Account, RotationRow, Target
 
 DAY = 24 * 3600
 NOW = 1_800_000_000 * SECOND

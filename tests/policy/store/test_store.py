@@ -13,8 +13,8 @@ import trio.testing
 from alembic import command
 from alembic.script import ScriptDirectory
 
-from policy import store
-from policy.store import Conflict, StoreError, migrate, records
+from policy import records, store
+from policy.store import Conflict, StoreError, migrate
 from policy.store.schema import metadata
 from policy.trail import audit
 from policy.trail import ledger as ledgers

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy import messages as m
+from policy.records import AuditRow
 from policy.store import Tables, create
-from policy.store.records import AuditRow
 from policy.trail import audit
 from policy.trail.audit import START, Event, HeadFile, Wanted, canonical, chain
 from policy.trail.ledger import Ledger

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy.naming import CommandRefused
-from policy.store.records import Share
+from policy.records import Share
 from policy.vault.names import Scope, ScopeKind, folders_of, is_named, meant, scope, secret_name
 from policy.vault.sharing import (
     EVERYTHING,

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from policy import store
+from policy.records import Application, LeaseRecord, Share
 from policy.store import Store
-from policy.store.records import Application, LeaseRecord, Share
 from policy.vault.sharing import APPLICATION, PERSON, ROLE, SecretRight, Subject, held, may
 
 NOW = 1_800_000_000_000_000_000
