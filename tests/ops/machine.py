@@ -121,12 +121,14 @@ class Machine:
         """Every process ends at once. What was written and not synced is still there: the kernel is the host's."""
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
-            self._ended(30)
+        elif self._outer is not None:  # it did not come so far
+            self._outer.kill()
+        self._ended(60)
 
     def _ended(self, seconds: float) -> None:
         """unshare waits for process 1, and that is gone only after all others are."""
-        assert self._outer is not None
-        self._outer.wait(seconds)
+        if self._outer is not None:
+            self._outer.wait(seconds)
         self.pid = 0
 
     def words(self, *words: str) -> list[str]:
