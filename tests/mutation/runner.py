@@ -22,8 +22,8 @@ from tests.mutation import forking
 from tests.mutation.mutant import ASSERTION, ROOT, Mutant, install
 from tests.support import net
 
-PATIENCE: Final = 60.0
-"""Seconds for one child; the slowest named test takes some five."""
+PATIENCE: Final = 180.0
+"""Seconds for one child. The slowest named test takes some five, on a machine of its own, and has 120 of pytest's."""
 ROOM: Final = 512 << 20
 """Bytes that must be free in memory for the children's folders; each takes some MB while it runs."""
 WAITING: Final = 8.0

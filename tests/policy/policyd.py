@@ -17,7 +17,7 @@ from policy.keys.sshwire import string
 from policy.model import Outcome
 from tests.support.net import tail, wait_until
 
-PATIENCE = 40.0
+PATIENCE = 20.0
 SESSION = bytes(range(32))
 SOURCE = "192.0.2.10"
 
