@@ -19,7 +19,7 @@ def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
     return run
 
 
-async def until(what: str, condition: Callable[[], object], seconds: float = 30.0) -> None:
+async def until(what: str, condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Let the loop run until `condition` is true; AssertionError naming `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -17,7 +17,7 @@ from policy import messages as m
 from tests.policy.policyd import Policyd
 from tests.support.net import LOOPBACK, free_port, tail, wait_until
 
-PATIENCE = 40.0
+PATIENCE = 20.0
 
 
 @dataclass

@@ -22,8 +22,8 @@ from tests.mutation import forking
 from tests.mutation.mutant import ASSERTION, ROOT, Mutant, install
 from tests.support import net
 
-PATIENCE: Final = 60.0
-"""Seconds for one child; the slowest named test takes some five."""
+PATIENCE: Final = 180.0
+"""Seconds for one child. The slowest named test takes some five, on a machine of its own."""
 ROOM: Final = 512 << 20
 """Bytes that must be free in memory for the children's folders; each takes some MB while it runs."""
 WAITING: Final = 8.0
@@ -114,7 +114,7 @@ def check_tests(mutants: Sequence[Mutant], jobs: int, folder: Path, root: Path =
 
 def _failing(work: Sequence[tuple[str, list[str], None]], jobs: int, folder: Path, root: Path) -> dict[str, str]:
     failed: dict[str, str] = {}
-    for name, report, _ in _in_children(work, jobs, root, folder, patience=10 * PATIENCE):
+    for name, report, _ in _in_children(work, jobs, root, folder, patience=5 * PATIENCE):
         trouble = report.trouble or ("a named test is skipped here" if report.skipped else "")
         for test, phase, kind, line in report.failures:
             failed[test.partition("[")[0]] = f"fails without a mutation, in {phase}: {kind}: {line}"

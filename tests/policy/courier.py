@@ -12,6 +12,9 @@ from bastion.courier.pointers import pick
 from policy import messages as m
 from tests.policy.policyd import Gone, Peer, Policyd
 
+Reply = Callable[[Any], m.Called | None]
+"""What is answered to a call; None: nothing."""
+
 
 @dataclass
 class FakeCourier:
@@ -19,7 +22,7 @@ class FakeCourier:
 
     peer: Peer
     document: Any = field(default_factory=dict)
-    reply: Callable[[Any], m.Called | None] | None = None
+    reply: Reply | None = None
     calls: list[Any] = field(default_factory=list)
     ident: int = 100
 
@@ -45,8 +48,9 @@ class FakeCourier:
 
 
 @contextmanager
-def courier_of(policyd: Policyd, document: Any = None) -> Iterator[FakeCourier]:
-    courier = FakeCourier(policyd.courier(m.Courier(pid=1)), document)
+def courier_of(policyd: Policyd, document: Any = None, reply: Reply | None = None) -> Iterator[FakeCourier]:
+    """What it answers is said here, or before anything is asked: policyd may have waited for a courier to come."""
+    courier = FakeCourier(policyd.courier(m.Courier(pid=1)), document, reply)
     thread = threading.Thread(target=courier.serve, daemon=True)
     thread.start()
     try:

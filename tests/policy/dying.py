@@ -12,6 +12,7 @@ import pytest
 
 from policy.configuration import read_configuration
 from policy.setup import State, open_state
+from policy.trail.ledger import RELIEVE_SECONDS
 from policy.vault.masters import Master
 from tests.policy.policyd import Policyd
 from tests.support.durable import Step, Trace, kept, strace
@@ -64,7 +65,15 @@ class Traced:
 def traced(policyd: Policyd, run: Callable[[Traced], object]) -> Traced:
     """`run`, and nothing else that policyd does."""
     state = policyd.home / "state"
-    wait_until_still(lambda: [(path.name, path.stat().st_mtime_ns) for path in sorted(state.iterdir())])
+
+    def rests() -> None:
+        """Also from moving its log into its database, which it does a while after a commit."""
+        wait_until_still(
+            lambda: [(path.name, path.stat().st_mtime_ns) for path in sorted(state.iterdir())],
+            still=1.5 * RELIEVE_SECONDS,
+        )
+
+    rests()
     assert policyd.process is not None
     trace = Trace(policyd.process.pid, policyd.home / "strace")
     found = Traced(policyd.home / "before")
@@ -73,7 +82,7 @@ def traced(policyd: Policyd, run: Callable[[Traced], object]) -> Traced:
         shutil.copy(path, found.before)
     shutil.copytree(state, found.before / "state")
     run(found)
-    wait_until_still(lambda: [(path.name, path.stat().st_mtime_ns) for path in sorted(state.iterdir())])
+    rests()
     found.steps = trace.steps(state)
     whole = found.left(found.steps, policyd.home / "whole").parent / "state"
     for path in state.iterdir():  # nothing was missed: played to the end, it is what is there

@@ -30,7 +30,7 @@ who     = { roles = ["dba"] }
 where   = { targets = ["db2"] }
 as      = ["*"]
 allow   = ["shell"]
-require = { approval = { by = ["lead"], count = 2, longest = "1h", wait = "2s" } }
+require = { approval = { by = ["lead"], count = 2, longest = "1h", wait = "8s" } }
 
 [[rule]]
 name    = "by oneself, for a time"

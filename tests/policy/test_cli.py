@@ -59,7 +59,7 @@ def bastion(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bastion]:
         yield made
     finally:
         policyd.send_signal(signal.SIGTERM)
-        policyd.wait(20)
+        policyd.wait(60)
 
 
 def _answers(path: Path) -> bool:

@@ -14,6 +14,7 @@ from policy.monitor import COMMANDS, FIRST_WORD_SECONDS, PROVING_SECONDS, TABLE,
 from policy.peers import peer_of
 from policy.rules.rights import Right
 from tests.policy.policyd import SOURCE, Gone, Peer, Policyd, hello, proof
+from tests.support.net import wait_until
 
 REQUESTS: dict[str, m.Request] = {
     "Hello": hello(),
@@ -328,7 +329,7 @@ def test_a_violation_says_nothing_and_is_logged(policyd):
     peer = policyd.connection()
     peer.send(m.encode(5, m.Whoami()))
     assert peer.is_closed()
-    assert "Whoami in state proving" in policyd.log()
+    wait_until("its line", lambda: "Whoami in state proving" in policyd.log())
 
 
 def test_a_login_that_was_cut_off_is_over(policyd):

@@ -31,7 +31,7 @@ from recorder.messages import (
 )
 from recorder.model import Event
 
-PATIENCE = 40.0  # seconds
+PATIENCE = 20.0  # seconds
 PUBLIC = {"protocol": "ssh", "policy": "default"}
 PRIVATE = {"person": "alice", "account": "root", "target": "web1"}
 

@@ -60,11 +60,11 @@ def wait_until(what: str, condition: Callable[[], object], seconds: float = 20.0
         time.sleep(0.02)
 
 
-def wait_until_still(measure: Callable[[], object], seconds: float = 20.0) -> None:
-    """Poll until `measure` has given the same value for half a second: whatever moved has stopped."""
+def wait_until_still(measure: Callable[[], object], seconds: float = 60.0, *, still: float = 0.5) -> None:
+    """Poll until `measure` has given the same value for so many seconds: whatever moved has stopped."""
     deadline = time.monotonic() + seconds
     value, since = measure(), time.monotonic()
-    while time.monotonic() - since < 0.5:
+    while time.monotonic() - since < still:
         assert time.monotonic() < deadline, f"still moving after {seconds:g} s"
         time.sleep(0.05)
         if (now := measure()) != value:

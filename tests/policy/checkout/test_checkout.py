@@ -509,7 +509,7 @@ def test_before_its_end_the_holder_is_warned(lending, place):
         grant, other = (one.ask(m.Authorize(account="root", target="w1")) for one in (working, bob))
         assert isinstance(grant, m.Grant)
         assert isinstance(other, m.Grant)
-        ident = revealed(take(alice, place, seconds=62)).data["checkout"]
+        ident = revealed(take(alice, place, seconds=70)).data["checkout"]
         said = working.push()
         assert isinstance(said, m.Warn)
         assert said.session == grant.session

@@ -176,7 +176,7 @@ def test_taken_back_it_is_not_given(policyd):
 def test_what_nobody_decides_expires(policyd):
     with policyd.login(dba(policyd)) as peer, policyd.login("lena") as lena:
         request = asked(peer, "db2")
-        assert peer.ask(m.RequestAwait(request=request, seconds=20)).data["state"] == "expired"
+        assert peer.ask(m.RequestAwait(request=request, seconds=30)).data["state"] == "expired"
         assert "expired already" in no(lena.ask(m.Decide(request=request, approve=True))).cause
     assert any(one["what"] == request for one in policyd.audit("request-expired"))
 
@@ -251,10 +251,10 @@ def test_of_many_at_once_one_gets_the_last_use(policyd):
 
 def test_a_session_ends_with_its_grant(policyd):
     name = dba(policyd)
-    ident = given(policyd, name, seconds=2)
+    ident = given(policyd, name, seconds=6)
     with policyd.login(name) as peer:
         grant = authorize(peer)
-        assert grant.expires_in <= 2
+        assert grant.expires_in <= 6
         assert peer.push().reason == "expired"
         no(authorize(peer), 75, need="approval")
     wait_until("the end to be written", lambda: grants(policyd, ident)["state"] == "over")

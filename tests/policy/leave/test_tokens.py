@@ -136,7 +136,7 @@ def test_revoked_it_ends_what_it_began(policyd):
 
 
 def test_its_end_ends_its_sessions(policyd):
-    with by_token(policyd, made(policyd, "alice", seconds=2, uses=9)) as (peer, _):
+    with by_token(policyd, made(policyd, "alice", seconds=6, uses=9)) as (peer, _):
         authorize(peer, "web1")
         assert peer.push().reason == "expired"
         no(authorize(peer, "web1"))

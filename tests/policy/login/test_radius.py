@@ -40,8 +40,7 @@ def judge(call: m.RadiusCall) -> m.Called:
 
 
 def test_yes_and_no(policyd):
-    with courier_of(policyd) as courier:
-        courier.reply = judge
+    with courier_of(policyd, reply=judge) as courier:
         peer, verdict = first(policyd, "alice")
         assert verdict.outcome is Outcome.MORE, "nothing is enrolled here, and a code is asked for all the same"
         with peer:
@@ -53,8 +52,7 @@ def test_yes_and_no(policyd):
 
 
 def test_a_further_question(policyd):
-    with courier_of(policyd) as courier:
-        courier.reply = judge
+    with courier_of(policyd, reply=judge):
         peer, _ = first(policyd, "alice")
         with peer:
             asked = shown(peer, "pin")
@@ -68,8 +66,7 @@ def test_a_further_question(policyd):
 
 def test_one_s_own_phone_does_as_well_and_is_not_passed_on(policyd):
     phone = enrolled(policyd, "alice")
-    with courier_of(policyd) as courier:
-        courier.reply = judge
+    with courier_of(policyd, reply=judge) as courier:
         peer, _ = first(policyd, "alice")
         with peer:
             assert shown(peer, phone.code()).outcome is Outcome.DONE
@@ -84,16 +81,14 @@ def test_one_s_own_phone_does_as_well_and_is_not_passed_on(policyd):
     ],
 )  # fmt: skip
 def test_what_is_no_clear_yes(policyd, called):
-    with courier_of(policyd) as courier:
-        courier.reply = lambda call: m.Called(task=call.task, status=called.status, error=called.error)
+    with courier_of(policyd, reply=lambda call: m.Called(task=call.task, status=called.status, error=called.error)):
         peer, _ = first(policyd, "alice")
         with peer:
             assert shown(peer, "tok-1").outcome is Outcome.REFUSED
 
 
 def test_questions_without_end(policyd):
-    with courier_of(policyd) as courier:
-        courier.reply = lambda call: m.Called(task=call.task, status=11, values=["again?"], next=b"S")
+    with courier_of(policyd, reply=lambda call: m.Called(task=call.task, status=11, values=["again?"], next=b"S")):
         peer, _ = first(policyd, "alice")
         with peer:
             asked = [shown(peer, "a")]
@@ -112,8 +107,7 @@ def test_without_a_courier_it_is_no(policyd):
 
 def test_a_secret_that_others_may_read_is_used_for_nothing(policyd):
     (policyd.home / "radius.secret").chmod(0o644)
-    with courier_of(policyd) as courier:
-        courier.reply = judge
+    with courier_of(policyd, reply=judge) as courier:
         peer, _ = first(policyd, "alice")
         with peer:
             assert shown(peer, "tok-1").outcome is Outcome.REFUSED
@@ -121,8 +115,7 @@ def test_a_secret_that_others_may_read_is_used_for_nothing(policyd):
 
 
 def test_wrong_answers_lock_as_wrong_codes_do(policyd):
-    with courier_of(policyd) as courier:
-        courier.reply = judge
+    with courier_of(policyd, reply=judge):
         peer, _ = first(policyd, "alice")
         with peer:
             for _ in range(5):
@@ -134,8 +127,7 @@ def test_wrong_answers_lock_as_wrong_codes_do(policyd):
 
 def test_a_newer_code_holds_up_nothing_else(policyd):
     """The server asks a phone, and the person's sessions go on meanwhile."""
-    with courier_of(policyd) as courier:
-        courier.reply = judge
+    with courier_of(policyd, reply=judge) as courier:
         peer, _ = first(policyd, "alice")
         with peer:
             shown(peer, "tok-1")

@@ -230,8 +230,7 @@ def arrived(call: Any) -> m.Called:
 
 
 def test_each_destination_is_told_once(policyd: Policyd) -> None:
-    with courier_of(policyd) as courier:
-        courier.reply = arrived
+    with courier_of(policyd, reply=arrived) as courier:
         mismatch(policyd)
         wait_until("two calls", lambda: len(courier.calls) == 2)
         (post,) = [call for call in courier.calls if isinstance(call, m.HttpCall)]
@@ -248,8 +247,7 @@ def test_each_destination_is_told_once(policyd: Policyd) -> None:
 
 def test_a_lock_out_is_told(policyd: Policyd) -> None:
     policyd.person("pat", "engineer", password="correct horse battery")
-    with courier_of(policyd) as courier:
-        courier.reply = arrived
+    with courier_of(policyd, reply=arrived) as courier:
         for _ in range(5):
             peer = policyd.connection("198.51.100.9")
             peer.ask(m.TryPassword(person="pat", password=b"wrong"))
@@ -281,15 +279,13 @@ def test_what_does_not_arrive_is_tried_again_and_then_audited_once(policyd: Poli
 
 
 def test_what_waits_when_policyd_stops_is_told_by_the_next_and_once(policyd: Policyd) -> None:
-    with courier_of(policyd) as courier:
-        courier.reply = lambda _: None  # nothing is ever answered
+    with courier_of(policyd, reply=lambda _: None) as courier:  # nothing is ever answered
         mismatch(policyd)
         wait_until("both calls", lambda: len(courier.calls) == 2)
         wait_until("the mark", lambda: marked(policyd) >= newest(policyd) - 1)
     policyd.kill()
     policyd.start()
-    with courier_of(policyd) as courier:
-        courier.reply = arrived
+    with courier_of(policyd, reply=arrived) as courier:
         wait_until("both calls", lambda: len(courier.calls) == 2)
         assert {type(call) for call in courier.calls} == {m.HttpCall, m.MailCall}
         assert "host key of root@web1" in str(next(one for one in courier.calls if isinstance(one, m.MailCall)).subject)
@@ -340,16 +336,14 @@ def test_a_destination_that_comes_later_hears_nothing_of_the_past(policyd: Polic
     policyd.stop()
     (policyd.home / "policy.toml").write_text(rules)
     policyd.start()
-    with courier_of(policyd) as courier:
-        courier.reply = arrived
+    with courier_of(policyd, reply=arrived) as courier:
         mismatch(policyd)
         wait_until("the new one", lambda: len(courier.calls) >= 2)
         assert len(courier.calls) == 2
 
 
 def test_a_flood_is_cut_and_said_so(policyd: Policyd) -> None:
-    with courier_of(policyd) as courier:
-        courier.reply = arrived
+    with courier_of(policyd, reply=arrived) as courier:
         peer, grant = policyd.session("alice")
         for _ in range(80):
             peer.ask(m.Report(session=grant.session, event="host-key-mismatch"))
@@ -365,8 +359,7 @@ def test_an_address_that_is_secret(policyd: Policyd) -> None:
     (policyd.home / "slack.url").write_text("https://hooks.slack.example/services/T0/B0/s3cret\n")
     (policyd.home / "slack.url").chmod(0o600)
     policyd.done(m.Reload())
-    with courier_of(policyd) as courier:
-        courier.reply = arrived
+    with courier_of(policyd, reply=arrived) as courier:
         mismatch(policyd)
         wait_until("the call", lambda: courier.calls)
         assert courier.calls[0].url == "https://hooks.slack.example/services/T0/B0/s3cret"
@@ -391,8 +384,7 @@ def test_a_request_and_its_decision_are_told(policyd: Policyd) -> None:
         RULES + APPROVED + '[[notify]]\nname = "chat"\nwebhook = "https://chat.example.org/"\nkey = "file:hook.key"\n'
     )
     policyd.done(m.Reload())
-    with courier_of(policyd) as courier:
-        courier.reply = arrived
+    with courier_of(policyd, reply=arrived) as courier:
         gina = policyd.login("gina")
         asked = gina.ask(m.RequestAccess(account="deploy", target="web1", seconds=3600, reason="<!channel> demo"))
         assert isinstance(asked, m.Done), asked.cause

@@ -54,7 +54,7 @@ def steps(keyed: Policyd, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
             wait_until("its end", lambda policyd=policyd: not rows(policyd))
         finally:
             strace.terminate()
-            strace.wait(20)
+            strace.wait(60)
             worker.close()
             policyd.stop()
         found[kind] = sum(f"{call}(" in line for line in log.read_text().splitlines() for call in CALLS.split(","))
@@ -67,7 +67,7 @@ def strace() -> Iterator[list["subprocess.Popen[bytes]"]]:
     running: list[subprocess.Popen[bytes]] = []
     yield running
     for one in running:
-        one.wait(20)
+        one.wait(60)
 
 
 @pytest.mark.fault

@@ -209,13 +209,13 @@ async def test_a_row_that_is_just_being_written(desk, nursery):
         opened.append(await authority.secrets.open(secret.id))
 
     nursery.start_soon(use)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not authority.ledger._send.statistics().current_buffer_used:  # noqa: ASYNC110 - it asks again
             await trio.sleep(0.01)
     with authority.ledger.store.write() as t:
         t.vault.reseal(version, anew)
     nursery.start_soon(authority.ledger.run)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not opened:  # noqa: ASYNC110
             await trio.sleep(0.01)
     assert opened[0].value == Secret(b"anew")

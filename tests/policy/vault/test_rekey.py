@@ -189,7 +189,7 @@ def steps(filled: Policyd, tmp_path_factory: pytest.TempPathFactory) -> dict[str
             run(policyd, kind)
         finally:
             strace.terminate()
-            strace.wait(20)
+            strace.wait(60)
             policyd.stop()
         found[kind] = sum(f"{call}(" in line for line in log.read_text().splitlines() for call in CALLS.split(","))
     return found
@@ -246,6 +246,6 @@ def killed(policyd: Policyd, kind: str, step: int) -> None:
     if policyd.process is not None and policyd.process.poll() is None:
         policyd.process.kill()
     assert policyd.process is not None
-    policyd.process.wait(20)
+    policyd.process.wait(60)
     policyd.process = None
-    strace.wait(20)
+    strace.wait(60)

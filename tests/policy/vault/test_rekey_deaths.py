@@ -104,7 +104,7 @@ async def finished(state: State, place: str, *, anew: Master | None = None) -> i
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ledger.run)
             nursery.start_soon(rekeying.run)
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while rekeying.under_way:
                     assert not rekeying.stopped
                     await trio.sleep(0.002)
@@ -139,7 +139,7 @@ def test_killed_at_every_step_of_sealing_anew(make_policyd: Make, place: Place, 
         policyd.kill()
         if helper is not None:
             helper.terminate()
-            helper.wait(20)
+            helper.wait(60)
     generations: dict[bool, list[int]] = {False: [], True: []}
     for power, _, config in found.deaths(tmp_path / "killed"):
 
@@ -166,7 +166,7 @@ def test_killed_at_every_step_of_a_change_of_master(make_policyd: Make, place: P
         policyd.kill()
         if helper is not None:
             helper.terminate()
-            helper.wait(20)
+            helper.wait(60)
     ways: dict[bool, list[str]] = {False: [], True: []}
     for power, _, config in found.deaths(tmp_path / "killed"):
         state = config.parent / "state"

@@ -171,7 +171,7 @@ def test_a_role_has_it_while_one_has_the_role(policyd, people, name):
 
 def test_a_share_ends_by_itself(people, name):
     add(people["alice"], name)
-    done(lend(people["alice"], name, "bob", "view", seconds=1))
+    done(lend(people["alice"], name, "bob", "view", seconds=5))
     revealed(view(people["bob"], name))
     wait_until("its end", lambda: isinstance(view(people["bob"], name), m.Refused))
     assert name not in names(people["bob"])

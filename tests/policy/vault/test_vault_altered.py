@@ -243,8 +243,7 @@ def test_people_are_told(make_policyd: Make) -> None:
     (policyd.home / "hook.key").chmod(0o600)
     (policyd.home / "policy.toml").write_text(policyd.rules + rules)
     policyd.restart()
-    with courier_of(policyd) as courier:
-        courier.reply = lambda call: m.Called(task=call.task, status=200)
+    with courier_of(policyd, reply=lambda call: m.Called(task=call.task, status=200)) as courier:
         alter(policyd, ATTACKS["a-byte-more"].format(root=ident(policyd, "root@web1")))
         credential(policyd)
         wait_until("the call", lambda: courier.calls)
