@@ -34,12 +34,14 @@ PLACE: Final = "ACCOUNT@TARGET"
 _WHY: Final = Option("--reason", "why, for the audit trail", Takes.TEXT, "TEXT")
 _ROLE: Final = Option("--role", "role to give; may be repeated", value="ROLE", repeats=True)
 _KEY: Final = Option("--key", "a public key, as in its .pub file", Takes.TEXT, "KEY")
+_MAIL: Final = Option("--mail", "where they are told of what is theirs, or `none`", value="ADDRESS")
 _LABEL: Final = Option("--label", "label to set; may be repeated", value="K=V", repeats=True)
 
 
 def _person_add(given: Given) -> PersonAdd:
     return PersonAdd(
-        name=given.rest[0], roles=given.names("--role"), keys=_key(given), reason=given.text("--reason")
+        name=given.rest[0], roles=given.names("--role"), keys=_key(given), mail=given.text("--mail"),
+        reason=given.text("--reason"),
     )  # fmt: skip
 
 
@@ -47,7 +49,8 @@ def _person_set(given: Given) -> PersonSet:
     return PersonSet(
         name=given.rest[0], add_roles=given.names("--role"), remove_roles=given.names("--remove-role"),
         add_keys=_key(given), remove_keys=given.names("--remove-key"),
-        disabled=False if given.has("--enable") else None, reason=given.text("--reason"),
+        disabled=False if given.has("--enable") else None,
+        mail=given.text("--mail") if given.has("--mail") else None, reason=given.text("--reason"),
     )  # fmt: skip
 
 
@@ -98,10 +101,10 @@ ESTATE: Final = (
     Word(name="person show", arguments="NAME", about="roles, keys, factors, what they own (administrators)",
          ask=lambda given: PersonShow(name=given.rest[0])),
     Word(name="person add", arguments="NAME", about="a person, with roles and a key (administrators)",
-         ask=_person_add, options=(_ROLE, _KEY, _WHY)),
-    Word(name="person set", arguments="NAME", about="other roles or keys (administrators)", ask=_person_set,
+         ask=_person_add, options=(_ROLE, _KEY, _MAIL, _WHY)),
+    Word(name="person set", arguments="NAME", about="other roles, keys or address (administrators)", ask=_person_set,
          options=(_ROLE, Option("--remove-role", "role to take away", value="ROLE", repeats=True), _KEY,
-                  Option("--remove-key", "fingerprint of a key", value="SHA256:...", repeats=True),
+                  Option("--remove-key", "fingerprint of a key", value="SHA256:...", repeats=True), _MAIL,
                   Option("--enable", "let them log in again", Takes.NOTHING), _WHY)),
     Word(name="person disable", arguments="NAME", about="no more logins, and sessions end (administrators)",
          ask=lambda given: PersonSet(name=given.rest[0], disabled=True, reason=given.text("--reason")),

@@ -48,8 +48,8 @@ def account_name(text: str) -> str:
 
 
 def mail(text: str) -> str:
-    """An address, or "" for none."""
-    return _named(names.check_mail, text) if text else ""
+    """An address; "" for `none`."""
+    return _named(names.check_mail, text) if text not in ("", "none") else ""
 
 
 def role_name(text: str) -> str:

@@ -9,9 +9,7 @@ from bastion.cli.common import JSON, PASSWORD_STDIN, REASON, ask, config_option,
 KEY = click.option("--key", "keys", multiple=True, metavar="FILE|-", help="File with public keys; - is standard input.")
 ROLE = click.option("--role", "roles", multiple=True, help="Role to give; may be repeated.")
 
-MAIL = click.option(
-    "--mail", metavar="ADDRESS", help="Where they are told of what concerns them; '': nowhere any more."
-)
+MAIL = click.option("--mail", metavar="ADDRESS", help="Where they are told of what is theirs, or `none`.")
 
 
 @click.group()

@@ -30,7 +30,7 @@ class PersonSet(Message):
     remove_keys: list[str] = []  # SHA256 fingerprints
     password: str = ""
     disabled: bool | None = None
-    mail: str | None = None  # "": none any more
+    mail: str | None = None  # "none": none any more
     reason: str = ""
 
 

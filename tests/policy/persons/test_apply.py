@@ -80,7 +80,7 @@ accounts.pipe = {{ password-file = "-" }}
     again = cli.ok("apply", file, "--yes")
     assert "nothing to change" in again.stderr
     assert 'mail = "nora@example.org"' in cli.ok("export-inventory").stdout
-    cli.ok("person", "set", "nora", "--mail", "")
+    cli.ok("person", "set", "nora", "--mail", "none")
     assert "mail after=none; mail before=nora@example.org" in cli.policyd.audit("person-set", limit=1)[0]["detail"]
     assert "mail" not in cli.ok("person", "show", "nora").stdout
     refused = cli.run("person", "set", "nora", "--mail", "nora@example.org, all@example.org")
