@@ -138,10 +138,13 @@ def test_connections_that_are_reset_leave_nothing_behind(site: Gateway, said: by
     before = descriptors(site.worker.pid)
     resets(1200)  # what the first ones cost is paid once
     wait_until("the descriptors", lambda: descriptors(site.worker.pid) <= before)  # type: ignore[union-attr]
-    kept = memory(site)
-    resets(1200)
-    wait_until("the descriptors", lambda: descriptors(site.worker.pid) <= before)  # type: ignore[union-attr]
-    assert memory(site) - kept < 4 * 1024, "KiB"
+    grown = []  # what is kept of each shows every time; what the allocator takes at a time does not
+    while not grown or (grown[-1] >= 4 * 1024 and len(grown) < 3):
+        kept = memory(site)
+        resets(1200)
+        wait_until("the descriptors", lambda: descriptors(site.worker.pid) <= before)  # type: ignore[union-attr]
+        grown.append(memory(site) - kept)
+    assert grown[-1] < 4 * 1024, f"KiB, each time: {grown}"
     assert site.ssh("whoami").returncode == 0
 
 

@@ -29,7 +29,7 @@ GRANTED = {USERAUTH_SUCCESS, REQUEST_SUCCESS, OPEN_CONFIRMATION, CHANNEL_SUCCESS
 """What a server says to somebody who is in."""
 
 CONNECTION = "ssh-connection"
-LONG = 20.0  # seconds to wait for any answer; a server that others keep from the processor takes some
+LONG = 15.0  # seconds to wait for any answer; less than the grace time, which ends what nobody hung up on
 
 
 class _Kept:
