@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from policy import memory
+from policy.errors import PolicyError
 
 if TYPE_CHECKING:
     from policy.configuration import Configuration
@@ -29,7 +30,6 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     _log_json()
     from policy.configuration import BadConfiguration
-    from policy.errors import PolicyError
 
     try:
         arguments.run(arguments)

@@ -14,8 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 NAMESPACES: Final = ("--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net", "--cgroup")
@@ -72,6 +75,18 @@ exec env -i container=bastion PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 """
 
 
+def on_a_machine() -> list[pytest.MarkDecorator]:
+    """For `pytestmark`: such tests share a worker and its machine, if there can be one. make has pytest heed it."""
+    why = reason_not_to()
+    return [
+        pytest.mark.e2e,
+        pytest.mark.timeout(900),
+        pytest.mark.xdist_group("booted"),
+        pytest.mark.skipif(bool(why), reason=why or "-"),
+    ]
+
+
+@cache
 def reason_not_to() -> str:
     """Why no machine can be booted here; empty where one can."""
     if os.geteuid() != 0:

@@ -8,16 +8,10 @@ from typing import Final
 import pytest
 
 from tests.ops.installed import GET, SERVICES, SHOP, log_in
-from tests.ops.machine import Machine, booted, reason_not_to
+from tests.ops.machine import Machine, booted, on_a_machine
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-WHY_NOT: Final = reason_not_to()
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.timeout(900),
-    pytest.mark.xdist_group("booted"),  # one worker, one machine: make has pytest heed it
-    pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-"),
-]
+pytestmark = on_a_machine()
 
 
 def test_all_of_it_runs_under_its_own_users(machine: Machine) -> None:

@@ -6,18 +6,11 @@ from typing import Final
 import pytest
 
 from tests.ops.installed import ALL, RULES, SECRET, SSH, read
-from tests.ops.machine import Machine, reason_not_to
+from tests.ops.machine import Machine, on_a_machine
 from tests.support.outside import Ca, MailServer
 from tests.support.person import Person
 
-WHY_NOT: Final = reason_not_to()
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.fault,
-    pytest.mark.timeout(900),
-    pytest.mark.xdist_group("booted"),
-    pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-"),
-]
+pytestmark = [*on_a_machine(), pytest.mark.fault]
 DATABASE: Final = """
 import json, socketserver
 class Account(socketserver.StreamRequestHandler):

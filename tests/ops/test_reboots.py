@@ -10,17 +10,10 @@ from typing import Final
 import pytest
 
 from tests.ops.installed import ALL, SECRET, SSH, install, lend, log_in, read
-from tests.ops.machine import Machine, booted, reason_not_to
+from tests.ops.machine import Machine, booted, on_a_machine
 from tests.support.person import Person
 
-WHY_NOT: Final = reason_not_to()
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.fault,
-    pytest.mark.timeout(900),
-    pytest.mark.xdist_group("booted"),
-    pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-"),
-]
+pytestmark = [*on_a_machine(), pytest.mark.fault]
 READER: Final = """
 from bastion.broker.client import Broker
 while True:

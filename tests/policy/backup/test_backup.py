@@ -436,7 +436,8 @@ def test_a_token_opens_what_is_restored_if_it_is_said(tmp_path: Path, keys: Keys
     daemon = Policyd(tmp_path / "here", settings=f'master_key = "{where}"').make()
     to = tmp_path / "b.age"
     making.make(read_configuration(daemon.config), [], to, [keys.recipient], quiet)
-    words = [sys.executable, "-m", "policy.backup", "restore", str(to), "--identity", str(keys.identity)]
+    words = [sys.executable, "-m", "bastion", "restore", str(to), "--identity", str(keys.identity)]
+    words += ["--rehearse", "--json"]
     said = [
         json.loads(subprocess.run([*words, *more], check=True, capture_output=True, timeout=60).stdout)["vault"]
         for more in ([], ["--ask-master"])
