@@ -14,6 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,8 @@ class Stripper:
         client, _ = self._listener.accept()
         server = socket.create_connection((LOOPBACK, self._port), timeout=20)
         client.settimeout(20)
-        with client, server, client.makefile("rb") as said:
+        # whose side resets the connection once the other has gone, ends it
+        with suppress(OSError), client, server, client.makefile("rb") as said:
             server.sendall(said.readline())
             threading.Thread(target=self._pump, args=(server, client), daemon=True).start()
             head = said.read(4)

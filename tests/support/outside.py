@@ -171,7 +171,10 @@ def _request(connection: socket.socket) -> Asked:
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     while len(body) < int(headers.get("content-length", "0")):
-        body += connection.recv(65536)
+        more = connection.recv(65536)
+        if not more:
+            raise ValueError("half a request")
+        body += more
     method, path, _ = first.split(" ", 2)
     return Asked(method, path, headers, body)
 

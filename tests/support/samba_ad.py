@@ -139,7 +139,8 @@ class Controller:
                 back.join(10)
 
     def _enter(self) -> None:
-        assert self.process is not None
+        if self.process is None:  # stopped meanwhile
+            raise OSError(errno.ECONNREFUSED, "no controller")
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         if not children:  # not there yet, or gone: who connects is told so, and may try again
