@@ -189,7 +189,7 @@ async def _run(
             if number != signal.SIGHUP:
                 break
             _tell_systemd("RELOADING=1")
-            await desk.reload("policyd", "SIGHUP")
+            await _reload(desk)
             await _recheck(desk)
             _tell_systemd("READY=1")
         _tell_systemd("STOPPING=1")
@@ -265,6 +265,13 @@ async def _recheck_often(desk: Authority) -> None:
     while True:
         await trio.sleep(desk.settings.recheck_seconds)
         await _recheck(desk)
+
+
+async def _reload(desk: Authority) -> None:
+    try:
+        await desk.reload("policyd", "SIGHUP")
+    except LedgerError as error:  # rules that no event tells of are not in force; the old ones stay
+        log.error("rules-kept", problems=[str(error)])
 
 
 async def _recheck(desk: Authority) -> None:
