@@ -30,6 +30,8 @@ from policy.toml_tables import Reading
 from policy.trail.audit import Event
 from tests.policy.courier import courier_of
 from tests.policy.policyd import RULES, Policyd
+from tests.policy.vaulting import RULES as LENDING
+from tests.policy.vaulting import bring, done, out, revealed, take
 from tests.support.net import wait_until
 
 OWN = Destination(name="own", on=frozenset(Topic), mail=(PERSON,))
@@ -297,7 +299,7 @@ def newest(policyd: Policyd) -> int:
     return sql(policyd, "SELECT max(seq) FROM audit WHERE event = 'host-key-mismatch'")
 
 
-NEWEST_TOLD = "SELECT max(seq) FROM audit WHERE event IN ('grant-revoke', 'request-deny')"
+NEWEST_TOLD = "SELECT max(seq) FROM audit WHERE event IN ('grant-revoke', 'request-deny', 'checkin-forced')"
 
 
 def marked(policyd: Policyd) -> int:
@@ -493,6 +495,27 @@ def test_ones_many_requests_leave_anothers_minute_alone(personal: Policyd) -> No
         personal.done(m.PersonSet(name="hana", mail="hana@example.org"))
         asked_and_denied(personal, "hana")
         wait_until("hana's mail", lambda: ["hana@example.org"] in [call.to for call in courier.calls])
+
+
+def test_a_password_that_policyd_takes_back_is_told_to_who_had_it_and_to_the_channels(personal: Policyd) -> None:
+    channel = NOTIFY.replace('"host-key-mismatch"', '"vault"')
+    (personal.home / "policy.toml").write_text(LENDING + CONCERNED + channel)
+    personal.done(m.Reload())
+    with courier_of(personal, reply=arrived) as courier, personal.login("alice") as alice:
+        done(bring(alice, revealed(take(alice)).data["checkout"]))
+        revealed(take(alice, seconds=1))
+        wait_until("its end", lambda: not out(personal))
+        revealed(take(alice))
+        personal.done(m.PersonSet(name="alice", remove_roles=["engineer"]))
+        wait_until("three calls", lambda: len(courier.calls) == 3)
+        (post,) = [call for call in courier.calls if isinstance(call, m.HttpCall)]
+        mails = {tuple(call.to): call for call in courier.calls if isinstance(call, m.MailCall)}
+        assert set(mails) == {("alice@example.org",), ("ops@example.org", "sue@example.org")}
+        said = "the password of root@web1 was taken from alice by policyd\nreason: `no rule allows it any more`"
+        assert json.loads(post.body)["text"] == said
+        assert {mail.text for mail in mails.values()} == {f"{said}\n"}
+        wait_until("all of it", lambda: marked(personal) >= sql(personal, NEWEST_TOLD))
+        assert len(courier.calls) == 3, "of what came back by hand, or in time, nobody is told"
 
 
 def test_leave_that_ends_is_told_to_who_has_it(personal: Policyd) -> None:
