@@ -76,7 +76,6 @@ class Authority:
     proofs: Proofs = field(default_factory=Proofs)
     applications: Registry = field(default_factory=Registry)
     rates: Rates = field(default_factory=Rates)
-    alarm: Callable[[Event], None] = field(default=lambda _: None)  # told what people must hear of, once it is kept
     deciding: trio.Lock = field(default_factory=trio.Lock)  # requests and grants change one after the other
     awaited: dict[str, trio.Event] = field(default_factory=dict)  # requests that somebody waits for, by id
     _changing: trio.Lock = field(default_factory=trio.Lock)  # memory follows the database in the same order

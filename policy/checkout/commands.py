@@ -108,7 +108,6 @@ async def checkout_return(desk: Authority, talk: Conversation, request: Checkout
         event = talk.event("checkin" if own else FORCED, found.place, given_back(found), why=why)
         if not await give_back(desk, [found], talk.who, why or "brought back", [event]):
             raise CommandRefused(f"`{found.place}` came back meanwhile", "see: ssh bastion vault checkouts --all")
-        desk.alarm(event)
     await rotate(desk, [found])
     if not own:
         await tell_gone(desk, [found], talk.who, why)

@@ -79,7 +79,6 @@ async def request_access(desk: Authority, talk: Conversation, request: RequestAc
             event = talk.event("request", place_of(asked), request_detail(asked), why=asked.reason)
             await desk.ledger.write(lambda t: t.access.add_request(asked), event, durable=True)
             desk.standing.ask(asked)
-            desk.alarm(event)
             who = f"{need.count} of {' or '.join(need.by)}"
             return Done(
                 text=f"request `{asked.id}` waits for {who}, until {shown_time(asked.expires)}",

@@ -42,7 +42,6 @@ async def cast_vote(
 
     await attempt(desk, change, event)
     desk.standing.ask(voted)
-    desk.alarm(event)
     left = missing(voted, need, desk.counts)
     return Done(
         text=f"approved request `{found.id}`, which waits for {counted(left, 'approval')} more",
@@ -81,8 +80,6 @@ async def give(
     await attempt(desk, change, *events, made)
     desk.standing.put(grant)
     closed(desk, request.id)
-    for event in (*events, made):
-        desk.alarm(event)
     return grant
 
 
@@ -99,7 +96,6 @@ async def close(
 
     await attempt(desk, change, event)
     closed(desk, request.id)
-    desk.alarm(event)
 
 
 async def attempt(desk: Authority, change: Callable[[Tables], None], *events: Event) -> None:

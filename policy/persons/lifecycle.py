@@ -82,8 +82,6 @@ async def person_offboard(desk: Authority, talk: Conversation, request: PersonOf
             desk.standing.drop(grant.id)
         for one in requests:
             closed(desk, one.id)
-        for event in events:
-            desk.alarm(event)
     desk.applications.pass_on(person.name, heir.name if heir else "", now)
     desk.proofs.forget(person.name)
     for kind in (PERSON, CODE):

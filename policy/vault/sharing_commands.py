@@ -180,7 +180,6 @@ async def secret_chown(desk: Authority, talk: Conversation, request: SecretChown
         {"owner before": before, "owner after": heir.name, "by right": by_right}, why=why,
     )  # fmt: skip
     await desk.ledger.write(change, event, durable=True)
-    desk.alarm(event)
     return Done(text=f"`{name}` is {heir.name}'s", data={"name": name, "owner": heir.name, "owner_before": before})
 
 
