@@ -2,6 +2,9 @@
 
 from hypothesis import HealthCheck, settings
 
+from tests.support import bytecode
+
+bytecode.keep()
 settings.register_profile(
     "same", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from tests.mutation import forking
 from tests.mutation.mutant import ASSERTION, ROOT, Mutant, install
-from tests.support import net
+from tests.support import bytecode, net
 
 PATIENCE: Final = 180.0
 """Seconds for one child. The slowest named test takes some five, on a machine of its own."""
@@ -73,10 +73,7 @@ class Report:
 
 def preload() -> None:
     """What every child needs and no mutant touches."""
-    if sys.dont_write_bytecode:  # hundreds of children would compile the same modules again
-        sys.dont_write_bytecode, sys.pycache_prefix = False, str(ROOT / "build" / "mutation")
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    bytecode.keep()
     for name in LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
