@@ -26,8 +26,8 @@ PATIENCE: Final = 180.0
 """Seconds for one child. The slowest named test takes some five, on a machine of its own."""
 ROOM: Final = 512 << 20
 """Bytes that must be free in memory for the children's folders; each takes some MB while it runs."""
-WAITING: Final = 8.0
-"""Seconds a test waits for what a mutant may keep from happening; 20 otherwise."""
+WAITING: Final = 0.4
+"""The share of its time that a test waits for what a mutant may keep from happening."""
 PACKAGES: Final = ("bastion", "policy", "recorder", "replay")
 LIBRARIES: Final = (
     "pytest", "_pytest.assertion.rewrite", "_pytest.python", "_pytest.pytester", "pytest_timeout", "pytest_trio.plugin",
@@ -78,7 +78,7 @@ def preload() -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     ours = [name for name in sys.modules if name.partition(".")[0] in PACKAGES]
-    net.wait_until.__defaults__ = (WAITING,)
+    net.share = WAITING
     gc.collect()
     gc.freeze()  # a child that collects garbage would copy every page
     assert not ours, f"a module of ours was imported before it could be mutated: {ours[0]}"
