@@ -251,10 +251,16 @@ def _run_pytest(report: Report, folder: Path, tests: list[str], root: Path, *, s
 
 
 class _Recorder:
-    """A pytest plugin that keeps how tests ended."""
+    """A pytest plugin that keeps how tests ended, and looks for no smaller example than the first that fails."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
+
+    def pytest_sessionstart(self) -> None:
+        from hypothesis import Phase, settings
+
+        settings.register_profile("first", settings.default, phases=[Phase.explicit, Phase.generate])
+        settings.load_profile("first")
 
     def pytest_exception_interact(self, node: Any, call: Any, report: Any) -> None:
         error = call.excinfo.value
