@@ -34,7 +34,7 @@ LIBRARIES: Final = (
     "hypothesis.strategies", "_hypothesis_pytestplugin", "asyncssh", "trio.testing", "msgspec.json", "msgpack",
     "structlog", "sqlalchemy.dialects.sqlite", "alembic.command", "pyotp", "segno", "zstandard", "argon2", "asyncio",
     "cryptography.hazmat.primitives.serialization", "cryptography.hazmat.primitives.asymmetric.ed25519",
-    "cryptography.hazmat.primitives.hpke",
+    "cryptography.hazmat.primitives.hpke", "click", "httpcore2", "truststore", "sqlite3", "tarfile", "paramiko",
 )  # fmt: skip
 """Imported once, before the children are forked; a library that is not there is the tests' own affair."""
 
