@@ -26,7 +26,7 @@ from policy.conversation import Conversation, State
 from policy.ldap import sync
 from policy.leave import grants, standing
 from policy.login.lockouts import Lockouts
-from policy.notices.notifying import Notifier
+from policy.notices.notifying import Notifier, told_of_ends
 from policy.outside.couriers import Couriers
 from policy.peers import (
     ADMIN_SOCKET,
@@ -103,7 +103,8 @@ def _desk(
     with state.store.read() as tables:
         everyone, granted = roster.load(tables), standing.load(tables, time.time_ns())
         applications = Registry(tables.applications.all(), tables.applications.tokens(time.time_ns()))
-        out = Checkouts(tables.checkouts.out(), now=time.time_ns(), clock=trio.current_time())
+        told = told_of_ends(tables)
+        out = Checkouts(tables.checkouts.out(), now=time.time_ns(), clock=trio.current_time(), told=told)
         past = tables.failures(time.time_ns() - config.policy.lock_minutes * 60_000_000_000)
     lockouts = Lockouts(config.policy)
     lockouts.load(past)
@@ -189,7 +190,7 @@ async def _run(
             if number != signal.SIGHUP:
                 break
             _tell_systemd("RELOADING=1")
-            await desk.reload("policyd", "SIGHUP")
+            await _reload(desk)
             await _recheck(desk)
             _tell_systemd("READY=1")
         _tell_systemd("STOPPING=1")
@@ -265,6 +266,13 @@ async def _recheck_often(desk: Authority) -> None:
     while True:
         await trio.sleep(desk.settings.recheck_seconds)
         await _recheck(desk)
+
+
+async def _reload(desk: Authority) -> None:
+    try:
+        await desk.reload("policyd", "SIGHUP")
+    except LedgerError as error:  # rules that no event tells of are not in force; the old ones stay
+        log.error("rules-kept", problems=[str(error)])
 
 
 async def _recheck(desk: Authority) -> None:

@@ -40,7 +40,7 @@ from policy.sessions import access, dial, watch
 from policy.targets import accounts, estate, reach, stocktaking
 from policy.trail import commands as trail
 from policy.trail import views
-from policy.trail.ledger import LedgerError
+from policy.trail.ledger import Altered, LedgerError
 from policy.vault import commands as secrets
 from policy.vault import sharing_commands as sharing
 from policy.vault import vault_commands as vault
@@ -334,9 +334,10 @@ async def answer(desk: Authority, talk: Conversation, request: m.Request, entry:
         return await desk.refuse(
             talk, "command-refused", error.cause, error.cause, error.hint, code=error.code, what=what, need=error.need
         )
-    except VaultError as error:
-        told = (error.cause, error.hint) if talk.state is State.OPERATOR else HIDDEN
-        return await desk.refuse(talk, "vault-failed", error.cause, *told, code=78, what=type(request).__name__)
+    except (VaultError, Altered) as error:
+        failed = error if isinstance(error, VaultError) else await desk.secrets.alarm("vault", str(error))
+        told = (failed.cause, failed.hint) if talk.state is State.OPERATOR else HIDDEN
+        return await desk.refuse(talk, "vault-failed", failed.cause, *told, code=78, what=type(request).__name__)
     except LedgerError as error:
         talk.log().error("denied", request=type(request).__name__, error=str(error))
         if not (entry.decides or entry.command):

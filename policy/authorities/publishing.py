@@ -25,6 +25,8 @@ PUBLIC: Final = "public"
 """Folder below `[bastion] run` that everybody on this machine may read."""
 KRL: Final = "revoked.krl"
 NOT_WRITTEN: Final = "krl-not-written"
+SAID: Final = 5
+"""Altered rows that are named: one is reason enough."""
 
 
 def oldest(now: int) -> int:
@@ -36,18 +38,19 @@ async def current(desk: Authority) -> tuple[int, int, bytes]:
     """Version, number of entries, and the list of now. VaultError if somebody else wrote to the database."""
     now = time.time()
 
-    def query(t: Tables) -> tuple[tuple[int, int], list[Revoked], bool]:
+    def query(t: Tables) -> tuple[tuple[int, int], list[Revoked], list[str]]:
         rows = t.authorities.revoked(oldest(int(now * 1e9)), MAX_LISTED)
         revoked = [Revoked(kind=k, what=w, at=at, by=by, reason=why) for k, w, at, by, why in rows]
-        return t.authorities.krl(), revoked, desk.ledger.register.lists(REGISTERED, t.authorities.entries())
+        return t.authorities.krl(), revoked, desk.ledger.register.differences(REGISTERED, t.authorities.entries())
 
     found = await desk.ledger.read(query)
-    if not found[2]:
+    if found[2]:
         found = await desk.ledger.write(query)  # the register is told before the commit: ask in the writer's turn
-    (version, changed), revoked, known = found
-    if not known:
+    (version, changed), revoked, altered = found
+    if altered:
         # Attack: a row is taken away, or an old one put back, and what was revoked is good again.
-        raise await desk.secrets.alarm("krl", "the list of what is revoked is not the one that was written")
+        more = f", and {len(altered) - SAID} more" if len(altered) > SAID else ""
+        raise await desk.secrets.alarm("krl", f"{', '.join(altered[:SAID])}{more}")
     listed = revocation_list(desk.authorities, revoked, version=version, changed=changed, now=now)
     return version, len(revoked), write_krl(listed)
 

@@ -10,7 +10,7 @@ Time is kept by two clocks. The wall clock's end is what people are told and wha
 steady one ends it as well, so that a wall clock set back lends nobody a longer time.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from datetime import timedelta
 from typing import Final
 
@@ -27,7 +27,10 @@ OVER: Final = "over"
 class Checkouts:
     """Those that are out, in memory; the database's unique index is what makes them exclusive."""
 
-    def __init__(self, out: Iterable[Checkout] = (), *, now: int = 0, clock: float = 0.0) -> None:
+    def __init__(
+        self, out: Iterable[Checkout] = (), *, now: int = 0, clock: float = 0.0, told: Container[str] = ()
+    ) -> None:
+        """`told`: ids of those whose end was told of before a restart."""
         self._out: dict[tuple[str, str], Checkout] = {}
         self._deadlines: dict[str, float] = {}
         self._warnings: dict[str, list[float]] = {}  # those of WARNINGS that are still to come
@@ -37,6 +40,8 @@ class Checkouts:
         for one in out:
             # Never longer than it was given for, should the clock have been set back while we were not there.
             self.put(one, clock + max(0.0, min(one.ends - now, one.ends - one.taken) / SECOND), clock)
+            if one.id in told:
+                self._told.add(one.id)
 
     def __len__(self) -> int:
         return len(self._out)

@@ -25,7 +25,6 @@ from policy.trail.ledger import LedgerError
 
 SWEEP_SECONDS: Final = 10.0
 """How late an end is seen at most, should the wall clock have been set on; else it is in time."""
-GONE: Final = "what it rested on is gone"
 WHY: Final = "checkout"
 """What rotations are told."""
 
@@ -57,19 +56,16 @@ async def _sweep(desk: Authority, nursery: trio.Nursery) -> None:
     back: list[Checkout] = []
     async with desk.deciding:
         now, clock = time.time_ns(), trio.current_time()
-        for why in (OVER, GONE):
-            gone = [
-                one
-                for one in desk.checkouts.all()
-                if (desk.checkouts.is_over(one, now, clock) if why == OVER else not _stands(desk, one))
-            ]
-            events = [
-                Event(event="checkin", who="policyd", what=one.place, why=why, detail=given_back(one)) for one in gone
-            ]
-            if gone:
-                done = await give_back(desk, gone, "policyd", why, events)
-                nursery.start_soon(telling.tell_gone, desk, done, "policyd", why)
-                back += done
+        ended: dict[str, list[Checkout]] = {}  # by why
+        for one in desk.checkouts.all():
+            if why := OVER if desk.checkouts.is_over(one, now, clock) else _objection(desk, one):
+                ended.setdefault(why, []).append(one)
+        for why, rows in ended.items():
+            kind = "checkin" if why == OVER else telling.FORCED  # of its end its holder was told beforehand
+            events = [Event(event=kind, who="policyd", what=one.place, why=why, detail=given_back(one)) for one in rows]
+            done = await give_back(desk, rows, "policyd", why, events)
+            nursery.start_soon(telling.tell_gone, desk, done, "policyd", why)
+            back += done
     for one, before, first in desk.checkouts.to_warn(now, clock):
         nursery.start_soon(partial(telling.warn, desk, one, before, first=first))
     await rotate(desk, back)
@@ -99,22 +95,24 @@ def given_back(one: Checkout) -> dict[str, str]:
     return {"checkout": one.id, "person": one.person, "version": str(one.version)}
 
 
-def _stands(desk: Authority, one: Checkout) -> bool:
-    """Whether the person could have it now, with what they brought along then.
+def _objection(desk: Authority, one: Checkout) -> str:
+    """Why the person could not have it now, with what they brought along then; "" if they could.
 
     Codes and tickets were judged when it was taken, and hours and grants gave it its end; what can go before that is
     the person, the account, the grant, the rule, or that nothing forbids it.
     """
     person, target = desk.roster.person(one.person), desk.roster.target(one.target)
     account = desk.roster.account(one.target, one.account)
-    if person is None or person.disabled or target is None or account is None:
-        return False
+    if person is None or person.disabled:
+        return f"{one.person} is disabled or has left"
+    if target is None or account is None:
+        return "the account is gone"
     if one.access_grant and desk.standing.get(one.access_grant) is None:
-        return False
+        return "the leave for it is over or was taken back"
     facts = Facts(
         person=person.name, roles=person.roles, account=one.account, target=one.target, labels=target.labels,
         now=datetime.now(UTC), source=one.source, channel=ChannelKind.CHECKOUT, ticket=one.ticket, reason=one.reason,
         grants=desk.standing.facts(person.name, one.account, one.target, time.time_ns(), desk.counts),
         using=one.access_grant,
     )  # fmt: skip
-    return attainable(decide(desk.rules, facts))
+    return "" if attainable(decide(desk.rules, facts)) else "no rule allows it any more"

@@ -1,7 +1,8 @@
 """What the one who has a password hears of it: that its time is nearly over, and who brought it back, and why.
 
 On terminals of their live sessions at once; in the menu, and at the first shell of a connection, as a notice; by mail
-and webhook as far as `[[notify]]` names the topic or `$person` (events `checkout-ending` and `checkin-forced`).
+and webhook as far as `[[notify]]` names the topic or `$person` (events `checkout-ending` and `checkin-forced`, which is
+the event of whatever comes back before its time and not by its holder).
 """
 
 import time

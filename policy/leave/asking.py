@@ -181,14 +181,14 @@ async def _seen(desk: Authority, talk: Conversation, ident: str) -> AccessReques
 
 
 def _known(desk: Authority, asked: AccessRequest) -> Done | None:
-    """What the same wish has led to before, if it is the same one."""
+    """What the same wish has led to before, if it is the same one and not over: then it is a new one."""
     for one in desk.standing.requests_of(asked.person):
-        if same(one, asked):
+        if same(one, asked) and asked.asked < one.expires:
             return Done(text=f"request `{one.id}` waits already", data={"request": one.id, "state": one.state})
     for grant in desk.standing.at(asked.person, asked.account, asked.target):
         fresh = asked.asked - grant.made < REPLAYED_SECONDS * 1_000_000_000
         alike = (grant.kinds, grant.uses, grant.reason) == (asked.kinds, asked.uses, asked.reason)
-        unused = grant.token is None and not 0 < grant.uses <= grant.used
-        if fresh and alike and unused and grant.made_by == asked.person:
+        holds = grant.token is None and asked.asked < grant.ends and not 0 < grant.uses <= grant.used
+        if fresh and alike and holds and grant.made_by == asked.person:
             return Done(text=granted_text(grant), data=grant_data(grant))
     return None

@@ -111,7 +111,7 @@ async def grant_revoke(desk: Authority, talk: Conversation, request: GrantRevoke
             await revoke(desk, talk.who, gone, why, events)
         except LedgerError:
             # Who is in goes even so, as with a kill; while nothing can be written nobody else gets in.
-            with suppress(ExceptionGroup):
+            with suppress(LedgerError):
                 await end_resting(desk, gone, talk.who, said)
             raise
     ended = await end_resting(desk, gone, talk.who, said)

@@ -17,7 +17,7 @@ import trio
 
 from policy.messages import Called, HttpCall, MailCall
 from policy.naming import shown_time
-from policy.notices.notify import TOPICS, Destination, Notice, notice, signed, void_soon, webhook_body
+from policy.notices.notify import TOPICS, Destination, Notice, Topic, notice, signed, void_soon, webhook_body
 from policy.outside.secrets import OutsideError, read_secret, read_trust
 from policy.records import AccessGrant, AccessRequest, AuditRow
 from policy.sessions.words import place_of
@@ -46,6 +46,9 @@ MARK: Final = "notices-told"
 """The setting that names the row of the trail up to which everything is told, or was given up."""
 KEEP_SECONDS: Final = 1.0
 """Between two writes of it."""
+ENDINGS: Final = tuple(sorted(event for event, topic in TOPICS.items() if topic is Topic.EXPIRING))
+MANY: Final = 5000
+"""Of each kind: more do not come to their end within the half hour before which nobody is told."""
 OLDEST: Final = 24 * 3600 * 1_000_000_000
 """Nanoseconds. What policyd could not tell for a day is left to the trail: nobody acts on it any more."""
 
@@ -55,6 +58,13 @@ NO_ADDRESS: Final = "has no mail address"
 _Heard = tuple[Event, int]
 
 log = structlog.get_logger()
+
+
+def told_of_ends(t: Tables) -> frozenset[str]:
+    """Requests, grants and checkouts whose end was told of: a policyd that starts tells nobody again."""
+    rows = [row for kind in ENDINGS for row in t.audit_before(None, event=kind, limit=MANY)]
+    events = [msgspec.json.decode(row.body, type=Event) for row in rows]
+    return frozenset(event.detail.get("checkout", event.what) for event in events)
 
 
 @dataclass(slots=True)
@@ -123,18 +133,20 @@ class Notifier:
         """Hear what the policyd before this one had no time to tell."""
         kinds, since = sorted(TOPICS), time.time_ns() - OLDEST
 
-        def query(t: Tables) -> tuple[bytes | None, list[AuditRow]]:
+        def query(t: Tables) -> tuple[bytes | None, list[AuditRow], frozenset[str]]:
             mark = t.setting(MARK)
             after = int.from_bytes(mark) if mark else self.began
-            return mark, t.audit_of(kinds, after=after, before=self.began, since=since, limit=QUEUE)
+            rows = t.audit_of(kinds, after=after, before=self.began, since=since, limit=QUEUE)
+            return mark, rows, told_of_ends(t)
 
         try:
-            mark, rows = await self.desk.ledger.read(query)
+            mark, rows, told = await self.desk.ledger.read(query)
         except LedgerError as error:
             log.error("notices-not-read", why=str(error))
             return
         self._newest = max(self._newest, int.from_bytes(mark) if mark else self.began)
         self._moved.set()
+        self._soon |= told
         for row in rows:
             self.hear(msgspec.json.decode(row.body, type=Event), row.seq)
 

@@ -144,7 +144,7 @@ async def authorize(desk: Authority, talk: Conversation, request: Authorize) -> 
 
 async def open_channel(desk: Authority, talk: Conversation, request: OpenChannel) -> Allowed | Refused:
     """Decided again by the rules and facts of this moment: a grant is no promise for later channels."""
-    live = desk.sessions.of(talk, request.session)
+    live = desk.sessions.open_of(talk, request.session)
     if live is None:
         return await desk.refuse(talk, "channel-refused", "no such live session", NOT_LIVE)
     what = f"{request.kind} on {live.account}@{live.target}"
@@ -167,8 +167,6 @@ async def open_channel(desk: Authority, talk: Conversation, request: OpenChannel
     if not live.certificate.holds(decision.certificate):
         why = "the rules force another command by now"
         return await desk.refuse(talk, "channel-refused", why, NOT_LIVE, what=what, session=live.id)
-    if live.deadline <= trio.current_time():
-        return await desk.refuse(talk, "channel-refused", "expired", NOT_LIVE, what=what, session=live.id)
     event = Event(
         event="channel-open",
         who=live.person,

@@ -44,13 +44,13 @@ async def credential(
     desk: Authority, talk: Conversation, request: Credential
 ) -> UsePassword | UseKey | UseCertificate | Refused:
     """Once per session, and once more after the gateway reported that the target could not be reached."""
-    live = desk.sessions.of(talk, request.session)
+    live = desk.sessions.open_of(talk, request.session)
     if live is None:
         return await desk.refuse(talk, "credential-refused", "no such live session", NOT_LIVE)
     if not live.machine:
         await desk.rotations.settled(live.account, live.target)
     account = desk.roster.account(live.target, live.account)
-    if account is None or desk.sessions.of(talk, live.id) is not live:
+    if account is None or desk.sessions.open_of(talk, live.id) is not live:
         return await _refuse(desk, live, "credential-refused", "account is gone, or the session", NOT_LIVE)
     out = desk.checkouts.at(live.account, live.target)
     if out is not None and out.person != live.person and not live.machine:
@@ -95,7 +95,7 @@ async def sign(desk: Authority, talk: Conversation, request: Sign) -> Signature 
     A gateway that was broken into could otherwise sign anything with a target's key: another user, a certificate,
     a git commit, an agent request.
     """
-    live = desk.sessions.of(talk, request.session)
+    live = desk.sessions.open_of(talk, request.session)
     if live is None:
         return await desk.refuse(talk, "sign-refused", "no such live session", NOT_LIVE)
     account = desk.roster.account(live.target, live.account)

@@ -111,6 +111,11 @@ class Sessions:
         live = self._live.get(session)
         return live if live is not None and live.talk is talk else None
 
+    def open_of(self, talk: Conversation, session: str) -> Live | None:
+        """The same while there is time left: what is asked for between its end and `expire` is asked for too late."""
+        live = self.of(talk, session)
+        return live if live is not None and trio.current_time() < live.deadline else None
+
     def get(self, session: str) -> Live | None:
         return self._live.get(session)
 
@@ -228,7 +233,7 @@ class Sessions:
             for live in list(self._live.values()):
                 if live.deadline <= now:
                     nursery.start_soon(self._expired, live)
-                    live.deadline, live.warnings = math.inf, []
+                    live.warnings = []
                 while live.warnings and live.deadline - live.warnings[0] <= now:
                     before = live.warnings.pop(0)
                     nursery.start_soon(live.talk.push, Warn(session=live.id, text=_warning(before)))

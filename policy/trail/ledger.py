@@ -41,6 +41,10 @@ class LedgerError(Exception):
     """The change was not made: the disk, the database or the queue is full or broken."""
 
 
+class Altered(LedgerError):
+    """The change was not made: it starts from what somebody else wrote to the database."""
+
+
 @dataclass(slots=True, kw_only=True)
 class _Job:
     change: Callable[[Tables], Any] | None
@@ -255,7 +259,7 @@ class Ledger:
         try:
             self.register.check(tables.vault.changes)  # here it undoes this job alone
         except Broken as error:
-            raise LedgerError(f"the vault was altered: {error}") from None
+            raise Altered(str(error)) from None
 
 
 async def side_by_side(changes: Iterable[Callable[[], Awaitable[object]]]) -> None:

@@ -33,6 +33,9 @@ class Entry:
     def place(self) -> tuple[str, str, int]:
         return self.table, self.record, self.version
 
+    def __str__(self) -> str:
+        return f"`{f'{self.table} {self.record}'.strip()}`"
+
     def encoded(self) -> bytes:
         """Length-prefixed, so that no two entries are one text."""
         parts = (
@@ -74,7 +77,7 @@ class Register:
         self._sum = 0
         for one in entries:
             if one.place in self._entries:
-                raise Broken(f"`{one.record}` stands twice")
+                raise Broken(f"{one} stands twice")
             self._entries[one.place] = one
             self._sum ^= self._hash(one)
 
@@ -97,10 +100,15 @@ class Register:
         """Whether a row of this record, or of one that begins with it and a blank, was written and not taken away."""
         return any(at == table and f"{name} ".startswith(f"{record} ") for at, name, _ in self._entries)
 
-    def lists(self, tables: Collection[str], entries: Collection[Entry]) -> bool:
-        """Whether these are all rows of these tables, as they were written last."""
-        wanted = {one for one in self._entries.values() if one.table in tables}
-        return wanted == set(entries) and len(wanted) == len(entries)
+    def differences(self, tables: Collection[str], entries: Iterable[Entry]) -> list[str]:
+        """How these differ from all rows of these tables as they were written last; nothing if they are those."""
+        wanted = {one.place: one for one in self._entries.values() if one.table in tables}
+        found = []
+        for one in entries:
+            known = wanted.pop(one.place, None)
+            if known != one:
+                found.append(f"{one} was {'added' if known is None else 'changed'}")
+        return [*found, *(f"{one} was taken away" for one in wanted.values())]
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Make these changes, all of them or, with Broken, none: one of them starts from what is not registered."""
@@ -122,12 +130,12 @@ class Register:
     def _change(self, change: Change) -> None:
         if change.before is not None:
             if self._entries.get(change.before.place) != change.before:
-                raise Broken(f"`{change.before.record}` is not what was written last")
+                raise Broken(f"{change.before} is not what was written last")
             del self._entries[change.before.place]
             self._sum ^= self._hash(change.before)
         if change.after is not None:
             if change.after.place in self._entries:
-                raise Broken(f"`{change.after.record}` stands there already")
+                raise Broken(f"{change.after} was taken away, or stands twice")
             self._entries[change.after.place] = change.after
             self._sum ^= self._hash(change.after)
 

@@ -95,8 +95,9 @@ class Secrets:
         structlog.get_logger().error(ALTERED, secret=name, why=why)
         await self._ledger.note(Event(event=ALTERED, who="policyd", what=name, why=why), durable=True)
         return VaultError(
-            f"secret `{name}`: the database was altered: {why}",
-            "find out who wrote to it: bastion audit list --event vault-altered",
+            f"`{name}`: the database was altered: {why}",
+            "find out who wrote to it: bastion audit list --event vault-altered; then restore a backup, or stop policyd"
+            " and accept what is there: bastion-policyd db accept-trail",
         )
 
 

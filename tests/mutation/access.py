@@ -8,6 +8,10 @@ from tests.mutation.mutant import Mutant, guards
 GUARDS: Final[list[Mutant]] = [
     *guards(
         "policy/monitor.py", "tests/policy/test_monitor.py",
+        ("except (VaultError, Altered) as error:", "except VaultError as error:",
+         "a change that starts from an altered row, and nobody is told",
+         "tests/policy/authorities/test_authorities.py::"
+         "test_a_revocation_that_starts_from_what_was_altered_says_so_and_what_to_do"),
         ("entry = TABLE[talk.state].get(kind)", "entry = next((t[kind] for t in TABLE.values() if kind in t), None)",
          "a message of another state: commands before the login",
          "tests/policy/sessions/test_sessions.py::test_halfway_is_nowhere"),
@@ -223,6 +227,25 @@ GUARDS: Final[list[Mutant]] = [
         ("if head is None:\n        raise NotReady", "if False:\n        raise NotReady",
          "a trail that was cut, or an old database",
          "test_a_trail_that_was_cut_is_not_served test_an_old_database_is_not_served"),
+    ),
+    *guards(
+        "policy/trail/ledger.py", "tests/policy/sessions/test_ends.py",
+        ("            await change()\n        except LedgerError as error:\n            failed.append(error)\n",
+         "            await change()\n        finally:\n            pass\n",
+         "one end that cannot be kept, and the others are not even tried",
+         "test_two_sessions_of_one_grant_end_though_neither_end_can_be_kept", "Gone"),
+        ("    if failed:\n        raise failed[0]\n", "", "an end that is not kept, and nobody hears of it",
+         "test_what_no_rule_allows_any_more_ends_though_no_end_can_be_kept"),
+    ),
+    *guards(
+        "policy/daemon.py", "tests/policy/sessions/test_ends.py",
+        ('    except LedgerError as error:\n        log.error("recheck", error=str(error))\n',
+         "    finally:\n        pass\n", "a full disk ends policyd when it looks again",
+         "test_whoever_looks_again_outlives_it", "LedgerError"),
+        ("    except LedgerError as error:  # rules that no event tells of are not in force; the old ones stay\n"
+         '        log.error("rules-kept", problems=[str(error)])\n',
+         "    finally:\n        pass\n", "a full disk, and a reload ends policyd",
+         "test_a_reload_that_cannot_be_kept_keeps_the_old_rules_and_policyd"),
     ),
     *guards(
         "policy/sessions/watch.py", "tests/policy/sessions/test_sessions.py",

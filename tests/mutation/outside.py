@@ -187,6 +187,20 @@ GUARDS: Final[list[Mutant]] = [
         ("        return (person.mail,) if person is not None and person.mail else ()",
          '        return ("ops@example.org",) if person is None or not person.mail else (person.mail,)',
          "who has no address is told at another's", "test_a_person_is_told_at_their_own_address_and_nobody_else_is"),
+        ("        self._soon |= told\n", "", "the end of leave told again at each restart",
+         "test_leave_that_ends_is_told_to_who_has_it_and_told_once"),
+    ),
+    *guards(
+        "policy/checkout/lease.py", "tests/policy/notices/test_notify.py",
+        ("            if one.id in told:\n", "            if False:\n",
+         "the end of a checkout told again at each restart",
+         "test_the_end_of_a_checkout_is_told_once_though_policyd_restarts"),
+    ),
+    *guards(
+        "policy/daemon.py", "tests/policy/notices/test_notify.py",
+        (", clock=trio.current_time(), told=told)", ", clock=trio.current_time())",
+         "a start that forgets of which checkouts the end was told",
+         "test_the_end_of_a_checkout_is_told_once_though_policyd_restarts"),
     ),
     *guards(
         "policy/outside/own_courier.py", "tests/policy/outside/test_own_courier.py",

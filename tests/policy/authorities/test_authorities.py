@@ -1,6 +1,7 @@
 """Certificate authorities of a real policyd: next, current, retiring, retired; what is revoked; what rules demand."""
 
 import base64
+import re
 import shutil
 import sqlite3
 import stat
@@ -340,6 +341,7 @@ def test_what_is_revoked_stays_revoked_whoever_writes_to_the_database(make_polic
         written(what)
         refused = policyd.command(m.CaKrl())
         assert isinstance(refused, m.Refused), what
+        assert re.search(r"`(revoked \d+|krl)` was (added|changed|taken away)", refused.cause), refused.cause
         assert len(policyd.audit("vault-altered")) == number
         tables = "revoked_certificate", "setting"
         back = "; ".join(f"DELETE FROM {one}; INSERT INTO {one} SELECT * FROM kept.{one}" for one in tables)
@@ -358,6 +360,38 @@ def test_what_is_revoked_stays_revoked_whoever_writes_to_the_database(make_polic
         policyd.database.write_bytes(good)
     policyd.start()
     assert the_list(policyd) == whole
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("DELETE FROM revoked_certificate", "`revoked 1` was taken away"),
+        ("DELETE FROM setting WHERE name = 'krl'", "`krl` was taken away"),
+        ("UPDATE setting SET value = zeroblob(16) WHERE name = 'krl'", "`krl` is not what was written last"),
+    ],
+)
+def test_a_revocation_that_starts_from_what_was_altered_says_so_and_what_to_do(
+    make_policyd: Make, what: str, said: str
+) -> None:
+    policyd = make_policyd()
+    policyd.done(m.CaRevoke(serial="5", reason="x"))
+    with closing(sqlite3.connect(policyd.database)) as database:
+        database.execute(what)
+        database.commit()
+    refused = policyd.command(m.CaRevoke(serial="6", reason="x"))
+    assert isinstance(refused, m.Refused)
+    assert (refused.code, said in refused.cause) == (78, True), refused.cause
+    assert said in policyd.audit("vault-altered")[0]["why"], "people are told, as of whatever is altered"
+    with policyd.login("ada") as ada:
+        hidden = ada.ask(m.CaRevoke(serial="6", reason="x"))
+        assert (hidden.code, hidden.cause) == (78, "the vault does not open this"), "who comes by ssh learns no more"
+    assert "bastion-policyd db accept-trail" in refused.hint, "and that is how it goes on:"
+    policyd.stop()
+    assert policyd.run("serve").returncode == 78
+    assert policyd.run("db", "accept-trail").returncode == 0
+    policyd.start()
+    policyd.done(m.CaRevoke(serial="6", reason="x"))
+    assert the_list(policyd)
 
 
 def test_old_certificates_leave_the_list_and_keys_do_not() -> None:

@@ -446,11 +446,11 @@ def test_it_is_still_out_after_a_restart(make_lending):
 
 
 GONE = {
-    "disabled": m.PersonSet(name="alice", disabled=True),
-    "without the role": m.PersonSet(name="alice", remove_roles=["engineer"]),
-    "offboarded": m.PersonOffboard(name="alice"),
-    "account removed": m.AccountRemove(account="root", target="web1"),
-    "target of another sort": m.TargetSet(name="web1", set_labels={"env": "secret"}),
+    "disabled": (m.PersonSet(name="alice", disabled=True), "alice is disabled or has left"),
+    "without the role": (m.PersonSet(name="alice", remove_roles=["engineer"]), "no rule allows it any more"),
+    "offboarded": (m.PersonOffboard(name="alice"), "alice is disabled or has left"),
+    "account removed": (m.AccountRemove(account="root", target="web1"), "the account is gone"),
+    "target of another sort": (m.TargetSet(name="web1", set_labels={"env": "secret"}), "no rule allows it any more"),
 }
 
 
@@ -459,8 +459,11 @@ def test_what_it_rested_on_is_gone(make_lending, how):
     policyd = make_lending()
     with policyd.login("alice") as alice:
         revealed(take(alice))
-        policyd.done(GONE[how])
-        assert back(policyd, "root@web1")["why"] == "what it rested on is gone"
+        change, why = GONE[how]
+        policyd.done(change)
+        assert back(policyd, "root@web1")["why"] == why
+        (event,) = policyd.audit("checkin-forced")
+        assert (event["who"], event["what"], event["why"]) == ("policyd", "root@web1", why)
 
 
 def test_a_rule_that_begins_to_forbid(make_lending):
@@ -478,7 +481,7 @@ def test_leave_that_is_taken_back(lending):
         grant = done(lena.ask(m.Decide(request=asked.data["request"], approve=True))).data["grant"]
         revealed(take(alice, "root@l3"))
         done(lena.ask(m.GrantRevoke(grant=grant, reason="enough")))
-        assert back(lending, "root@l3")["why"] == "what it rested on is gone"
+        assert back(lending, "root@l3")["why"] == "the leave for it is over or was taken back"
 
 
 # --- taken away ---------------------------------------------------------------------------------------------------
@@ -559,7 +562,7 @@ def test_who_loses_it_to_a_rule_hears_of_it(lending, place):
         back(lending, place)
         (row,) = news(alice, place)
         assert "policyd took" in row[1]
-        assert "what it rested on is gone" in row[1]
+        assert "no rule allows it any more" in row[1]
 
 
 def test_its_end_is_no_news_the_day_after(lending, place):

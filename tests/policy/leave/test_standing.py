@@ -77,6 +77,16 @@ def test_a_grant_holds_from_its_start_to_its_end():
     assert not allowed(standing, NOW + 3600 * SECOND)
 
 
+def test_the_end_of_a_grant_is_no_part_of_it():
+    (one,) = facts(Standing([grant()])).grants
+    at = facts(Standing()).now
+    assert [covers(one, facts(Standing(), now=at + timedelta(seconds=s))) for s in (0, 3599, 3600)] == [
+        True,
+        True,
+        False,
+    ]
+
+
 def test_it_is_for_its_person_and_place_alone():
     for other in ({"person": "bob"}, {"account": "postgres"}, {"target": "db2"}):
         assert not allowed(Standing([grant(**other)]))

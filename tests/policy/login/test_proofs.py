@@ -24,6 +24,8 @@ def test_what_is_remembered_is_not_here():
 def test_what_was_proven_here_is_here():
     (found,) = Proofs().factors("alice", HOME, [(FactorKind.CODE, 100.0)], 90.0)
     assert found == Factor(kind=FactorKind.CODE, age=timedelta(0), here=True)
+    (found,) = Proofs().factors("alice", HOME, [(FactorKind.CODE, 100.0)], 160.0)
+    assert found.age == timedelta(seconds=60), "a connection may last all day"
 
 
 def test_first_factors_are_not_remembered():

@@ -4,13 +4,19 @@ import hashlib
 import hmac
 import json
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from policy import daemon
 from policy import messages as m
+from policy.configuration import read_all
 from policy.notices.notify import (
     CONCERNS,
     ONE_ALONE,
@@ -24,12 +30,19 @@ from policy.notices.notify import (
     void_soon,
     webhook_body,
 )
+from policy.outside.couriers import Couriers
+from policy.records import Checkout
 from policy.rules.ruleset import BadRules, parse_rules
+from policy.setup import open_state
 from policy.store import open_store
 from policy.toml_tables import Reading
 from policy.trail.audit import Event
+from policy.vault.masters import parse
 from tests.policy.courier import courier_of
+from tests.policy.inside import within
 from tests.policy.policyd import RULES, Policyd
+from tests.policy.vaulting import RULES as LENDING
+from tests.policy.vaulting import bring, done, out, revealed, take
 from tests.support.net import wait_until
 
 OWN = Destination(name="own", on=frozenset(Topic), mail=(PERSON,))
@@ -297,7 +310,7 @@ def newest(policyd: Policyd) -> int:
     return sql(policyd, "SELECT max(seq) FROM audit WHERE event = 'host-key-mismatch'")
 
 
-NEWEST_TOLD = "SELECT max(seq) FROM audit WHERE event IN ('grant-revoke', 'request-deny')"
+NEWEST_TOLD = "SELECT max(seq) FROM audit WHERE event IN ('grant-revoke', 'request-deny', 'checkin-forced')"
 
 
 def marked(policyd: Policyd) -> int:
@@ -495,19 +508,73 @@ def test_ones_many_requests_leave_anothers_minute_alone(personal: Policyd) -> No
         wait_until("hana's mail", lambda: ["hana@example.org"] in [call.to for call in courier.calls])
 
 
-def test_leave_that_ends_is_told_to_who_has_it(personal: Policyd) -> None:
-    with courier_of(personal) as courier:
-        courier.reply = arrived
-        personal.done(m.GrantAdd(person="gina", account="deploy", target="web1", seconds=1200, reason="demo"))
-    personal.kill()
-    with closing(sqlite3.connect(personal.database)) as database:  # as if most of it were over
+def test_a_password_that_policyd_takes_back_is_told_to_who_had_it_and_to_the_channels(personal: Policyd) -> None:
+    channel = NOTIFY.replace('"host-key-mismatch"', '"vault"')
+    (personal.home / "policy.toml").write_text(LENDING + CONCERNED + channel)
+    personal.done(m.Reload())
+    with courier_of(personal, reply=arrived) as courier, personal.login("alice") as alice:
+        done(bring(alice, revealed(take(alice)).data["checkout"]))
+        revealed(take(alice, seconds=1))
+        wait_until("its end", lambda: not out(personal))
+        revealed(take(alice))
+        personal.done(m.PersonSet(name="alice", remove_roles=["engineer"]))
+        wait_until("three calls", lambda: len(courier.calls) == 3)
+        (post,) = [call for call in courier.calls if isinstance(call, m.HttpCall)]
+        mails = {tuple(call.to): call for call in courier.calls if isinstance(call, m.MailCall)}
+        assert set(mails) == {("alice@example.org",), ("ops@example.org", "sue@example.org")}
+        said = "the password of root@web1 was taken from alice by policyd\nreason: `no rule allows it any more`"
+        assert json.loads(post.body)["text"] == said
+        assert {mail.text for mail in mails.values()} == {f"{said}\n"}
+        wait_until("all of it", lambda: marked(personal) >= sql(personal, NEWEST_TOLD))
+        assert len(courier.calls) == 3, "of what came back by hand, or in time, nobody is told"
+
+
+def ends_soon(policyd: Policyd) -> None:
+    """As if most of what was given were over, and policyd had been away meanwhile."""
+    policyd.kill()
+    with closing(sqlite3.connect(policyd.database)) as database:
         database.execute("UPDATE access_grant SET starts = starts - 7200000000000")
         database.commit()
-    personal.start()
-    with courier_of(personal) as courier:
-        courier.reply = arrived
+    policyd.start()
+
+
+def test_leave_that_ends_is_told_to_who_has_it_and_told_once(personal: Policyd) -> None:
+    word = m.GrantAdd(person="gina", account="deploy", target="web1", seconds=1200, reason="demo")
+    first = personal.done(word).data["grant"]
+    ends_soon(personal)
+    with courier_of(personal, reply=arrived) as courier:
         wait_until("the mail", lambda: [one for one in courier.calls if "ends at" in one.subject], 60)
         (ending,) = [one for one in courier.calls if "ends at" in one.subject]
         assert ending.to == ["gina@example.org"]
         assert ending.subject.startswith("bastion: leave of gina for deploy@web1 ends at ")
         assert "ask again: ssh bastion request deploy@web1" in ending.text
+    second = personal.done(word).data["grant"]
+    ends_soon(personal)
+
+    def told() -> list[str]:
+        return [event["what"] for event in reversed(personal.audit("grant-ending"))]
+
+    wait_until("the other one, which is looked at later", lambda: second in told(), 60)
+    assert told() == [first, second], "a restart is no reason to say it again"
+
+
+@pytest.mark.trio
+async def test_the_end_of_a_checkout_is_told_once_though_policyd_restarts(filled: Policyd, tmp_path: Path) -> None:
+    row = Checkout(id="c-1", account="root", target="web1", person="alice", version=1, source="", rule="r",
+                   taken=time.time_ns(), ends=time.time_ns() + 3600 * 10**9)  # fmt: skip
+    others = [replace(row, id=f"c-{number}", target=target) for number, target in ((2, "db1"), (3, "hidden"))]
+    async with within(filled, tmp_path) as before, trio.open_nursery() as writing:
+        ledger = before.authority.ledger
+        writing.start_soon(ledger.run)
+        await ledger.write(lambda t: [t.checkouts.add(one) for one in (row, *others)])
+        for one in (row, others[0]):
+            await ledger.note(Event(event="checkout-ending", what=one.place, detail={"checkout": one.id}))
+        writing.cancel_scope.cancel()
+    config = before.authority.config
+    state = await open_state(config, parse(config.policy.master_key, config.state, {}))
+    try:
+        after = daemon._desk(config, read_all(config), state, Couriers())
+        told = after.checkouts.to_warn(row.ends - 50 * 10**9, trio.current_time())
+    finally:
+        state.store.close()
+    assert {(one.id, first) for one, _, first in told} == {("c-1", False), ("c-2", False), ("c-3", True)}

@@ -123,10 +123,25 @@ def test_what_changes_is_what_was_written():
     register = Register(KEY, [one])
     with pytest.raises(Broken, match="not what was written last"):
         register.apply([Change(replace(one, digest=bytes(32)), None)])
-    with pytest.raises(Broken, match="stands there already"):
+    with pytest.raises(Broken, match="taken away"):
         register.apply([Change(None, replace(one, state="retired"))])
     with pytest.raises(Broken, match="twice"):
         Register(KEY, [one, one])
+
+
+@given(sets, sets)
+def test_what_differs_is_said(written, found):
+    said = Register(KEY, written).differences({"secret"}, [one for one in found if one.table == "secret"])
+    before, after = ({one.place: one for one in some if one.table == "secret"} for some in (written, found))
+    assert sum("was added" in one for one in said) == len(after.keys() - before.keys())
+    assert sum("was taken away" in one for one in said) == len(before.keys() - after.keys())
+    assert sum("was changed" in one for one in said) == sum(before[at] != after[at] for at in before.keys() & after)
+    assert not Register(KEY, written).differences({"secret", "key"}, written)
+
+
+def test_a_row_that_stands_twice_is_added():
+    one = sealed("a", 1)
+    assert Register(KEY, [one]).differences({"secret"}, [one, one]) == ["`secret a` was added"]
 
 
 def test_a_record_that_is_there():
