@@ -57,10 +57,10 @@ check: setup   ## format, lint, types, import contracts, unit tests: what CI run
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(PYTHON) -m pytest -q -n 3 --maxfail 30 -m 'not e2e'
+	$(PYTHON) -m pytest -q -n 4 --dist worksteal --maxfail 30 -m 'not e2e'
 
 e2e: setup   ## real clients and servers through a running bastion
-	$(PYTHON) -m pytest -q -n 2 --dist loadgroup --maxfail 30 -m e2e
+	$(PYTHON) -m pytest -q -n 3 --dist loadgroup --maxfail 30 -m e2e
 
 mutants: setup   ## remove each guard of the lists in tests/mutation: a named test must fail
 	$(PYTHON) -m tests.mutation

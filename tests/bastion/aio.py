@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec
 
+from tests.support.net import at_most
+
 P = ParamSpec("P")
 
 
@@ -21,6 +23,7 @@ def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
 
 async def until(what: str, condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Let the loop run until `condition` is true; AssertionError naming `what` after `seconds`."""
+    seconds = at_most(seconds)
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"

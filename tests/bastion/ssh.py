@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bastion.site import LOOPBACK, Site, key
+from tests.support.net import at_most
 
 SSH = shutil.which("ssh") or "/usr/bin/ssh"
 VIA = ("direct", "jump")
@@ -60,8 +61,9 @@ async def start(site: Site, *words: str, via: str = "direct", options: tuple[str
     )  # fmt: skip
 
 
-async def finish(process: asyncio.subprocess.Process, given: bytes | None = None, seconds: float = 60) -> Said:
+async def finish(process: asyncio.subprocess.Process, given: bytes | None = None, seconds: float = 40) -> Said:
     """Until it ends; its input ends after `given`, and without that stays open."""
+    seconds = at_most(seconds)
     if given is not None:
         output, error = await asyncio.wait_for(process.communicate(given), seconds)
     else:

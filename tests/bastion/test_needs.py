@@ -27,6 +27,7 @@ from policy.model import Outcome
 from tests.bastion.aio import asynchronous, until
 from tests.bastion.site import Site
 from tests.bastion.targets import Target
+from tests.support.net import at_most
 
 
 def missing(need: str, hint: str = "do something else") -> Refused:
@@ -58,7 +59,7 @@ class AtTerminal:
     async def until(self, text: bytes) -> bytes:
         """What came before it."""
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(at_most(30)):
                 while text not in self.shown:
                     data = await self._process.stdout.read(1000)
                     assert data, self.shown
@@ -73,7 +74,7 @@ class AtTerminal:
 
     async def ends(self) -> tuple[int | None, bytes]:
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(at_most(30)):
                 done = await self._process.wait()
         except TimeoutError:
             raise AssertionError(f"it does not end: {self.shown!r}") from None
@@ -135,7 +136,7 @@ async def test_nobody_there(need: str, options: dict[str, Any], tmp_path: Path) 
         async with await site.client() as client:
             process = await client.create_process("id", encoding=None, **options)
             try:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(at_most(30)):
                     done = await process.wait()
             except TimeoutError:
                 raise AssertionError("somebody is asked") from None

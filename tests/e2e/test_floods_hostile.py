@@ -182,9 +182,11 @@ class Stripper:
         self._strip = strip
         self._listener = socket.create_server((LOOPBACK, 0))
         self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
+        self._thread.join(30)
         self._listener.close()
 
     def _serve(self) -> None:

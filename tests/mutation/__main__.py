@@ -68,7 +68,7 @@ def _words() -> argparse.Namespace:
     )
     parser.add_argument("--json", default="", metavar="FILE", help="write every result there")
     parser.add_argument("--list", action="store_true", help="list the guards and run nothing")
-    parser.add_argument("--jobs", type=int, default=min(2 * (os.cpu_count() or 1), 16), help="children at a time")
+    parser.add_argument("--jobs", type=int, default=min(3 * (os.cpu_count() or 1), 16), help="children at a time")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument(
         "--lists", nargs="+", default=[f"tests.mutation.{name}" for name in LISTS], help=argparse.SUPPRESS

@@ -20,21 +20,21 @@ from typing import Any, Final
 
 from tests.mutation import forking
 from tests.mutation.mutant import ASSERTION, ROOT, Mutant, install
-from tests.support import net
+from tests.support import bytecode, net
 
 PATIENCE: Final = 180.0
 """Seconds for one child. The slowest named test takes some five, on a machine of its own."""
 ROOM: Final = 512 << 20
 """Bytes that must be free in memory for the children's folders; each takes some MB while it runs."""
-WAITING: Final = 8.0
-"""Seconds a test waits for what a mutant may keep from happening; 20 otherwise."""
+WAITING: Final = 0.4
+"""The share of its time that a test waits for what a mutant may keep from happening."""
 PACKAGES: Final = ("bastion", "policy", "recorder", "replay")
 LIBRARIES: Final = (
     "pytest", "_pytest.assertion.rewrite", "_pytest.python", "_pytest.pytester", "pytest_timeout", "pytest_trio.plugin",
     "hypothesis.strategies", "_hypothesis_pytestplugin", "asyncssh", "trio.testing", "msgspec.json", "msgpack",
     "structlog", "sqlalchemy.dialects.sqlite", "alembic.command", "pyotp", "segno", "zstandard", "argon2", "asyncio",
     "cryptography.hazmat.primitives.serialization", "cryptography.hazmat.primitives.asymmetric.ed25519",
-    "cryptography.hazmat.primitives.hpke",
+    "cryptography.hazmat.primitives.hpke", "click", "httpcore2", "truststore", "sqlite3", "tarfile", "paramiko",
 )  # fmt: skip
 """Imported once, before the children are forked; a library that is not there is the tests' own affair."""
 
@@ -73,15 +73,12 @@ class Report:
 
 def preload() -> None:
     """What every child needs and no mutant touches."""
-    if sys.dont_write_bytecode:  # hundreds of children would compile the same modules again
-        sys.dont_write_bytecode, sys.pycache_prefix = False, str(ROOT / "build" / "mutation")
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    bytecode.keep()
     for name in LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     ours = [name for name in sys.modules if name.partition(".")[0] in PACKAGES]
-    net.wait_until.__defaults__ = (WAITING,)
+    net.share = WAITING
     gc.collect()
     gc.freeze()  # a child that collects garbage would copy every page
     assert not ours, f"a module of ours was imported before it could be mutated: {ours[0]}"
@@ -254,10 +251,16 @@ def _run_pytest(report: Report, folder: Path, tests: list[str], root: Path, *, s
 
 
 class _Recorder:
-    """A pytest plugin that keeps how tests ended."""
+    """A pytest plugin that keeps how tests ended, and looks for no smaller example than the first that fails."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
+
+    def pytest_sessionstart(self) -> None:
+        from hypothesis import Phase, settings
+
+        settings.register_profile("first", settings.default, phases=[Phase.explicit, Phase.generate])
+        settings.load_profile("first")
 
     def pytest_exception_interact(self, node: Any, call: Any, report: Any) -> None:
         error = call.excinfo.value

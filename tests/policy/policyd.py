@@ -15,9 +15,10 @@ from policy.keys import signatures, sshkeys
 from policy.keys.sshkeys import PrivateKey
 from policy.keys.sshwire import string
 from policy.model import Outcome
-from tests.support.net import tail, wait_until
+from tests.support import warm
+from tests.support.net import at_most, tail, wait_until
 
-PATIENCE = 20.0
+PATIENCE = at_most(20.0)
 SESSION = bytes(range(32))
 SOURCE = "192.0.2.10"
 
@@ -175,12 +176,11 @@ class Policyd:
 
     def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """`bastion-policyd WORDS --config ...`, to its end."""
-        command = [sys.executable, "-m", "policy", *words, "--config", str(self.config)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        return warm.run([sys.executable, "-m", "policy", *words, "--config", str(self.config)])
 
     def start(self) -> Self:
         with (self.home / "log").open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = warm.Popen(
                 [sys.executable, "-m", "policy", "serve", "--config", str(self.config)], stderr=log
             )
         wait_until(f"policyd\n{self.log()}", self._ready, 60)

@@ -153,8 +153,11 @@ class Studio:
         return made
 
 
-def performed(command: list[str], columns: int, rows: int, keys: list[tuple[float, bytes]]) -> list[Event]:
-    """What a real program does on a real pseudo-terminal, as a shell's events; `keys`: seconds to wait, then bytes."""
+def performed(command: list[str], columns: int, rows: int, keys: list[tuple[float | bytes, bytes]]) -> list[Event]:
+    """What a real program does on a real pseudo-terminal, as a shell's events.
+
+    `keys`: seconds to wait, or what must have been shown since the key before; then the bytes to type.
+    """
     master, slave = pty.openpty()
     ioctl(slave, TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     env = {
@@ -172,19 +175,23 @@ def performed(command: list[str], columns: int, rows: int, keys: list[tuple[floa
     def now() -> int:
         return int((time.monotonic() - begun) * 1000)
 
-    def listen(until: float) -> bool:
-        while (left := until - time.monotonic()) > 0:
+    def listen(until: float, text: bytes | None = None) -> bool:
+        seen = b""
+        while (left := until - time.monotonic()) > 0 and (text is None or text not in seen):
             if select.select([master], [], [], left)[0]:
                 try:
                     data = os.read(master, 16384)
                 except OSError:
                     return False
                 events.append(out(now(), data))
-        return True
+                seen += data
+        return text is None or text in seen
 
     try:
         for wait, data in keys:
-            if not listen(time.monotonic() + wait):
+            if isinstance(wait, bytes):
+                assert listen(time.monotonic() + 30, wait), f"{command} never showed {wait!r}"
+            elif not listen(time.monotonic() + wait):
                 break
             events.append(typed(now(), data))
             os.write(master, data)

@@ -68,8 +68,9 @@ def test_what_has_no_screen_is_no_asciicast(replay: Replay, studio: Studio) -> N
 
 
 def test_text_of_a_real_shell_is_what_a_person_would_have_read(replay: Replay, studio: Studio) -> None:
-    keys = [b"seq 60\r", b"clear\r", b"echo \xe2\x9c\x93 do\x08\x08ok\r", b"less /etc/services\r", b"q", b"exit\r"]
-    made = studio.record(performed(["bash", "--norc", "-i"], 80, 24, [(0.4, key) for key in keys]))
+    lines = [b"seq 60\r", b"clear\r", b"echo \xe2\x9c\x93 do\x08\x08ok\r", b"less /etc/services\r"]
+    keys = [*((b"$ ", line) for line in lines), (b"tcpmux", b"q"), (b"$ ", b"exit\r")]
+    made = studio.record(performed(["bash", "--norc", "-i"], 80, 24, keys))
     text = replay("export", made.session, "--format", "text").out
     lines = text.splitlines()
     at = lines.index("1")

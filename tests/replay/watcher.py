@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from replay.screen import Screen
+from tests.support.net import at_most
 
-PATIENCE = 30.0
+PATIENCE = at_most(30.0)
 
 
 class Watcher:

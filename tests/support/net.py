@@ -16,6 +16,8 @@ LOOPBACK = "127.0.0.1"
 PORTS: Final = range(20_000, 30_000)
 """Below those that the system gives to clients and to whoever binds port 0 (ip_local_port_range begins at 32768)."""
 
+share = 1.0
+"""Of the seconds that a test would wait: less under tests.mutation, where what it waits for often never comes."""
 _given: set[int] = set()
 
 
@@ -52,8 +54,14 @@ def _is_free(port: int) -> bool:
     return True
 
 
+def at_most(seconds: float) -> float:
+    """The limit of a wait: `seconds`, or their share, but none below eight for that: a machine may be slow."""
+    return max(min(seconds, 8.0), seconds * share)
+
+
 def wait_until(what: str, condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Poll `condition` until it is true; AssertionError naming `what` after `seconds`."""
+    seconds = at_most(seconds)
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"

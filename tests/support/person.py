@@ -10,7 +10,9 @@ import termios
 import time
 from typing import Self
 
-PATIENCE = 40.0  # seconds to wait for anything a client ought to show
+from tests.support.net import at_most
+
+PATIENCE = at_most(40.0)  # seconds to wait for anything a client ought to show
 
 
 class Person:

@@ -49,6 +49,7 @@ class Controller:
     port: int = 0
     ca: Ca = field(init=False)
     _relay: socket.socket | None = None
+    _carrying: threading.Thread | None = None
 
     @property
     def url(self) -> str:
@@ -81,7 +82,8 @@ class Controller:
             )  # fmt: skip
         self._relay = socket.create_server((LOOPBACK, 0))
         self.port = self._relay.getsockname()[1]
-        threading.Thread(target=self._carry, args=(self._relay,), daemon=True).start()
+        self._carrying = threading.Thread(target=self._carry, args=(self._relay,), daemon=True)
+        self._carrying.start()
         wait_until("the domain controller", self._is_up, 60)
         return self
 
@@ -95,8 +97,11 @@ class Controller:
         return f"CN={name},CN=Users,{BASE}"
 
     def stop(self) -> None:
-        if self._relay is not None:
+        if self._relay is not None and self._carrying is not None:
+            self._relay.shutdown(socket.SHUT_RDWR)
+            self._carrying.join(20)  # else it may take the first connection of the listener that gets this number next
             self._relay.close()
+            self._relay = None
         if self.process is not None:
             self.process.kill()
             self.process.wait(30)

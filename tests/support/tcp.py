@@ -48,9 +48,11 @@ def served(serve: Serve, address: tuple[str, int] | str = (LOOPBACK, 0)) -> Iter
                 except OSError:
                     pass
 
-        threading.Thread(target=accept, daemon=True).start()
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
         yield listener.getsockname()
         listener.shutdown(socket.SHUT_RDWR)
+        thread.join(20)  # else it may take the first connection of the listener that gets this number next
     if isinstance(address, str):
         Path(address).unlink(missing_ok=True)
 

@@ -88,7 +88,8 @@ class Link:
         return f"{LOOPBACK}:{self.port}"
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -130,6 +131,7 @@ class Link:
             self._listener.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
+        self._accepting.join(20)  # else it may take the first connection of the listener that gets this number next
         self._listener.close()
 
     def _accept(self) -> None:

@@ -19,6 +19,7 @@ from policy import messages as m
 from policy.keys import sshkeys
 from policy.model import Outcome
 from tests.policy.policyd import Gone, Peer, Policyd, hello, proof
+from tests.support import warm
 from tests.support.net import wait_until
 from tests.support.transit import Transit
 
@@ -40,7 +41,7 @@ def behind_passphrase(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Poli
 
 def run(daemon: Policyd, passphrase: str, *words: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "policy", *words, "--config", str(daemon.config), "--passphrase-stdin"]
-    return subprocess.run(command, input=passphrase + "\n", capture_output=True, text=True, check=False, timeout=60)
+    return warm.run(command, passphrase + "\n")
 
 
 @pytest.fixture
