@@ -300,8 +300,7 @@ async def _serve(desk: Authority, talk: Conversation, commands: trio.Nursery) ->
             await kind.acquire_on_behalf_of(turn)
             commands.start_soon(_task, desk, talk, ident, request, entry, partial(kind.release_on_behalf_of, turn))
         else:
-            reply = await answer(desk, talk, request, entry)
-            if reply is not None:
+            if (reply := await answer(desk, talk, request, entry)) is not None:
                 await talk.reply(ident, reply)
 
 
@@ -326,6 +325,16 @@ def admit(talk: Conversation, data: bytes) -> tuple[int, m.Request, Entry]:
 async def answer(desk: Authority, talk: Conversation, request: m.Request, entry: Entry) -> m.Reply | None:
     """The handler's reply, or the refusal that its failure means."""
     try:
+        return await _handled(desk, talk, request, entry)
+    except LedgerError as error:  # be it that a refusal or an alarm could not be kept
+        talk.log().error("denied", request=type(request).__name__, error=str(error))
+        if not (entry.decides or entry.command):
+            raise
+        return m.Refused(code=69, cause="the bastion cannot keep its audit trail", hint="tell the people who run it")
+
+
+async def _handled(desk: Authority, talk: Conversation, request: m.Request, entry: Entry) -> m.Reply | None:
+    try:
         if entry.command and (refused := await _check_right(desk, talk, request, entry)) is not None:
             return refused
         return await entry.handler(desk, talk, request)
@@ -338,11 +347,6 @@ async def answer(desk: Authority, talk: Conversation, request: m.Request, entry:
         failed = error if isinstance(error, VaultError) else await desk.secrets.alarm("vault", str(error))
         told = (failed.cause, failed.hint) if talk.state is State.OPERATOR else HIDDEN
         return await desk.refuse(talk, "vault-failed", failed.cause, *told, code=78, what=type(request).__name__)
-    except LedgerError as error:
-        talk.log().error("denied", request=type(request).__name__, error=str(error))
-        if not (entry.decides or entry.command):
-            raise
-        return m.Refused(code=69, cause="the bastion cannot keep its audit trail", hint="tell the people who run it")
 
 
 async def _task(

@@ -8,6 +8,10 @@ from tests.mutation.mutant import Mutant, guards
 GUARDS: Final[list[Mutant]] = [
     *guards(
         "policy/monitor.py", "tests/policy/test_monitor.py",
+        ("        return await _handled(desk, talk, request, entry)\n    except LedgerError as error:",
+         "        return await _handled(desk, talk, request, entry)\n    except CommandRefused as error:",
+         "a full disk, and who asked waits for ever",
+         "test_a_refusal_or_an_alarm_that_cannot_be_kept_is_answered", "LedgerError"),
         ("except (VaultError, Altered) as error:", "except VaultError as error:",
          "a change that starts from an altered row, and nobody is told",
          "tests/policy/authorities/test_authorities.py::"

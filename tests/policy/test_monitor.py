@@ -10,9 +10,13 @@ from msgspec.structs import replace
 from policy import messages as m
 from policy.conversation import Conversation, State, Violation
 from policy.model import Outcome, ViewVerb
-from policy.monitor import COMMANDS, FIRST_WORD_SECONDS, PROVING_SECONDS, TABLE, admit, converse
+from policy.monitor import COMMANDS, FIRST_WORD_SECONDS, PROVING_SECONDS, TABLE, Entry, admit, answer, converse
+from policy.naming import CommandRefused
 from policy.peers import peer_of
 from policy.rules.rights import Right
+from policy.trail.ledger import Altered
+from policy.vault.secret import VaultError
+from tests.policy.inside import within
 from tests.policy.policyd import SOURCE, Gone, Peer, Policyd, hello, proof
 from tests.support.net import wait_until
 
@@ -323,6 +327,24 @@ async def test_who_says_nothing_is_cut_off(wire, state, patience, autojump_clock
         await converse(Quiet(), talk)
     assert trio.current_time() - began == pytest.approx(patience)
     assert await theirs.recv(1) == b""
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("error", [CommandRefused("no"), VaultError("shut"), Altered("`secret x` was taken away")])
+async def test_a_refusal_or_an_alarm_that_cannot_be_kept_is_answered(filled, tmp_path, nursery, error):
+    """Attack: the disk is full, and what was altered is never told; and who asked waits for an answer for ever."""
+    async with within(filled, tmp_path) as desk:
+        nursery.start_soon(desk.authority.ledger.run)
+        database = tmp_path / "state" / "bastion.db"
+
+        async def handler(*_: object) -> None:
+            database.rename(database.with_suffix(".aside"))
+            raise error
+
+        talk, asked = desk.talk(State.OPERATOR), m.Whoami()
+        answered = await answer(desk.authority, talk, asked, Entry(handler=handler, command=True))
+        assert isinstance(answered, m.Refused)
+        assert (answered.code, answered.cause) == (69, "the bastion cannot keep its audit trail")
 
 
 def test_a_violation_says_nothing_and_is_logged(policyd):
