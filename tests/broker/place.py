@@ -15,9 +15,9 @@ from typing import Any, Self
 
 from policy import messages as m
 from tests.policy.policyd import Policyd
-from tests.support.net import LOOPBACK, at_most, free_port, tail, wait_until
+from tests.support.net import LOOPBACK, free_port, tail, wait_until
 
-PATIENCE = at_most(20.0)
+PATIENCE = 20.0
 
 
 @dataclass

@@ -74,6 +74,7 @@ def site(slapd: Slapd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
         slapd.group("engineers", "erin", "finn")
         site.set_rules(rules(slapd))
         wait_until("the first sync", lambda: "erin" in people(site))  # by itself, soon after the settings are there
+        assert sync(site) == []  # they come one by one: the next sync is after the last of them
         yield site
     finally:
         site.stop()

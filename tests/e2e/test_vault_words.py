@@ -127,10 +127,10 @@ def test_checked_out_and_in(site: Site) -> None:
 
 
 def test_an_operator_keeps_for_people(site: Site) -> None:
-    done = site.bastion("vault", "add", "op/one", "--owner", "alice", input="from a file\n")
+    done = site.bastion("vault", "add", "op/one", "--owner", "alice", given="from a file\n")
     assert "alice's" in done.stdout
     assert ssh(site, "alice", "vault", "view", "op/one", "--reason", "x").stdout == b"from a file"
-    site.bastion("vault", "set", "op/one", input="newer\n")
+    site.bastion("vault", "set", "op/one", given="newer\n")
     names = [row["name"] for row in json.loads(site.bastion("vault", "ls", "--all", "--json").stdout)]
     assert "op/one" in names
     done = site.bastion("vault", "view", "op/one", "--reason", "x", check=False)

@@ -103,7 +103,8 @@ def check_tests(mutants: Sequence[Mutant], jobs: int, folder: Path, root: Path =
     for mutant in mutants:
         for test in mutant.tests:
             files.setdefault(test.partition("::")[0], set()).add(test)
-    work = [(name, _in_order(root / name, tests), None) for name, tests in files.items()]
+    longest = sorted(files.items(), key=lambda one: -len(one[1]))  # first, so that none is waited for alone
+    work = [(name, _in_order(root / name, tests), None) for name, tests in longest]
     failed = _failing(work, jobs, folder, root)
     again = {test.partition("::")[0] for test in failed}
     return _failing([one for one in work if one[0] in again], 1, folder, root) if failed and jobs > 1 else failed

@@ -16,9 +16,9 @@ from policy.keys.sshkeys import PrivateKey
 from policy.keys.sshwire import string
 from policy.model import Outcome
 from tests.support import warm
-from tests.support.net import at_most, tail, wait_until
+from tests.support.net import tail, wait_until
 
-PATIENCE = at_most(20.0)
+PATIENCE = 20.0
 SESSION = bytes(range(32))
 SOURCE = "192.0.2.10"
 

@@ -13,6 +13,7 @@ import pytest
 
 from policy.keys import sshkeys
 from tests.policy.policyd import Peer
+from tests.support import warm
 from tests.support.net import wait_until
 
 
@@ -24,10 +25,7 @@ class Bastion:
 
     def run(self, *words: str, given: str = "") -> "subprocess.CompletedProcess[str]":
         environment = {**os.environ, "BASTION_CONFIG": str(self.home / "bastion.toml")}
-        return subprocess.run(
-            [sys.executable, "-m", "bastion", *words],
-            input=given, capture_output=True, text=True, check=False, timeout=60, env=environment,
-        )  # fmt: skip
+        return warm.run([sys.executable, "-m", "bastion", *words], given, env=environment)
 
     def ok(self, *words: str, given: str = "") -> str:
         done = self.run(*words, given=given)
@@ -51,7 +49,7 @@ def bastion(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bastion]:
     said = made.ok("init", str(made.home), "--unattended", "--admin", "ada", "--admin-key", str(key))
     assert "person `ada` with role admin" in said
     with (folder / "log").open("wb") as log:
-        policyd = subprocess.Popen(
+        policyd = warm.Popen(
             [sys.executable, "-m", "policy", "serve", "--config", str(made.home / "bastion.toml")], stderr=log
         )
     try:

@@ -30,9 +30,8 @@ from recorder.messages import (
     encode,
 )
 from recorder.model import Event
-from tests.support.net import at_most
 
-PATIENCE = at_most(20.0)  # seconds
+PATIENCE = 20.0  # seconds
 PUBLIC = {"protocol": "ssh", "policy": "default"}
 PRIVATE = {"person": "alice", "account": "root", "target": "web1"}
 

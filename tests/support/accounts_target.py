@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -351,6 +352,7 @@ class AccountsTarget:
         new.replace(path)
 
 
+@cache
 def _hashed(password: str) -> str:
     done = subprocess.run(
         ["openssl", "passwd", "-6", "-stdin"], input=password, capture_output=True, text=True, check=True

@@ -14,7 +14,7 @@ import asyncssh
 from asyncssh.connection import SSHClientConnection
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 
-from tests.support.net import LOOPBACK, at_most
+from tests.support.net import LOOPBACK
 
 DISCONNECT, SERVICE_REQUEST, SERVICE_ACCEPT, EXT_INFO, KEXINIT = 1, 5, 6, 7, 20
 USERAUTH_REQUEST, USERAUTH_FAILURE, USERAUTH_SUCCESS, USERAUTH_BANNER = 50, 51, 52, 53
@@ -29,7 +29,7 @@ GRANTED = {USERAUTH_SUCCESS, REQUEST_SUCCESS, OPEN_CONFIRMATION, CHANNEL_SUCCESS
 """What a server says to somebody who is in."""
 
 CONNECTION = "ssh-connection"
-LONG = at_most(15.0)  # seconds to wait for any answer; less than the grace time, which ends what nobody hung up on
+LONG = 15.0  # seconds to wait for any answer; less than the grace time, which ends what nobody hung up on
 
 
 class _Kept:

@@ -29,6 +29,7 @@ from policy.messages import (
     Rows,
     TargetAdd,
 )
+from tests.support import warm
 from tests.support.net import LOOPBACK, free_port, tail, wait_until
 from tests.support.sshd import Sshd, keygen
 
@@ -251,17 +252,14 @@ class Site:
         """Wait for the ends of the sessions of tests before: who looks for a session finds none but their own."""
         wait_until("the end of all sessions", lambda: not self.sessions(), 40)
 
-    def bastion(self, *words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        return self._command("bastion", *words, check=check, **options)
+    def bastion(self, *words: str, check: bool = True, given: str = "") -> subprocess.CompletedProcess[str]:
+        return self._command("bastion", *words, check=check, given=given)
 
-    def replay(self, *words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        return self._command("replay", *words, check=check, **options)
+    def replay(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self._command("replay", *words, check=check)
 
-    def _command(self, module: str, *words: str, check: bool, **options: Any) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", module, *words, "-c", str(self.config)],
-            capture_output=True, text=True, timeout=60, check=False, **options,
-        )  # fmt: skip
+    def _command(self, module: str, *words: str, check: bool, given: str = "") -> subprocess.CompletedProcess[str]:
+        done = warm.run([sys.executable, "-m", module, *words, "-c", str(self.config)], given)
         if check:
             assert done.returncode == 0, f"{module} {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done

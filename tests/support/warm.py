@@ -23,7 +23,7 @@ from typing import Any, Final
 from tests.support.forked import become, is_ours
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-MODULES: Final = ("policy.__main__", "policy.daemon", "policy.setup", "policy.backup.restoring")
+MODULES: Final = ("policy.__main__", "policy.daemon", "policy.setup", "policy.backup.restoring", "replay.cli")
 """What they import, once it is clear what they are to do."""
 EARLY: Final = ("PYTHON", "LD_", "MALLOC_", "LC_", "LANG", "TZ", "FAKETIME")
 """Variables that count before `main`."""
@@ -40,7 +40,8 @@ class Popen(subprocess.Popen[Any]):
                        p2cread: int, p2cwrite: int, c2pread: int, c2pwrite: int, errread: int, errwrite: int,
                        *others: Any) -> None:  # fmt: skip
         variables = dict(os.environ if env is None else env)
-        if shell or executable or preexec_fn or pass_fds or not is_ours(args) or _early(variables) != _server()[1]:
+        ours = not (shell or executable or preexec_fn or pass_fds) and (is_ours(args) or _is_command(args))
+        if not ours or _early(variables) != _server()[1]:
             super()._execute_child(  # type: ignore[misc]
                 args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell,
                 p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *others,
@@ -75,16 +76,24 @@ class Popen(subprocess.Popen[Any]):
             time.sleep(0.01)
 
 
-def run(words: Sequence[str], given: str = "", timeout: float = 60) -> "subprocess.CompletedProcess[str]":
+def run(
+    words: Sequence[str], given: str = "", timeout: float = 60, env: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
     """To its end, its output caught."""
     pipe = subprocess.PIPE
-    with Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    with Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env) as process:
         try:
             output, error = process.communicate(given, timeout)
         except BaseException:
             process.kill()
             raise
     return subprocess.CompletedProcess(words, process.returncode, output, error)
+
+
+def _is_command(args: Any) -> bool:
+    """`python -m bastion ...`, but for the one that stays and starts others."""
+    words = [str(word) for word in args] if isinstance(args, list | tuple) else []
+    return words[:3] == [sys.executable, "-m", "bastion"] and words[3:4] != ["run"]
 
 
 # --- the side of the tests --------------------------------------------------------------------------
@@ -127,7 +136,8 @@ def _ask(request: dict[str, Any], handles: list[int]) -> tuple[int, int]:
 
 def main() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as there:
-        for name in MODULES:
+        commands = {name for name, _ in importlib.import_module("bastion.cli").COMMANDS.values()}
+        for name in (*MODULES, *sorted(commands - {"bastion.cli.run"})):
             importlib.import_module(name)
         gc.collect()
         gc.freeze()  # a child that collects garbage would copy every page

@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 
 from policy import messages as m
 from policy.keys import sshkeys
+from tests.support import warm
 
 
 class Cli:
@@ -18,10 +18,7 @@ class Cli:
 
     def run(self, *words, given=""):
         environment = {**os.environ, "BASTION_CONFIG": str(self.policyd.config)}
-        return subprocess.run(
-            [sys.executable, "-m", "bastion", *words],
-            input=given, capture_output=True, text=True, check=False, timeout=60, env=environment,
-        )  # fmt: skip
+        return warm.run([sys.executable, "-m", "bastion", *words], given, env=environment)
 
     def ok(self, *words, given=""):
         done = self.run(*words, given=given)

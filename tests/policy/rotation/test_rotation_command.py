@@ -10,6 +10,7 @@ import threading
 from policy import messages as m
 from tests.policy.policyd import Policyd
 from tests.policy.rotating import ROTATION, Worker, rows
+from tests.support import warm
 from tests.support.net import wait_until
 from tests.support.terminal import Terminal
 
@@ -21,7 +22,7 @@ def command(policyd: Policyd, *words: str) -> list[str]:
 
 
 def say(policyd: Policyd, *words: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(command(policyd, *words), capture_output=True, text=True, check=False, timeout=60)
+    done = warm.run(command(policyd, *words))
     assert done.returncode == code, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     return done

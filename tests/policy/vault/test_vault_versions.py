@@ -10,6 +10,7 @@ from policy import messages as m
 from policy.keys import sshkeys
 from tests.policy.policyd import Policyd
 from tests.policy.vault.test_rekey import WHY, password, rekeyed, rename_master, status
+from tests.support import warm
 from tests.support.net import wait_until
 
 Make = Callable[..., Policyd]
@@ -114,7 +115,7 @@ def test_what_is_no_one_s_to_restore(make_policyd: Make) -> None:
 def bastion(policyd: Policyd, *words: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "bastion", *words, "-c", str(policyd.config)]
     environ = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, input=typed, check=False, timeout=120, env=environ)
+    return warm.run(command, typed, 120, environ)
 
 
 def test_the_command_line(make_policyd: Make) -> None:
