@@ -21,9 +21,9 @@ def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
     return run
 
 
-async def until(what: str, condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Let the loop run until `condition` is true; AssertionError naming `what` after `seconds`."""
-    seconds = at_most(seconds)
+async def until(what: str, condition: Callable[[], object], seconds: float | None = None) -> None:
+    """Let the loop run until `condition` is true; AssertionError naming `what` after `seconds`, 20 unless told."""
+    seconds = at_most(20) if seconds is None else seconds
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"

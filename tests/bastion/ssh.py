@@ -61,9 +61,9 @@ async def start(site: Site, *words: str, via: str = "direct", options: tuple[str
     )  # fmt: skip
 
 
-async def finish(process: asyncio.subprocess.Process, given: bytes | None = None, seconds: float = 40) -> Said:
-    """Until it ends; its input ends after `given`, and without that stays open."""
-    seconds = at_most(seconds)
+async def finish(process: asyncio.subprocess.Process, given: bytes | None = None, seconds: float | None = None) -> Said:
+    """Until it ends, 40 s unless told; its input ends after `given`, and without that stays open."""
+    seconds = at_most(40) if seconds is None else seconds
     if given is not None:
         output, error = await asyncio.wait_for(process.communicate(given), seconds)
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bastion import setup
-from tests.support.net import LOOPBACK, free_port, tail, wait_until
+from tests.support.net import LOOPBACK, at_most, free_port, tail, wait_until
 
 PROCESSES = {
     "gateway": ["bastion.ssh", "--worker", "0"],
@@ -54,7 +54,7 @@ def process(request: pytest.FixtureRequest, place: Path) -> Iterator[subprocess.
 
 
 def test_it_leaves_no_core_and_shows_nothing_to_its_user(process: subprocess.Popen[bytes], place: Path) -> None:
-    wait_until("a limit of 0", lambda: process.poll() is not None or _core_limit(process.pid) == "0", 60)
+    wait_until("a limit of 0", lambda: process.poll() is not None or _core_limit(process.pid) == "0", at_most(60))
     assert process.poll() is None, "it did not start"
     assert Path(f"/proc/{process.pid}/mem").stat().st_uid == 0, "its user may not look"
     if os.geteuid() == 0:  # everything is root's there; that it is not dumpable shows when it may dump

@@ -55,13 +55,16 @@ def _is_free(port: int) -> bool:
 
 
 def at_most(seconds: float) -> float:
-    """The limit of a wait: `seconds`, or their share, but none below eight for that: a machine may be slow."""
+    """The limit of a wait: `seconds`, or their share, but none below eight for that: a machine may be slow.
+
+    Not for a reply, nor for what takes its time: both have to come from a mutant as well.
+    """
     return max(min(seconds, 8.0), seconds * share)
 
 
-def wait_until(what: str, condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Poll `condition` until it is true; AssertionError naming `what` after `seconds`."""
-    seconds = at_most(seconds)
+def wait_until(what: str, condition: Callable[[], object], seconds: float | None = None) -> None:
+    """Poll `condition` until it is true; AssertionError naming `what` after `seconds`, 20 unless told."""
+    seconds = at_most(20) if seconds is None else seconds
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"

@@ -10,6 +10,7 @@ from policy import messages as m
 from policy.keys import sshkeys
 from tests.policy.policyd import Policyd
 from tests.policy.vault.test_rekey import WHY, password, rekeyed, rename_master, status
+from tests.policy.vault.test_unlocking import answered
 from tests.support import warm
 from tests.support.net import wait_until
 
@@ -151,5 +152,5 @@ def test_a_passphrase_becomes_the_master(make_policyd: Make) -> None:
     assert policyd.run("db", "status").returncode == 0
     opened = bastion(policyd, "vault", "unlock", typed="six words that chance has chosen\n")
     assert opened.returncode == 0, opened.stderr
-    wait_until("the open vault", lambda: not isinstance(policyd.command(m.VaultStatus()), m.Refused))
+    answered(policyd)
     assert password(policyd) == b"password of root"
