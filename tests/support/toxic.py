@@ -80,6 +80,7 @@ class Link:
         self._flowing = threading.Event()
         self._flowing.set()
         self._sockets: set[socket.socket] = set()
+        self._accepting: threading.Thread | None = None
         self.port = free_port()  # which is nobody else's either once it refuses
         self._listener = socket.create_server((LOOPBACK, self.port))
 
@@ -131,7 +132,8 @@ class Link:
             self._listener.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
-        self._accepting.join(20)  # else it may take the first connection of the listener that gets this number next
+        if self._accepting is not None:
+            self._accepting.join(20)  # else it may take the first connection of the listener that gets this number next
         self._listener.close()
 
     def _accept(self) -> None:
