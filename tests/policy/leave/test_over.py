@@ -27,7 +27,7 @@ from tests.policy.policyd import Policyd, hello
 SECOND = 1_000_000_000
 LONG = 3600 * SECOND
 TOKEN = "ticket-" + 40 * "a"
-RULES = parse_rules("""
+OWN = """
 [[rule]]
 name    = "by oneself, for a time"
 who     = { roles = ["engineer"] }
@@ -35,7 +35,10 @@ where   = { targets = ["web1"] }
 as      = ["root"]
 allow   = ["shell"]
 require = { approval = { count = 0, longest = "1h" } }
-
+"""
+RULES = parse_rules(
+    OWN
+    + """
 [[rule]]
 name    = "one of security"
 who     = { roles = ["engineer"] }
@@ -43,7 +46,8 @@ where   = { targets = ["web1"] }
 as      = ["deploy"]
 allow   = ["shell"]
 require = { approval = { by = ["security"], count = 1 } }
-""")
+"""
+)
 WISH = m.RequestAccess(account="root", target="web1", reason="disk full")
 ASKED = m.RequestAccess(account="deploy", target="web1", reason="disk full")
 
@@ -228,22 +232,17 @@ async def test_a_wall_clock_that_is_set_on_ends_what_rests_on_it(desk):
 @pytest.mark.trio
 async def test_a_session_that_goes_on_with_a_grant_ends_with_it(desk):
     talk = await desk.login("alice")
-    desk.authority.rules = parse_rules("""
+    desk.authority.rules = parse_rules(
+        OWN
+        + """
 [[rule]]
 name = "free"
 who = { roles = ["engineer"] }
 where = { targets = ["web1"] }
 as = ["root"]
 allow = ["exec"]
-
-[[rule]]
-name    = "by oneself, for a time"
-who     = { roles = ["engineer"] }
-where   = { targets = ["web1"] }
-as      = ["root"]
-allow   = ["shell"]
-require = { approval = { count = 0, longest = "1h" } }
-""")
+"""
+    )
     held = await access.authorize(desk.authority, talk, m.Authorize(account="root", target="web1"))
     live = desk.authority.sessions.get(held.session)
     assert live.deadline == math.inf
