@@ -21,6 +21,7 @@ from asyncssh.packet import Boolean, String, UInt32
 
 from policy.messages import TargetRemove
 from tests.support.evidence import Evidence, watch
+from tests.support.net import wait_until
 from tests.support.person import Person
 from tests.support.rawssh import (
     CHANNEL_FAILURE,
@@ -315,7 +316,9 @@ def test_a_request_larger_than_a_packet_ends_the_connection(site: Site, entry: s
     """[T3 S3] An exec of 1 MiB. Behind `-J` the inner connection ends, and the tunnel with it."""
 
     async def dialogue(raw: Raw) -> None:
-        raw.ask(await raw.session(), "exec", String(bytes(1 << 20)))
+        channel = await raw.session()
+        await asyncio.to_thread(wait_until, "the recording", evidence.new)  # else the end may come before it
+        raw.ask(channel, "exec", String(bytes(1 << 20)))
 
     assert "packet" in parting(site, entry, dialogue)
     assert (tape := evidence.tape())
